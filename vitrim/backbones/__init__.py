@@ -1,0 +1,27 @@
+"""Backbone families: one class, one file each."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from .base import Backbone
+from .plain import PlainBackbone
+
+FAMILIES: tuple[type[Backbone], ...] = (PlainBackbone,)
+
+
+def find_family(model: nn.Module) -> type[Backbone]:
+    """The family that runs exactly this type of model.
+
+    Raises ValueError for every model that no family lists: a subclass may compute something else in its forward.
+    """
+    for family in FAMILIES:
+        if type(model) in family.models:
+            family.check(model)
+            return family
+    supported = ", ".join(m.__name__ for family in FAMILIES for m in family.models)
+    name = type(model).__name__
+    raise ValueError(f"{name} is not supported: no backbone lists this exact type. Supported are {supported} of timm")
+
+
+__all__ = ["FAMILIES", "Backbone", "PlainBackbone", "find_family"]

@@ -1,0 +1,107 @@
+"""What a backbone family answers: `embed`, `probe`, `attend`, `mlp`, `head`, over the unmodified modules of a model.
+
+One class per family. It copies nothing of the model: every call goes to the model's own modules, in the model's own
+order, so that without a reduction the result is the model's, bit for bit.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from ..evidence import Evidence
+from ..tokens import Tokens
+
+
+class Backbone(ABC):
+    """How one family of models computes half a block, and what that costs.
+
+    Costs are multiply-accumulates of one image; `tokens` counts prefix tokens too.
+    """
+
+    family: ClassVar[str]
+    models: ClassVar[tuple[type[nn.Module], ...]] = ()
+
+    def __init__(self, model: nn.Module):
+        self.model = model
+
+    # -- what the model is
+
+    @classmethod
+    @abstractmethod
+    def check(cls, model: nn.Module) -> None:
+        """Raise ValueError, naming what is not supported, if this exact model cannot be run by half blocks."""
+
+    @property
+    @abstractmethod
+    def depth(self) -> int:
+        """Number of blocks."""
+
+    @property
+    @abstractmethod
+    def width(self) -> int:
+        """Channels of a token."""
+
+    @property
+    @abstractmethod
+    def prefix(self) -> int:
+        """Number of prefix tokens."""
+
+    @property
+    @abstractmethod
+    def voters(self) -> tuple[int, ...]:
+        """Prefix tokens whose attention scores the patches: [CLS] and the distillation token; empty without [CLS]."""
+
+    @abstractmethod
+    def heads(self, i: int) -> tuple[int, int]:
+        """(number of heads, channels of a head) in block i."""
+
+    @abstractmethod
+    def grid(self, image_size: tuple[int, int] | None = None) -> tuple[int, int]:
+        """(height, width) in patches of an image of that size in pixels (default: the model's own)."""
+
+    # -- running it
+
+    @abstractmethod
+    def embed(self, images: Tensor) -> Tokens:
+        """Images [b, 3, height, width] to tokens, positions added."""
+
+    @abstractmethod
+    def probe(self, i: int, tokens: Tokens) -> Evidence:
+        """The evidence of block i before its attention has run."""
+
+    @abstractmethod
+    def attend(self, i: int, tokens: Tokens, normed: Tensor | None = None) -> tuple[Tokens, Evidence]:
+        """x + attention(norm1(x)). `normed`: norm1(x), where `probe` has computed it already."""
+
+    @abstractmethod
+    def mlp(self, i: int, tokens: Tokens) -> Tokens:
+        """x + mlp(norm2(x))."""
+
+    @abstractmethod
+    def norm(self, x: Tensor) -> Tensor:
+        """The final norm."""
+
+    @abstractmethod
+    def head(self, tokens: Tokens, pre_logits: bool = False) -> Tensor:
+        """Pooling and classifier; merged tokens weigh by size in average pooling."""
+
+    # -- what it costs
+
+    @abstractmethod
+    def embed_macs(self, grid: tuple[int, int]) -> int:
+        """Patch embedding."""
+
+    @abstractmethod
+    def attention_macs(self, i: int, tokens: int) -> int:
+        """Projections and attention products of block i."""
+
+    @abstractmethod
+    def mlp_macs(self, i: int, tokens: int) -> int:
+        """MLP of block i."""
+
+    @abstractmethod
+    def head_macs(self, tokens: int) -> int:
+        """Pooling and classifier."""

@@ -1,0 +1,149 @@
+"""Analytic cost: multiply-accumulates (MACs) block by block, from shapes alone; the model never runs.
+
+What the papers call FLOPs are MACs. Counted: projections, attention products, MLP, patch embedding or stem, heads, and
+what a method's own decision costs. Not counted, as in the papers: norms, softmax, activations, top-k.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from .backbones import Backbone, find_family
+from .methods import Method
+
+KEEP_STEPS = 10**6  # how finely a budget is solved for a keep rate
+
+
+@dataclass(frozen=True)
+class BlockCost:
+    """One block: patch tokens in its attention and its MLP, and MACs of the block and of the methods acting in it."""
+
+    block: int
+    attention_tokens: int
+    mlp_tokens: int
+    macs: int
+    method_macs: int
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Cost of a model for one image. `tokens` are the patch tokens after each place where their number changes."""
+
+    blocks: tuple[BlockCost, ...]
+    embed_macs: int
+    head_macs: int
+    dense_macs: int
+    patches: int
+    params: int
+
+    @property
+    def macs(self) -> int:
+        """Total MACs of one image."""
+        return self.embed_macs + self.head_macs + sum(b.macs + b.method_macs for b in self.blocks)
+
+    @property
+    def gmacs(self) -> float:
+        """Total, in units of 1e9 MACs."""
+        return self.macs / 1e9
+
+    @property
+    def dense_gmacs(self) -> float:
+        """The same model without reduction, in units of 1e9 MACs."""
+        return self.dense_macs / 1e9
+
+    @property
+    def share(self) -> float:
+        """Share of the dense cost."""
+        return self.macs / self.dense_macs
+
+    @property
+    def tokens(self) -> list[int]:
+        """Patch tokens in the MLP of every block."""
+        return [b.mlp_tokens for b in self.blocks]
+
+
+def plan_cost(body: Backbone, methods: Sequence[Method], grid: tuple[int, int]) -> tuple[list[BlockCost], int]:
+    """Walk the blocks as the runner does, on counts instead of tokens: costs of the blocks, patch tokens at the end."""
+    n, blocks, outside = grid[0] * grid[1], [], None
+    for i in range(body.depth):
+        own = 0
+        for method, place in acting(methods, i, "before"):
+            own += method.macs(place, n, body)
+            if method.until(place) is not None:
+                outside = (n, method.until(place))
+            n = method.count(place, n)
+        attended = n
+        for method, place in acting(methods, i, "between"):
+            own += method.macs(place, n, body)
+            n = method.count(place, n)
+        macs = body.attention_macs(i, attended + body.prefix) + body.mlp_macs(i, n + body.prefix)
+        blocks.append(BlockCost(i, attended, n, macs, own))
+        if outside is not None and outside[1] == i + 1:
+            n, outside = outside[0], None
+    return blocks, n
+
+
+def acting(methods: Sequence[Method], block: int, when: str):
+    """The methods that act at this block at this moment, with their places, in the order given."""
+    for method in methods:
+        place = method.place(block)
+        if place is not None and method.acts == when:
+            yield method, place
+
+
+def plan_macs(body: Backbone, methods: Sequence[Method], grid: tuple[int, int]) -> int:
+    """Total MACs of one image."""
+    blocks, left = plan_cost(body, methods, grid)
+    ends = body.embed_macs(grid) + body.head_macs(left + body.prefix)
+    return ends + sum(b.macs + b.method_macs for b in blocks)
+
+
+def profile(model: nn.Module, image_size: tuple[int, int] | int | None = None) -> Profile:
+    """Cost of a reduced or dense model, also on the meta device.
+
+    image_size: (height, width) in pixels; default: the model's own
+    Raises ValueError for a model that no backbone family supports.
+    """
+    from .model import ReducedViT, unwrap
+
+    model = unwrap(model)
+    methods: Sequence[Method] = ()
+    params = sum(p.numel() for p in model.parameters())
+    if isinstance(model, ReducedViT):
+        model, methods = model.backbone, list(model.methods)
+    body = find_family(model)(model)
+    size = (image_size, image_size) if isinstance(image_size, int) else image_size
+    grid = body.grid(size)
+    blocks, left = plan_cost(body, methods, grid)
+    head = body.head_macs(left + body.prefix)
+    return Profile(tuple(blocks), body.embed_macs(grid), head, plan_macs(body, (), grid), grid[0] * grid[1], params)
+
+
+def solve_dial(cost: Callable[[float], int], budget: float, values: Sequence[float] | None = None) -> float:
+    """The dial value whose plan is the largest not above `budget` MACs; of equal plans, the shortest number.
+
+    cost:   dial value -> MACs, rising with the dial
+    values: the dial's values from cheapest to dearest; default: keep rates (0, 1] in steps of 1e-6
+    Raises ValueError where even the cheapest plan is above the budget.
+    """
+    at = (lambda j: values[j]) if values is not None else (lambda j: (j + 1) / KEEP_STEPS)
+    low, high = 0, (KEEP_STEPS if values is None else len(values)) - 1
+    if cost(at(low)) > budget:
+        raise ValueError(f"out of reach: {cost(at(low)) / 1e9:.3f} to {cost(at(high)) / 1e9:.3f} GMACs can be had")
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if cost(at(middle)) <= budget else (low, middle - 1)
+    return at(low) if values is not None else _shortest(at(low), cost)
+
+
+def _shortest(dial: float, cost: Callable[[float], int]) -> float:
+    """The keep rate with the fewest decimals that has the same plan."""
+    for decimals in range(1, 7):
+        for rounded in (round(dial, decimals), math.floor(dial * 10**decimals) / 10**decimals):
+            if 0 < rounded <= 1 and cost(rounded) == cost(dial):
+                return rounded
+    return dial

@@ -1,0 +1,124 @@
+"""What a method is: it decides which tokens become which, from what evidence; the core applies the decision.
+
+A method is an nn.Module, `(Tokens, Evidence, Place) -> Reduction`. Its file reads like its paper; everything else here
+tells the core when to ask it and the cost model what it will answer.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import nn
+
+from ..backbones.base import Backbone
+from ..evidence import Evidence
+from ..reductions import Reduction
+from ..schedule import Place, check_keep, check_places, even_places, rate_at
+from ..tokens import Tokens
+
+
+class Method(nn.Module):
+    """Base of all methods.
+
+    acts:    "between" attention and MLP of a block, or "before" a block
+    needs_seed: whether it draws at random, seeded by the image
+    dial:    the option that a budget solves
+    weighs:  whether it leaves tokens that weigh more than one patch in pooling
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    acts: ClassVar[Literal["between", "before"]] = "between"
+    needs_seed: ClassVar[bool] = False
+    dial: ClassVar[str] = "keep"
+    weighs: ClassVar[bool] = False
+
+    def __init__(self, keep: Any = 1.0, at: Any = None):
+        super().__init__()
+        self.keep = check_keep(keep)
+        self.at = at if at is None else ((at,) if isinstance(at, int) else tuple(at))
+        self.places: tuple[Place, ...] = ()
+
+    # -- told by the model it is put on
+
+    def bind(self, body: Backbone) -> None:
+        """Settle what depends on the model: places, learned parts. Raises ValueError where the model cannot serve."""
+        at = check_places(self.at, body.depth) if self.at is not None else self.default_places(body.depth)
+        check_keep(self.keep, len(at))
+        self.places = tuple(Place(j, block, rate_at(self.keep, j)) for j, block in enumerate(at))
+
+    def build(self, body: Backbone) -> None:
+        """Make the learned parts, if the method has any; called once, after `bind`."""
+
+    def default_places(self, depth: int) -> tuple[int, ...]:
+        """Three places, evenly."""
+        return even_places(depth, 3)
+
+    def place(self, block: int) -> Place | None:
+        """The place at this block, if there is one."""
+        return next((place for place in self.places if place.block == block), None)
+
+    # -- the decision
+
+    def forward(self, tokens: Tokens, evidence: Evidence, place: Place) -> Reduction | None:
+        """Which tokens become which; None: nothing happens here."""
+        raise NotImplementedError
+
+    def until(self, place: Place) -> int | None:
+        """The block before which the reduction of this place is undone; None: never."""
+        return None
+
+    def thaw(self, outside: Tokens, reduction: Reduction, place: Place) -> Tokens:
+        """What the tokens left outside have become by the time they are put back: unchanged, if nobody says more."""
+        return outside
+
+    # -- what it will cost
+
+    def count(self, place: Place, n: int) -> int:
+        """Patch tokens after this place, of n before it."""
+        raise NotImplementedError
+
+    def macs(self, place: Place, n: int, body: Backbone) -> int:
+        """Multiply-accumulates of deciding and applying at this place, with n patch tokens, for one image."""
+        return 0
+
+    # -- what it was made with
+
+    def options(self) -> dict[str, Any]:
+        """The options that differ from the defaults, as given; enough to make the method again."""
+        given = {}
+        for key, parameter in inspect.signature(type(self)).parameters.items():
+            value = getattr(self, key)
+            if value != parameter.default:
+                given[key] = list(value) if isinstance(value, tuple) else value
+        return given
+
+    @classmethod
+    def option_names(cls) -> list[str]:
+        """Names of the options, in order."""
+        return list(inspect.signature(cls).parameters)
+
+    def with_dial(self, value: Any) -> Method:
+        """The same method with its dial turned to `value`, not bound to a model yet."""
+        return type(self)(**{**self.options(), self.dial: value})
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{key}={value}" for key, value in self.options().items())
+
+    @classmethod
+    def dial_values(cls, body: Backbone) -> tuple[float, ...] | None:
+        """Values of the dial from cheapest to dearest; None: any keep rate in (0, 1]."""
+        return None
+
+
+def class_row_macs(body: Backbone, place: Place, n: int) -> int:
+    """The [CLS] row beside the fused kernel: one product with every key, for every voter."""
+    heads, channels = body.heads(place.block)
+    return len(body.voters) * heads * channels * (n + body.prefix)
+
+
+def top(scores: torch.Tensor, k: int) -> torch.Tensor:
+    """Indices [b, k] of the k largest scores [b, n], largest first."""
+    return torch.topk(scores, k, dim=1).indices

@@ -1,0 +1,176 @@
+"""ReducedViT: our own loop over a timm model's modules, in which methods may change the number of tokens.
+
+The timm model stays as it is (`reduced.backbone`); state is local to one forward, so the loop can be re-entered,
+checkpointed, compiled and exported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from ._timm import TimmInterface
+from .backbones import Backbone, find_family
+from .cost import acting
+from .methods import Method
+from .methods._random import image_seed
+from .reductions import Keep, Reduction
+from .schedule import Place
+from .tokens import Tokens
+
+
+@dataclass(frozen=True)
+class Span:
+    """A reduction that will be undone before block `until`: what stood before it, and who made it."""
+
+    outside: Tokens
+    reduction: Reduction
+    method: Method
+    place: Place
+    until: int
+
+
+@dataclass(frozen=True)
+class BlockTrace:
+    """What one block did.
+
+    kept:   [b, m] patches of the image whose positions the m tokens in the block's MLP have
+    owners: [b, n0] for every patch of the image the number of the token that stands for it; -1: pruned, idle or frozen
+    scores: [b, n] what the decision was made from, over the n patch tokens before it; None where none was made
+    """
+
+    block: int
+    kept: Int[Tensor, "b m"]
+    owners: Int[Tensor, "b n0"]
+    scores: Float[Tensor, "b n"] | None
+
+
+class ReducedViT(TimmInterface, nn.Module):
+    """A supported timm model with token reduction: same inputs, same outputs. Made by `vitrim.reduce`."""
+
+    def __init__(self, backbone: nn.Module, methods: Sequence[Method]):
+        super().__init__()
+        self.backbone = backbone
+        self.methods = nn.ModuleList(methods)
+        self.grad_checkpointing = False
+        self._family = find_family(backbone)
+
+    @property
+    def body(self) -> Backbone:
+        """The adapter of the model's family."""
+        return self._family(self.backbone)
+
+    def forward(self, images: Float[Tensor, "b 3 h w"], *, trace: bool = False):
+        """Logits [b, classes], features where the model has no classifier.
+
+        trace: also return a list of `BlockTrace`, one for each block
+        """
+        tokens, records = self._run(images, trace=trace)
+        logits = self.body.head(tokens)
+        return (logits, records) if trace else logits
+
+    def forward_features(self, images: Tensor, *, restore: bool = False, fill: str = "last") -> Float[Tensor, "b pm c"]:
+        """Features after the final norm: of the tokens left, or with restore=True of every patch of the image.
+
+        fill: what a pruned patch gets when restored, its "last" features or "zeros"
+        """
+        if fill not in ("last", "zeros"):
+            raise ValueError(f'fill={fill!r} is not "last" or "zeros"')
+        tokens, _ = self._run(images, remember=restore, normed=not restore)
+        return self.body.norm(tokens.full_grid(fill)) if restore else tokens.x
+
+    def save(self, folder) -> None:
+        """Write `config.json` and `model.safetensors` into a folder that `vitrim.load` reads."""
+        from .storage import save
+
+        save(self, folder)
+
+    # -- the loop
+
+    def _run(self, images: Tensor, *, trace=False, remember=False, normed=True) -> tuple[Tokens, list[BlockTrace]]:
+        body, span, records = self.body, None, []
+        tokens = self._embed(body, images)
+        for i in range(body.depth):
+            tokens, span, record = self._step(body, i, tokens, span, trace, remember)
+            records.append(record)
+        tokens = tokens.with_x(body.norm(tokens.x)) if normed else tokens
+        return tokens, records
+
+    def _embed(self, body: Backbone, images: Tensor) -> Tokens:
+        tokens = body.embed(images)
+        if any(method.needs_seed for method in self.methods):
+            tokens = replace(tokens, seed=image_seed(images))
+        return tokens
+
+    def _step(self, *args):
+        if self.grad_checkpointing and torch.is_grad_enabled():
+            return checkpoint(self._block, *args, use_reentrant=False)
+        return self._block(*args)
+
+    def _block(self, body: Backbone, i: int, tokens: Tokens, span: Span | None, trace: bool, remember: bool):
+        tokens, span, normed, opened = self._open(body, i, tokens, span, remember)
+        tokens, between = self._reduce(i, *body.attend(i, tokens, normed), remember)
+        tokens = body.mlp(i, tokens)
+        record = self._record(i, tokens, span, between or opened) if trace else None
+        tokens, span = self._close(i, tokens, span)
+        return tokens, span, record
+
+    def _open(self, body: Backbone, i: int, tokens: Tokens, span: Span | None, remember: bool):
+        """Reductions before block i. Also returns norm1 of the tokens that go in, where it is known already."""
+        normed, reduction = None, None
+        for method, place in acting(self.methods, i, "before"):
+            evidence = body.probe(i, tokens)
+            reduction = method(tokens, evidence, place)
+            if reduction is None:
+                continue
+            until = method.until(place)
+            if until is not None:
+                span = Span(tokens, reduction, method, place, until)
+            tokens = tokens.shrink(reduction, undone=until is not None, remember=remember)
+            normed = reduction.shrink(evidence.h, tokens.prefix) if isinstance(reduction, Keep) else None
+        return tokens, span, normed, reduction
+
+    def _reduce(self, i: int, tokens: Tokens, evidence, remember: bool) -> tuple[Tokens, Reduction | None]:
+        """Reductions between attention and MLP of block i."""
+        reduction = None
+        for method, place in acting(self.methods, i, "between"):
+            reduction = method(tokens, evidence, place)
+            if reduction is not None:
+                tokens = tokens.shrink(reduction, remember=remember)
+        return tokens, reduction
+
+    def _close(self, i: int, tokens: Tokens, span: Span | None) -> tuple[Tokens, Span | None]:
+        """Put back, after block i, what was left outside."""
+        if span is None or span.until != i + 1:
+            return tokens, span
+        outside = span.method.thaw(span.outside, span.reduction, span.place)
+        return tokens.restore(span.reduction, outside), None
+
+    def _record(self, i: int, tokens: Tokens, span: Span | None, reduction: Reduction | None) -> BlockTrace:
+        scores = None if reduction is None else reduction.scores
+        if span is None:
+            return BlockTrace(i, tokens.origin(), tokens.owners(), scores)
+        inside = span.outside.shrink(span.reduction)
+        return BlockTrace(i, inside.origin(), inside.owners(), scores)
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The model inside torch.compile's and DistributedDataParallel's wrappers."""
+    while True:
+        inner = getattr(model, "_orig_mod", None) or (
+            model.module if isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel)) else None
+        )
+        if inner is None:
+            return model
+        model = inner
+
+
+def config_of(model: ReducedViT) -> list[dict[str, Any]]:
+    """Name and options of every method on the model."""
+    return [{"method": method.name, "options": method.options()} for method in model.methods]

@@ -1,0 +1,74 @@
+"""Where a method acts and how much it keeps there: places, keep rates, counts, warm-up."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+SLACK = 1e-9  # 0.7 * 10 is 7.000000000000001 in floating point; no token more for that
+
+
+@dataclass(frozen=True)
+class Place:
+    """The `index`-th place of a method: block `block` (from 0), and the keep rate there."""
+
+    index: int
+    block: int
+    keep: float | None = None
+
+
+def even_places(depth: int, places: int) -> tuple[int, ...]:
+    """The even cut of `depth` blocks: 12 blocks and 3 places give 3, 6, 9 (the papers' 4th, 7th, 10th)."""
+    if depth <= places:
+        raise ValueError(f"a model of {depth} blocks has no room for {places} places: give at=(...) yourself")
+    return tuple(round(depth * (j + 1) / (places + 1)) for j in range(places))
+
+
+def ceil_count(share: float, n: int) -> int:
+    """ceil(share * n), safe against rounding."""
+    return math.ceil(share * n - SLACK)
+
+
+def floor_count(share: float, n: int) -> int:
+    """floor(share * n), safe against rounding."""
+    return math.floor(share * n + SLACK)
+
+
+def check_places(at: Iterable[int] | int, depth: int) -> tuple[int, ...]:
+    """`at` as sorted block numbers; ValueError for places outside the model or named twice."""
+    places = (at,) if isinstance(at, int) else tuple(at)
+    wrong = [i for i in places if not isinstance(i, int) or isinstance(i, bool) or not 0 <= i < depth]
+    if wrong or not places:
+        given = wrong[0] if wrong else "no place"
+        raise ValueError(f"at: {given} is not a block of this model: give block numbers from 0 to {depth - 1}")
+    if list(places) != sorted(set(places)):
+        raise ValueError(f"at: {places} must rise from block to block, each named once")
+    return places
+
+
+def check_keep(keep: float | Sequence[float], places: int | None = None) -> tuple[float, ...] | float:
+    """`keep` as one rate, or one for each place; ValueError outside (0, 1] or with another number of rates."""
+    rates = tuple(keep) if isinstance(keep, Sequence) else (keep,)
+    for rate in rates:
+        if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 < rate <= 1:
+            raise ValueError(f"keep rate {rate!r} is not in (0, 1]: 0.7 keeps 70 % of the patch tokens at each place")
+    if places is not None and len(rates) not in (1, places):
+        raise ValueError(f"{len(rates)} keep rates for {places} places: give one rate, or one for each place")
+    return tuple(map(float, rates)) if isinstance(keep, Sequence) else float(keep)
+
+
+def rate_at(keep: float | Sequence[float], index: int) -> float:
+    """The keep rate of the `index`-th place."""
+    if isinstance(keep, (int, float)):
+        return keep
+    return keep[index] if len(keep) > 1 else keep[0]
+
+
+def cosine_keep(keep: float, step: int, start: int, steps: int) -> float:
+    """Keep rate in training: 1 until step `start`, a cosine down to `keep` over `steps` steps, then flat (EViT)."""
+    if step < start:
+        return 1.0
+    if step >= start + steps:
+        return keep
+    return keep + (1 - keep) * (1 + math.cos(math.pi * (step - start) / steps)) / 2

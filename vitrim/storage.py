@@ -1,0 +1,89 @@
+"""Save and load: `config.json` says how to make the model again, `model.safetensors` holds its weights."""
+
+from __future__ import annotations
+
+import json
+import os
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import timm
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from .build import make_method, reduce
+from .model import ReducedViT, config_of
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+
+
+def save(model: ReducedViT, folder: str | Path) -> Path:
+    """Write `config.json` and `model.safetensors` into `folder`; each is written beside and renamed.
+
+    Raises ValueError for a model that timm's `create_model` cannot make again (no architecture name).
+    """
+    folder = Path(folder)
+    config = _config(model)
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {name: tensor.detach().contiguous().cpu().clone() for name, tensor in model.state_dict().items()}
+    _replace(folder / WEIGHTS, lambda path: save_file(state, path))
+    _replace(folder / CONFIG, lambda path: Path(path).write_text(json.dumps(config, indent=2) + "\n"))
+    return folder
+
+
+def load(folder: str | Path) -> ReducedViT:
+    """The model that `save` wrote, in eval mode, on the CPU.
+
+    Raises ValueError if the folder is not one that `save` wrote.
+    """
+    folder = Path(folder)
+    missing = [name for name in (CONFIG, WEIGHTS) if not (folder / name).is_file()]
+    if missing:
+        raise ValueError(f"{folder} has no {' and no '.join(missing)}: give a folder written by save()")
+    config = json.loads((folder / CONFIG).read_text())
+    backbone = timm.create_model(config["backbone"], **_as_arguments(config["arguments"]))
+    methods = [make_method(entry["method"], **entry["options"]) for entry in config["methods"]]
+    model = reduce(backbone, methods)
+    model.load_state_dict(load_file(folder / WEIGHTS))
+    backbone.pretrained_cfg.update(config["data"])
+    return model.eval()
+
+
+def _config(model: ReducedViT) -> dict[str, Any]:
+    architecture = (model.pretrained_cfg or {}).get("architecture")
+    if not architecture:
+        raise ValueError("the model was not made by timm.create_model, so load() could not make it again: build it so")
+    data = timm.data.resolve_model_data_config(model.backbone)
+    return {
+        "backbone": architecture,
+        "arguments": _arguments(model.backbone),
+        "methods": config_of(model),
+        "data": {key: data[key] for key in ("mean", "std", "interpolation", "crop_pct", "crop_mode")},
+        "versions": {name: version(name) for name in ("vitrim", "timm", "torch")},
+    }
+
+
+def _arguments(backbone: nn.Module) -> dict[str, Any]:
+    """timm's own record of how the model was built, brought up to date."""
+    recorded = {k: v for k, v in getattr(backbone, "_model_args", {}).items() if _is_plain(v)}
+    return {**recorded, "num_classes": backbone.num_classes, "global_pool": backbone.global_pool}
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, (str, int, float, bool, type(None))) or (
+        isinstance(value, (list, tuple)) and all(map(_is_plain, value))
+    )
+
+
+def _as_arguments(recorded: dict[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in recorded.items()}
+
+
+def _replace(path: Path, write) -> None:
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        write(str(beside))
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)

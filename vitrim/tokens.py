@@ -1,0 +1,162 @@
+"""Tokens: the features of a batch of images and everything that travels with them.
+
+Nothing changes the number of tokens except `Tokens.shrink` and `Tokens.restore`. Both return new `Tokens`; methods
+never see or touch prefix tokens.
+
+Shapes: b images, p prefix tokens, n patch tokens now present, n0 patches of the image, c channels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from .reductions import Mask, Reduction, take_rows
+
+
+@dataclass(frozen=True)
+class Step:
+    """One reduction that is never undone, and (only where dense features are asked for) what stood before it."""
+
+    reduction: Reduction
+    before: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Features x [b, p+n, c] and their companions. `None` companions are the trivial ones and cost nothing.
+
+    prefix: p, the number of tokens in front that no method sees ([CLS], distillation token, registers)
+    grid:   (height, width) of the image in patches, n0 = height * width
+    size:   [b, n] patches that each token weighs in pooling and proportional attention; None: 1 each
+    proportional: whether attention adds log(size) to the logits (ToMe)
+    mask:   [b, n] soft keep mask of masked training; None: all count
+    rope:   [b, n, d] or [b, heads, n, d] rotary rows of the patch tokens; None: the model has none
+    guide:  [b, n] scores from outside (EViT Table 14)
+    seed:   [b] integers that depend on the image alone, for methods that draw at random
+    steps:  the reductions so far that are never undone; `owners` is composed from them when asked for
+    """
+
+    x: Tensor
+    prefix: int
+    grid: tuple[int, int]
+    size: Tensor | None = None
+    proportional: bool = False
+    mask: Tensor | None = None
+    rope: Tensor | None = None
+    guide: Tensor | None = None
+    seed: Tensor | None = None
+    steps: tuple[Step, ...] = ()
+
+    @property
+    def n(self) -> int:
+        """Patch tokens now present."""
+        return self.x.shape[1] - self.prefix
+
+    @property
+    def patches(self) -> Float[Tensor, "b n c"]:
+        """The patch tokens' features."""
+        return self.x[:, self.prefix :]
+
+    @property
+    def sizes(self) -> Float[Tensor, "b n"]:
+        """Patches that each token weighs, written out."""
+        return self.x.new_ones(self.x.shape[0], self.n) if self.size is None else self.size
+
+    @property
+    def weight(self) -> Float[Tensor, "b pn"]:
+        """How much each token counts in pooling: size times mask, 1 for prefix tokens."""
+        weight = self.sizes if self.mask is None else self.sizes * self.mask
+        return torch.cat([weight.new_ones(weight.shape[0], self.prefix), weight], dim=1)
+
+    @property
+    def key_mask(self) -> Float[Tensor, "b pn"] | None:
+        """The soft keep mask with the prefix tokens in front, for masked attention."""
+        if self.mask is None:
+            return None
+        return torch.cat([self.mask.new_ones(self.mask.shape[0], self.prefix), self.mask], dim=1)
+
+    @property
+    def key_bias(self) -> Float[Tensor, "b pn"] | None:
+        """Log sizes, where attention is proportional to size (ToMe Eq. 1)."""
+        if self.size is None or not self.proportional:
+            return None
+        front = self.size.new_zeros(self.size.shape[0], self.prefix)
+        return torch.cat([front, self.size.log()], dim=1)
+
+    def with_x(self, x: Tensor) -> Tokens:
+        """The same tokens with new features."""
+        return replace(self, x=x)
+
+    def shrink(self, reduction: Reduction, *, undone: bool = False, remember: bool = False) -> Tokens:
+        """Apply a reduction to the features and to all that travels with them.
+
+        undone: the map will be undone by `restore`, so owners do not change for good
+        remember: keep the features from before, for `full_grid`
+        """
+        if isinstance(reduction, Mask):
+            return replace(self, mask=reduction.mask)
+        step = () if undone else (Step(reduction, self.x if remember else None),)
+        return replace(
+            self,
+            x=reduction.shrink(self.x, self.prefix),
+            size=self._shrunk_size(reduction),
+            mask=None if self.mask is None else take_rows(self.mask, reduction.representatives()),
+            rope=self._shrunk_rope(reduction),
+            guide=None if self.guide is None else take_rows(self.guide, reduction.representatives()),
+            steps=self.steps + step,
+        )
+
+    def _shrunk_size(self, reduction: Reduction) -> Tensor | None:
+        if self.size is None and not reduction.weighs:
+            return None
+        return reduction.shrink_size(self.sizes)
+
+    def _shrunk_rope(self, reduction: Reduction) -> Tensor | None:
+        if self.rope is None:
+            return None
+        index = reduction.representatives()
+        if self.rope.dim() == 3:
+            return take_rows(self.rope, index)
+        return take_rows(self.rope.transpose(1, 2), index).transpose(1, 2)
+
+    def restore(self, reduction: Reduction, outside: Tokens) -> Tokens:
+        """Undo `reduction`: `outside` are the tokens from before it, these are what became of the shrunk ones."""
+        return outside.with_x(reduction.restore(self.x, outside.x, self.prefix))
+
+    def _patch_numbers(self) -> Int[Tensor, "b n0"]:
+        n0 = self.grid[0] * self.grid[1]
+        return torch.arange(n0, device=self.x.device).expand(self.x.shape[0], n0)
+
+    def owners(self) -> Int[Tensor, "b n0"]:
+        """For every patch of the image the index of the token that stands for it now; -1: pruned."""
+        owners = self._patch_numbers()
+        n = owners.shape[1]
+        for step in self.steps:
+            moved = step.reduction.owners(n).gather(1, owners.clamp(min=0))
+            owners = torch.where(owners < 0, owners, moved)
+            n = step.reduction.representatives().shape[1]
+        return owners
+
+    def origin(self) -> Int[Tensor, "b n"]:
+        """For every patch token now present the patch of the image whose position it has."""
+        origin = self._patch_numbers()
+        for step in self.steps:
+            origin = origin.gather(1, step.reduction.representatives())
+        return origin
+
+    def full_grid(self, fill: str = "last") -> Float[Tensor, "b pn0 c"]:
+        """Features for every patch of the image: each takes its owner's update.
+
+        fill: what a pruned patch gets: its "last" features, or "zeros"
+        """
+        x, pruned = self.x, self.owners() < 0
+        for step in reversed(self.steps):
+            x = step.reduction.restore(x, step.before, self.prefix)
+        if fill == "zeros":
+            patches = x[:, self.prefix :].masked_fill(pruned.unsqueeze(-1), 0.0)
+            x = torch.cat([x[:, : self.prefix], patches], dim=1)
+        return x
