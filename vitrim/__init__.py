@@ -4,7 +4,7 @@ from ._version import __version__
 from .build import reduce
 from .cost import Profile, profile
 from .evidence import Evidence
-from .methods import METHODS, EViT, Grid, Method, Random, TopK
+from .methods import METHODS, EViT, Grid, IdleViT, Method, Random, TopK
 from .model import BlockTrace, ReducedViT
 from .reductions import Fuse, Keep, Mask, Merge, Reduction
 from .storage import load, save
@@ -17,6 +17,7 @@ __all__ = [
     "Evidence",
     "Fuse",
     "Grid",
+    "IdleViT",
     "Keep",
     "Mask",
     "Merge",

@@ -48,20 +48,38 @@ class Evidence:
 
         The entries are not renormalised after the prefix entries are left out. N*C multiply-adds.
         """
-        rows = self._softmax_rows(list(self.voters))
-        return rows[..., self.prefix :].mean(dim=(1, 2))
+        return self._softmax(self._voter_queries())[..., self.prefix :].mean(dim=(1, 2))
 
     def token_attention(self) -> Float[Tensor, "b n"]:
         """Mean over heads and over all rows of the attention map, patch entries only (EViT Eq. 4). Forms the map."""
         return self.attention_map()[..., self.prefix :].mean(dim=(1, 2))
 
+    def class_logits(self) -> Float[Tensor, "b n"]:
+        """Mean over heads (and voters) of q_cls . k_j before softmax, up to a constant of the image (IdleViT).
+
+        The mean over heads is one dot product over all channels, so the key projection folds into the query: with
+        u = W_K^T q_cls the score of token j is h_j . u, N*C + C^2 multiply-adds instead of N*C^2 for all keys. Where
+        keys are normalised per head or rotated by position it cannot be folded, and the keys are projected.
+        """
+        patches = self.h[:, self.prefix :]
+        with torch.autocast(self.h.device.type, enabled=False):
+            folded = self.layer.folded(self.h[:, list(self.voters)].float())
+            if folded is not None:
+                return torch.bmm(patches.float(), folded.unsqueeze(2)).squeeze(2)
+            q, k = self._voter_queries().float(), self.keys()[:, :, self.prefix :].float()
+            return (q @ k.transpose(-2, -1)).mean(dim=(1, 2)) * q.shape[-1] ** -0.5
+
     def attention_map(self) -> Float[Tensor, "b h pn pn"]:
         """The full softmaxed map, with gradient."""
-        return self._softmax_rows(None)
+        return self._softmax(self.queries())
 
-    def _softmax_rows(self, rows: list[int] | None) -> Float[Tensor, "b h r pn"]:
-        q, k = self.queries(), self.keys()
-        q = q if rows is None else q[:, :, rows]
+    def _voter_queries(self) -> Float[Tensor, "b h v d"]:
+        """Queries of the voters alone; before the attention has run no other query is projected."""
+        voters = list(self.voters)
+        return self.layer.queries(self.h[:, voters], prefix_only=True) if self.q is None else self.q[:, :, voters]
+
+    def _softmax(self, q: Float[Tensor, "b h r d"]) -> Float[Tensor, "b h r pn"]:
+        k = self.keys()
         with torch.autocast(q.device.type, enabled=False):
             logits = (q.float() * q.shape[-1] ** -0.5) @ k.float().transpose(-2, -1)
         if self.key_bias is not None:

@@ -90,6 +90,28 @@ class Backbone(ABC):
 
     # -- what it costs
 
+    def voter_query_macs(self, i: int) -> int:
+        """Queries of the voters alone, in block i."""
+        heads, channels = self.heads(i)
+        return len(self.voters) * self.width * heads * channels
+
+    def key_macs(self, i: int, patches: int) -> int:
+        """Keys of all tokens in block i, projected before the attention runs."""
+        heads, channels = self.heads(i)
+        return (patches + self.prefix) * self.width * heads * channels
+
+    def class_logit_macs(self, i: int, patches: int) -> int:
+        """`Evidence.class_logits` before block i: folded where the layer allows it, else with all keys projected."""
+        heads, channels = self.heads(i)
+        if self.foldable(i):
+            return self.voter_query_macs(i) + heads * channels * self.width + patches * self.width
+        products = len(self.voters) * heads * channels * patches
+        return self.voter_query_macs(i) + self.key_macs(i, patches) + products
+
+    def foldable(self, i: int) -> bool:
+        """Whether q . k of block i is one bilinear form of its inputs (no norm per head, no rotation)."""
+        return False
+
     @abstractmethod
     def embed_macs(self, grid: tuple[int, int]) -> int:
         """Patch embedding."""

@@ -1,0 +1,97 @@
+"""IdleViT: idle a token for one block, let it come back (Xu et al., "No Token Left Behind", 2023)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ..backbones.base import Backbone
+from ..evidence import Evidence
+from ..reductions import Keep, Reduction
+from ..schedule import Place, check_keep, check_places, even_places, floor_count
+from ..tokens import Tokens
+from ._predictor import Predictor
+from .base import Method, class_row_macs, top
+
+SCORES = ("logit", "softmax", "predictor")
+
+
+class IdleViT(Method):
+    """Before each idling block select the top floor(N * keep^(stage-1)) patch tokens; only they and the prefix go through
+    the block, the others pass it unchanged and are chosen from again at the next block (paper, section 3.2).
+
+    keep:   κ; stage i of 4 keeps κ^(i-1) of all N. Or one share of N for each idling block
+    blocks: the idling blocks, from 0; default all of stages 2 to 4 (3 to 11 of 12). Powers of κ go by the even split,
+            counted along the idling blocks (the authors' training script: `blocks=range(4, 12)`)
+    score:  "logit": mean over heads of q_cls . k before softmax (the published algorithm; the key projection is folded
+            into the query); "softmax": EViT's class attention; "predictor": DynamicViT's, to be trained
+    stages: number of stages
+
+    Raises ValueError for options out of range and, when bound, for a model without [CLS] unless score="predictor".
+    """
+
+    name = "idlevit"
+    title = "idle tokens for one block, let them come back"
+    acts = "before"
+
+    def __init__(self, keep: Any = 0.7, blocks: Any = None, score: str = "logit", stages: int = 4):
+        super().__init__(keep)
+        if score not in SCORES:
+            raise ValueError(f"score {score!r} is not one of {', '.join(SCORES)}")
+        if isinstance(stages, bool) or not isinstance(stages, int) or stages < 2:
+            raise ValueError(f"stages={stages!r}: give a whole number from 2")
+        self.blocks = blocks if blocks is None else ((blocks,) if isinstance(blocks, int) else tuple(blocks))
+        self.score, self.stages = score, stages
+
+    def bind(self, body: Backbone) -> None:
+        starts = even_places(body.depth, self.stages - 1)
+        blocks = range(starts[0], body.depth) if self.blocks is None else check_places(self.blocks, body.depth)
+        shares = self._shares(len(blocks), [*starts, body.depth])
+        self.places = tuple(Place(j, block, shares[j]) for j, block in enumerate(blocks))
+        if not body.voters and self.score != "predictor":
+            raise ValueError(
+                f"idlevit with score={self.score!r} needs a [CLS] token and {type(body.model).__name__} has none: "
+                'use score="predictor", or a method that takes score="tokens" (evit, topk)'
+            )
+
+    def _shares(self, blocks: int, bounds: list[int]) -> list[float]:
+        """The share of N that each idling block keeps."""
+        if isinstance(self.keep, Sequence):
+            rates = check_keep(self.keep, blocks)
+            return list(rates) * (blocks if len(rates) == 1 else 1)
+        powers = [p + 1 for p in range(self.stages - 1) for _ in range(bounds[p], bounds[p + 1])]
+        return [self.keep ** powers[min(j, len(powers) - 1)] for j in range(blocks)]
+
+    def build(self, body: Backbone) -> None:
+        if self.score == "predictor":
+            self.predictors = nn.ModuleList(Predictor(body.width) for _ in self.places)
+
+    def forward(self, tokens: Tokens, evidence: Evidence, place: Place) -> Reduction | None:
+        k = floor_count(place.keep, tokens.n)
+        if k == tokens.n:
+            return None
+        scores = self._scores(tokens, evidence, place)
+        return Keep(top(scores, k), scores=scores)
+
+    def _scores(self, tokens: Tokens, evidence: Evidence, place: Place) -> Float[Tensor, "b n"]:
+        if self.score == "predictor":
+            return self.predictors[place.index](tokens.patches)[..., 0]
+        return evidence.class_logits() if self.score == "logit" else evidence.class_attention()
+
+    def until(self, place: Place) -> int:
+        return place.block + 1
+
+    def count(self, place: Place, n: int) -> int:
+        return floor_count(place.keep, n)
+
+    def macs(self, place: Place, n: int, body: Backbone) -> int:
+        if floor_count(place.keep, n) == n:
+            return 0
+        if self.score == "predictor":
+            return Predictor.macs(body.width, n)
+        if self.score == "logit":
+            return body.class_logit_macs(place.block, n)
+        return body.voter_query_macs(place.block) + body.key_macs(place.block, n) + class_row_macs(body, place, n)
