@@ -4,7 +4,7 @@ from ._version import __version__
 from .build import reduce
 from .cost import Profile, profile
 from .evidence import Evidence
-from .methods import METHODS, EViT, Grid, IdleViT, Method, Random, TopK
+from .methods import METHODS, EViT, Grid, IdleViT, LastClassAttention, Method, Random, TopK
 from .model import BlockTrace, ReducedViT
 from .reductions import Fuse, Keep, Mask, Merge, Reduction
 from .storage import load, save
@@ -19,6 +19,7 @@ __all__ = [
     "Grid",
     "IdleViT",
     "Keep",
+    "LastClassAttention",
     "Mask",
     "Merge",
     "Method",

@@ -1,4 +1,4 @@
-"""timm's model interface for `ReducedViT`, so that timm's optimisers, layer decay and feature users take it as it is."""
+"""timm's model interface for `ReducedViT`, so that timm's optimisers and feature users take it as it is."""
 
 from __future__ import annotations
 

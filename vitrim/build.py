@@ -12,6 +12,7 @@ from .backbones import Backbone, find_family
 from .cost import plan_macs, solve_dial
 from .methods import METHODS, Method
 from .model import ReducedViT, unwrap
+from .schedule import Place
 
 
 def reduce(
@@ -19,14 +20,17 @@ def reduce(
     method: str | Method | Sequence[Method],
     *,
     macs: float | None = None,
+    dial: str | None = None,
     copy: bool = False,
     **options: Any,
 ) -> ReducedViT:
     """A supported timm model with token reduction: same inputs, same outputs, same weights.
 
     model:   a timm model; wrappers of torch.compile and DistributedDataParallel are taken off
-    method:  `vitrim.EViT(keep=0.7)`, or a name with its options: `reduce(model, "evit", keep=0.7)`
+    method:  `vitrim.EViT(keep=0.7)`; or a name with its options: `reduce(model, "evit", keep=0.7)`;
+             or a list of methods that act one after the other: `[ToMe(r=8, at=range(6)), EViT(keep=0.6, at=8)]`
     macs:    a share of the dense cost, in (0, 1]: solves the method's dial for the largest plan not above it
+    dial:    in a stack, the name of the method whose dial `macs` turns; default the last
     copy:    give the result weights of its own; by default it shares the model's
 
     Raises ValueError for unsupported models, methods and options, and for a budget out of reach.
@@ -39,9 +43,11 @@ def reduce(
     body = family(model)
     methods = _as_methods(method, options)
     if macs is not None:
-        methods = solve(body, methods, macs)
+        methods = solve(body, methods, macs, dial)
     for one in methods:
         one.bind(body)
+    check_stack(methods, body.depth)
+    for one in methods:
         one.build(body)
     return ReducedViT(model, methods)
 
@@ -56,8 +62,6 @@ def _as_methods(method: str | Method | Sequence[Method], options: dict[str, Any]
         raise ValueError(f"method {wrong or given!r}: give a name ({names}) or a method such as EViT(keep=0.7)")
     if options:
         raise ValueError(f"options {', '.join(options)} go with a method's name; here they belong into {given[0]}")
-    if len(given) > 1:
-        raise ValueError("stacking several methods is not supported yet: give one")
     return [copying.deepcopy(m) for m in given]
 
 
@@ -72,22 +76,63 @@ def make_method(name: str, **options: Any) -> Method:
     return METHODS[name](**options)
 
 
-def solve(body: Backbone, methods: Sequence[Method], macs: float) -> list[Method]:
-    """The methods with their dial turned to the largest plan not above `macs` times the dense cost."""
+def solve(body: Backbone, methods: Sequence[Method], macs: float, dial: str | None = None) -> list[Method]:
+    """The methods, the dial of one of them turned to the largest plan not above `macs` times the dense cost."""
     if isinstance(macs, bool) or not isinstance(macs, (int, float)) or not 0 < macs <= 1:
         raise ValueError(f"macs={macs!r} is not a share of the dense cost: give a number in (0, 1], such as 0.6")
-    grid, (method,) = body.grid(), methods
-    dense = plan_macs(body, (), grid)
+    grid, turn = body.grid(), _dialled(methods, dial)
+    method, dense = methods[turn], plan_macs(body, (), grid)
 
-    def turned(dial) -> Method:
-        one = method.with_dial(dial)
-        one.bind(body)
-        return one
+    def turned(value) -> list[Method]:
+        stack = [one.with_dial(value) if j == turn else one for j, one in enumerate(methods)]
+        for one in stack:
+            one.bind(body)
+        return stack
 
-    def cost(dial) -> int:
-        return plan_macs(body, [turned(dial)], grid)
+    def cost(value) -> int:
+        return plan_macs(body, turned(value), grid)
 
     try:
-        return [turned(solve_dial(cost, macs * dense, method.dial_values(body)))]
+        return turned(solve_dial(cost, macs * dense, method.dial_values(body)))
     except ValueError as error:
         raise ValueError(f"{method.name} cannot meet macs={macs} ({macs * dense / 1e9:.3f} GMACs): {error}") from None
+
+
+def _dialled(methods: Sequence[Method], dial: str | None) -> int:
+    """Which method of the stack the budget turns: the one named, else the last."""
+    if dial is None:
+        return len(methods) - 1
+    named = [j for j, method in enumerate(methods) if method.name == dial]
+    if len(named) != 1:
+        names = ", ".join(method.name for method in methods)
+        raise ValueError(f"dial={dial!r} must name one method of the stack, and it has {names}")
+    return named[0]
+
+
+def check_stack(methods: Sequence[Method], depth: int) -> None:
+    """Raise ValueError, with the reason, where the maps of a stack cannot follow one another."""
+    taken: dict[tuple[int, str], str] = {}
+    for method in methods:
+        for place in method.places:
+            other = taken.setdefault((place.block, method.acts), method.name)
+            if other != method.name:
+                raise ValueError(
+                    f"{other} and {method.name} both act in block {place.block}, and the second "
+                    "would see evidence of tokens that are gone: give them different blocks with at="
+                )
+    for method in methods:
+        for place in method.places:
+            _check_span(method, place, methods)
+
+
+def _check_span(method: Method, place: Place, methods: Sequence[Method]) -> None:
+    until = method.until(place)
+    if until is None:
+        return
+    for other in methods:
+        inside = [p.block for p in other.places if place.block <= p.block < until and other is not method]
+        if inside:
+            raise ValueError(
+                f"{other.name} at block {inside[0]} would act while {method.name} holds tokens outside (blocks "
+                f"{place.block} to {until - 1}), and what it removes could not be put back: move {other.name}"
+            )

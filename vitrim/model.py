@@ -66,23 +66,29 @@ class ReducedViT(TimmInterface, nn.Module):
         """The adapter of the model's family."""
         return self._family(self.backbone)
 
-    def forward(self, images: Float[Tensor, "b 3 h w"], *, trace: bool = False):
+    def forward(
+        self, images: Float[Tensor, "b 3 h w"], *, scores: Float[Tensor, "b n0"] | None = None, trace: bool = False
+    ):
         """Logits [b, classes], features where the model has no classifier.
 
-        trace: also return a list of `BlockTrace`, one for each block
+        scores: from outside, one for each patch; guides the selection in place of the method's own (EViT Table 14)
+        trace:  also return a list of `BlockTrace`, one for each block
         """
-        tokens, records = self._run(images, trace=trace)
+        tokens, records = self._run(images, scores=scores, trace=trace)
         logits = self.body.head(tokens)
         return (logits, records) if trace else logits
 
-    def forward_features(self, images: Tensor, *, restore: bool = False, fill: str = "last") -> Float[Tensor, "b pm c"]:
+    def forward_features(
+        self, images: Tensor, *, scores: Tensor | None = None, restore: bool = False, fill: str = "last"
+    ) -> Float[Tensor, "b pm c"]:
         """Features after the final norm: of the tokens left, or with restore=True of every patch of the image.
 
-        fill: what a pruned patch gets when restored, its "last" features or "zeros"
+        scores: as for `forward`
+        fill:   what a pruned patch gets when restored, its "last" features or "zeros"
         """
         if fill not in ("last", "zeros"):
             raise ValueError(f'fill={fill!r} is not "last" or "zeros"')
-        tokens, _ = self._run(images, remember=restore, normed=not restore)
+        tokens, _ = self._run(images, scores=scores, remember=restore, normed=not restore)
         return self.body.norm(tokens.full_grid(fill)) if restore else tokens.x
 
     def save(self, folder) -> None:
@@ -93,20 +99,38 @@ class ReducedViT(TimmInterface, nn.Module):
 
     # -- the loop
 
-    def _run(self, images: Tensor, *, trace=False, remember=False, normed=True) -> tuple[Tokens, list[BlockTrace]]:
+    def _run(
+        self, images: Tensor, *, scores=None, trace=False, remember=False, normed=True
+    ) -> tuple[Tokens, list[BlockTrace]]:
         body, span, records = self.body, None, []
-        tokens = self._embed(body, images)
+        tokens = self._embed(body, images, scores)
         for i in range(body.depth):
             tokens, span, record = self._step(body, i, tokens, span, trace, remember)
             records.append(record)
         tokens = tokens.with_x(body.norm(tokens.x)) if normed else tokens
         return tokens, records
 
-    def _embed(self, body: Backbone, images: Tensor) -> Tokens:
-        tokens = body.embed(images)
+    def _embed(self, body: Backbone, images: Tensor, scores: Tensor | None = None) -> Tokens:
+        tokens = replace(body.embed(images), guide=self._guide(images, scores))
         if any(method.needs_seed for method in self.methods):
             tokens = replace(tokens, seed=image_seed(images))
         return tokens
+
+    def _guide(self, images: Tensor, scores: Tensor | None) -> Tensor | None:
+        """Scores from outside: given with the call, or by the method's own guide; checked against the grid."""
+        guided = [method for method in self.methods if method.guided]
+        if scores is None:
+            guides = [method.guide for method in guided if method.guide is not None]
+            scores = guides[0](images) if guides else None
+        if scores is None:
+            return None
+        if not guided:
+            raise ValueError(f"scores: {', '.join(m.name for m in self.methods)} takes none from outside; evit does")
+        height, width = self.body.grid(tuple(images.shape[-2:]))
+        if tuple(scores.shape) != (images.shape[0], height * width):
+            wanted = [images.shape[0], height * width]
+            raise ValueError(f"scores are {list(scores.shape)}: give one for each patch of each image, {wanted}")
+        return scores
 
     def _step(self, *args):
         if self.grad_checkpointing and torch.is_grad_enabled():

@@ -54,6 +54,8 @@ def _config(model: ReducedViT) -> dict[str, Any]:
     architecture = (model.pretrained_cfg or {}).get("architecture")
     if not architecture:
         raise ValueError("the model was not made by timm.create_model, so load() could not make it again: build it so")
+    if any(method.guide is not None for method in model.methods):
+        raise ValueError("a method guided by a callable cannot be saved: give the scores with each call instead")
     data = timm.data.resolve_model_data_config(model.backbone)
     return {
         "backbone": architecture,

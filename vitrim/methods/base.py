@@ -7,10 +7,11 @@ tells the core when to ask it and the cost model what it will answer.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..backbones.base import Backbone
 from ..evidence import Evidence
@@ -25,6 +26,7 @@ class Method(nn.Module):
     acts:    "between" attention and MLP of a block, or "before" a block
     needs_seed: whether it draws at random, seeded by the image
     dial:    the option that a budget solves
+    guided:  whether it takes scores from outside; `guide`, if set, makes them from the images
     weighs:  whether it leaves tokens that weigh more than one patch in pooling
     """
 
@@ -34,12 +36,14 @@ class Method(nn.Module):
     needs_seed: ClassVar[bool] = False
     dial: ClassVar[str] = "keep"
     weighs: ClassVar[bool] = False
+    guided: ClassVar[bool] = False
 
     def __init__(self, keep: Any = 1.0, at: Any = None):
         super().__init__()
         self.keep = check_keep(keep)
         self.at = at if at is None else ((at,) if isinstance(at, int) else tuple(at))
         self.places: tuple[Place, ...] = ()
+        self.guide: Callable[[Tensor], Tensor] | None = None
 
     # -- told by the model it is put on
 
@@ -105,7 +109,7 @@ class Method(nn.Module):
         return type(self)(**{**self.options(), self.dial: value})
 
     def extra_repr(self) -> str:
-        return ", ".join(f"{key}={value}" for key, value in self.options().items())
+        return ", ".join(f"{key}={value}" for key, value in self.options().items() if not callable(value))
 
     @classmethod
     def dial_values(cls, body: Backbone) -> tuple[float, ...] | None:
@@ -119,6 +123,6 @@ def class_row_macs(body: Backbone, place: Place, n: int) -> int:
     return len(body.voters) * heads * channels * (n + body.prefix)
 
 
-def top(scores: torch.Tensor, k: int) -> torch.Tensor:
+def top(scores: Tensor, k: int) -> Tensor:
     """Indices [b, k] of the k largest scores [b, n], largest first."""
     return torch.topk(scores, k, dim=1).indices

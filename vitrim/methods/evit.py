@@ -26,20 +26,27 @@ class EViT(Method):
     at:    blocks, counted from 0; default the even cut (3, 6, 9 of 12)
     fuse:  append the fused token; False: inattentive tokens are dropped (Table 2, upper half)
     score: "cls": class attention (Eq. 2); "tokens": mean of all rows of the map (Eq. 4), for models without [CLS];
-           "random", "-cls": the controls of Table 15, random scores seeded per image, and the least attentive first
+           "random", "-cls": the controls of Table 15, random scores seeded per image, and the least attentive first;
+           or a callable, images to scores [b, n] (Table 14): `vitrim.LastClassAttention(dino)`
     seed:  for score="random"
+
+    Scores given with the call, `fast(images, scores=...)`, take the place of `score`.
 
     Raises ValueError for options out of range and, when bound, for a model without [CLS] unless score="tokens".
     """
 
     name = "evit"
     title = "keep the attentive tokens, fuse the rest"
+    guided = True
 
-    def __init__(self, keep: Any = 0.7, at: Any = None, fuse: bool = True, score: str = "cls", seed: int = 0):
+    def __init__(self, keep: Any = 0.7, at: Any = None, fuse: bool = True, score: Any = "cls", seed: int = 0):
         super().__init__(keep, at)
-        if score not in SCORES:
-            raise ValueError(f"score {score!r} is not one of {', '.join(SCORES)}")
-        self.fuse, self.score, self.seed = fuse, score, seed
+        if not callable(score) and score not in SCORES:
+            raise ValueError(f"score {score!r} is not one of {', '.join(SCORES)}, nor a callable")
+        self.guide = score if callable(score) else None
+        self.fuse, self.seed = fuse, seed
+        # A guide may be a module: it is registered as `guide`, not a second time as `score`.
+        object.__setattr__(self, "score", score)
         self.needs_seed = score == "random"
 
     def bind(self, body: Backbone) -> None:
@@ -59,10 +66,12 @@ class EViT(Method):
         kept = top(scores, k)
         if not self.fuse:
             return Keep(kept, scores=scores)
-        weights = self._weights(scores, evidence)
+        weights = self._weights(scores, tokens, evidence)
         return Fuse(kept, weights.scatter(1, kept, 0.0), scores=scores)
 
     def _scores(self, tokens: Tokens, evidence: Evidence, place: Place) -> Float[Tensor, "b n"]:
+        if tokens.guide is not None:
+            return tokens.guide
         if self.score == "tokens":
             return evidence.token_attention()
         if self.score == "random":
@@ -70,11 +79,12 @@ class EViT(Method):
         attention = evidence.class_attention()
         return -attention if self.score == "-cls" else attention
 
-    def _weights(self, scores: Float[Tensor, "b n"], evidence: Evidence) -> Float[Tensor, "b n"]:
+    def _weights(self, scores: Float[Tensor, "b n"], tokens: Tokens, evidence: Evidence) -> Float[Tensor, "b n"]:
         """Fusion weighs by the class attention where there is one, else by the score used."""
-        if self.score == "cls" or not self.class_weights:
+        if not self.class_weights:
             return scores
-        return -scores if self.score == "-cls" else evidence.class_attention()
+        own = {"cls": scores, "-cls": -scores} if tokens.guide is None else {}
+        return own[self.score] if self.score in own else evidence.class_attention()
 
     def count(self, place: Place, n: int) -> int:
         k = ceil_count(place.keep, n)

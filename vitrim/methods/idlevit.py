@@ -20,8 +20,8 @@ SCORES = ("logit", "softmax", "predictor")
 
 
 class IdleViT(Method):
-    """Before each idling block select the top floor(N * keep^(stage-1)) patch tokens; only they and the prefix go through
-    the block, the others pass it unchanged and are chosen from again at the next block (paper, section 3.2).
+    """Before each idling block select the top floor(N * keep^(stage-1)) patch tokens. Only they and the prefix go
+    through the block; the others pass it unchanged and are chosen from again at the next block (paper, section 3.2).
 
     keep:   κ; stage i of 4 keeps κ^(i-1) of all N. Or one share of N for each idling block
     blocks: the idling blocks, from 0; default all of stages 2 to 4 (3 to 11 of 12). Powers of κ go by the even split,
