@@ -1,0 +1,176 @@
+"""Throughput of several models measured in turn, and what it was measured on."""
+
+import math
+import os
+import platform
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from statistics import median
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_BFLOAT16_FLAGS = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")
+
+
+class Throughput(NamedTuple):
+    """`images_per_s`, the median over the rounds, and `speed_up`, the median of (first model's time / this one's)."""
+
+    images_per_s: float
+    speed_up: float
+
+
+def as_device(device: str | torch.device) -> torch.device:
+    """The device, after a look whether it is there. Raises ValueError otherwise."""
+    try:
+        found = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"{device!r} is no device: give cpu, cuda, cuda:1 or mps") from error
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there.get(found.type, True) or (found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count()):
+        raise ValueError(f"device {device} is not available here ({torch.cuda.device_count()} CUDA devices): use cpu")
+    return found
+
+
+def as_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
+    """float32, bfloat16 or float16. Raises ValueError for others, and where `device` computes no such numbers."""
+    name = str(dtype).removeprefix("torch.")
+    if name not in _DTYPES:
+        raise ValueError(f"dtype {name} is unknown: use one of {', '.join(_DTYPES)}")
+    if name == "bfloat16" and not _has_bfloat16(device):
+        raise ValueError(f"{processor_name(device)} has no bfloat16 arithmetic: use float32")
+    if name == "float16" and device.type == "cpu":
+        raise ValueError("float16 is for GPUs: on a CPU use float32 or bfloat16")
+    return _DTYPES[name]
+
+
+def _has_bfloat16(device: torch.device) -> bool:
+    """Whether the hardware has it: torch also emulates bfloat16, more slowly than float32."""
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        if not hasattr(torch.cpu, "get_capabilities"):  # an older torch tells only what oneDNN can do
+            return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        capabilities = torch.cpu.get_capabilities()
+        return any(capabilities.get(flag, False) for flag in _BFLOAT16_FLAGS)
+    return True
+
+
+@contextmanager
+def inference(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
+    """No gradients, and autocast to `dtype` unless it is float32. Weights stay as they are."""
+    with torch.inference_mode(), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+        yield
+
+
+@contextmanager
+def evaluation_mode(models: Mapping[str, nn.Module]) -> Iterator[None]:
+    """All modules in evaluation mode, and back as they were."""
+    before = {module: module.training for model in models.values() for module in model.modules()}
+    for model in models.values():
+        model.eval()
+    try:
+        yield
+    finally:
+        for module, training in before.items():
+            module.training = training
+
+
+def throughput_in_turn(
+    models: Mapping[str, nn.Module],
+    batch: Float[Tensor, "b c h w"],
+    rounds: int = 9,
+    *,
+    device: str | torch.device = "cpu",
+    dtype: str | torch.dtype = torch.float32,
+    seconds: float = 0.2,
+) -> dict[str, Throughput]:
+    """Time models in turn on one resident batch, without decoding: first, second ... first, second ...
+
+    Each model is warmed up and then called as often per round as fills `seconds`. Ratios are taken within a round,
+    where the machine's load is about the same for all, and the median over `rounds` is reported; the first model is
+    what the others are compared with, so put the dense one first. Models are moved to `device`. Raises ValueError for
+    no models, no images, fewer than one round, and an unavailable device or dtype.
+    """
+    if not models or len(batch) < 1 or rounds < 1:
+        raise ValueError(f"{len(models)} models, {len(batch)} images, {rounds} rounds: give at least one of each")
+    device = as_device(device)
+    dtype, batch = as_dtype(dtype, device), batch.to(device)
+    with evaluation_mode(models), inference(device, dtype):
+        calls = {name: _calls(model.to(device), batch, seconds) for name, model in models.items()}
+        times = [{name: _time(models[name], batch, calls[name]) for name in models} for _ in range(rounds)]
+    first = next(iter(models))
+    return {
+        name: Throughput(
+            len(batch) / median(each[name] for each in times), median(each[first] / each[name] for each in times)
+        )
+        for name in models
+    }
+
+
+def _calls(model: nn.Module, batch: Tensor, seconds: float) -> int:
+    """How many calls fill `seconds`, found by doubling, which warms the model up as well."""
+    _time(model, batch, 2)
+    calls = 1
+    while (spent := _time(model, batch, calls) * calls) < seconds / 4:
+        calls *= 2
+    return max(1, math.ceil(seconds * calls / spent))
+
+
+def _time(model: nn.Module, batch: Tensor, calls: int) -> float:
+    """Seconds for one call, averaged over `calls`; on a GPU by its own clock."""
+    if batch.is_cuda:
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        for _ in range(calls):
+            model(batch)
+        end.record()
+        torch.cuda.synchronize(batch.device)
+        return start.elapsed_time(end) / 1000 / calls
+    begin = time.perf_counter()
+    for _ in range(calls):
+        model(batch)
+    if batch.device.type == "mps":
+        torch.mps.synchronize()
+    return (time.perf_counter() - begin) / calls
+
+
+def processor_name(device: torch.device) -> str:
+    """The name of the GPU, or of the CPU as the system tells it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
+
+
+def environment(device: str | torch.device = "cpu", seed: int | None = None) -> dict[str, str | int]:
+    """Versions, processor, threads, device and seed, for the JSON that commands write.
+
+    `seed` is torch's own where none is given. A package without metadata (a bare checkout) has version "unknown".
+    """
+    device = as_device(device)
+    return {
+        **{package: _version(package) for package in ("torch", "timm", "vitrim")},
+        "python": platform.python_version(),
+        "processor": processor_name(device),
+        "cores": os.cpu_count() or 1,
+        "threads": torch.get_num_threads(),
+        "device": str(device),
+        "seed": torch.initial_seed() if seed is None else seed,
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "unknown"
