@@ -23,6 +23,7 @@ class Backbone(ABC):
 
     family: ClassVar[str]
     models: ClassVar[tuple[type[nn.Module], ...]] = ()
+    kinds: ClassVar[dict[str, str]] = {}  # kind of model -> a timm name of that kind, for `vitrim methods`
 
     def __init__(self, model: nn.Module):
         self.model = model

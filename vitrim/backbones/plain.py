@@ -6,6 +6,7 @@ ViT, DeiT, distilled DeiT, DeiT-III, CLIP, DINOv2 with and without registers, Si
 from __future__ import annotations
 
 import copy
+from typing import ClassVar
 
 import torch
 from timm.layers import Attention, AttentionPoolLatent, GluMlp, Mlp, PatchEmbed, SwiGLU
@@ -60,6 +61,16 @@ class PlainBackbone(Backbone):
 
     family = "plain"
     models = (VisionTransformer, VisionTransformerDistilled)
+    kinds: ClassVar[dict[str, str]] = {
+        "ViT, DeiT": "deit_tiny_patch16_224",
+        "distilled DeiT": "deit_tiny_distilled_patch16_224",
+        "DeiT-III": "deit3_small_patch16_224",
+        "CLIP": "vit_base_patch32_clip_224",
+        "DINOv2": "vit_small_patch14_dinov2",
+        "DINOv2 with registers": "vit_small_patch14_reg4_dinov2",
+        "SigLIP (no [CLS], map pooling)": "vit_base_patch16_siglip_224",
+        "average pooling, no [CLS]": "vit_little_patch16_reg4_gap_256",
+    }
 
     @classmethod
     def check(cls, model):
