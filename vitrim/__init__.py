@@ -1,7 +1,7 @@
 """vitrim: Vision Transformers made fast by spending compute only on the tokens that matter."""
 
 from ._version import __version__
-from .build import reduce
+from .build import UntrainedWarning, reduce
 from .cost import Profile, profile
 from .evidence import Evidence
 from .methods import METHODS, EViT, Grid, IdleViT, LastClassAttention, Method, Random, TopK
@@ -29,6 +29,7 @@ __all__ = [
     "Reduction",
     "Tokens",
     "TopK",
+    "UntrainedWarning",
     "__version__",
     "load",
     "profile",

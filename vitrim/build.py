@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy as copying
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,10 @@ from .cost import plan_macs, solve_dial
 from .methods import METHODS, Method
 from .model import ReducedViT, unwrap
 from .schedule import Place
+
+
+class UntrainedWarning(UserWarning):
+    """A method's learned parts are random: its decisions mean nothing before training."""
 
 
 def reduce(
@@ -33,8 +38,31 @@ def reduce(
     dial:    in a stack, the name of the method whose dial `macs` turns; default the last
     copy:    give the result weights of its own; by default it shares the model's
 
-    Raises ValueError for unsupported models, methods and options, and for a budget out of reach.
+    Raises ValueError for unsupported models, methods and options, and for a budget out of reach. Warns
+    (`UntrainedWarning`) where a method has learned parts: they are random until trained.
     """
+    reduced = attach(model, method, macs=macs, dial=dial, copy=copy, **options)
+    learning = [one.name for one in reduced.methods if one.learns]
+    if learning:
+        warnings.warn(
+            f"{', '.join(learning)}: the learned parts that decide are random until they are trained: run "
+            "`vitrim finetune`, or load trained weights",
+            UntrainedWarning,
+            stacklevel=2,
+        )
+    return reduced
+
+
+def attach(
+    model: nn.Module,
+    method: str | Method | Sequence[Method],
+    *,
+    macs: float | None = None,
+    dial: str | None = None,
+    copy: bool = False,
+    **options: Any,
+) -> ReducedViT:
+    """`reduce` without its warning, for those who load trained weights next."""
     model = unwrap(model)
     if isinstance(model, ReducedViT):
         raise ValueError("the model is reduced already: give its `.backbone`, and a list of methods to stack them")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
@@ -68,16 +68,17 @@ class Profile:
 
 def plan_cost(body: Backbone, methods: Sequence[Method], grid: tuple[int, int]) -> tuple[list[BlockCost], int]:
     """Walk the blocks as the runner does, on counts instead of tokens: costs of the blocks, patch tokens at the end."""
-    n, blocks, outside = grid[0] * grid[1], [], None
+    patches = grid[0] * grid[1]
+    n, blocks, outside = patches, [], None
     for i in range(body.depth):
         own = 0
-        for method, place in acting(methods, i, "before"):
+        for method, place in acting(methods, i, "before", patches):
             own += method.macs(place, n, body)
             if method.until(place) is not None:
                 outside = (n, method.until(place))
             n = method.count(place, n)
         attended = n
-        for method, place in acting(methods, i, "between"):
+        for method, place in acting(methods, i, "between", patches):
             own += method.macs(place, n, body)
             n = method.count(place, n)
         macs = body.attention_macs(i, attended + body.prefix) + body.mlp_macs(i, n + body.prefix)
@@ -87,12 +88,12 @@ def plan_cost(body: Backbone, methods: Sequence[Method], grid: tuple[int, int]) 
     return blocks, n
 
 
-def acting(methods: Sequence[Method], block: int, when: str):
+def acting(methods: Sequence[Method], block: int, when: str, patches: int | None = None):
     """The methods that act at this block at this moment, with their places, in the order given."""
     for method in methods:
         place = method.place(block)
         if place is not None and method.acts == when:
-            yield method, place
+            yield method, place if patches is None else replace(place, patches=patches)
 
 
 def plan_macs(body: Backbone, methods: Sequence[Method], grid: tuple[int, int]) -> int:

@@ -43,12 +43,14 @@ class BlockTrace:
     kept:   [b, m] patches of the image whose positions the m tokens in the block's MLP have
     owners: [b, n0] for every patch of the image the number of the token that stands for it; -1: pruned, idle or frozen
     scores: [b, n] what the decision was made from, over the n patch tokens before it; None where none was made
+    mask:   [b, m] the soft keep mask of masked training, with gradient; None where all tokens count
     """
 
     block: int
     kept: Int[Tensor, "b m"]
     owners: Int[Tensor, "b n0"]
     scores: Float[Tensor, "b n"] | None
+    mask: Float[Tensor, "b m"] | None = None
 
 
 class ReducedViT(TimmInterface, nn.Module):
@@ -114,6 +116,8 @@ class ReducedViT(TimmInterface, nn.Module):
         tokens = replace(body.embed(images), guide=self._guide(images, scores))
         if any(method.needs_seed for method in self.methods):
             tokens = replace(tokens, seed=image_seed(images))
+        if any(method.proportional for method in self.methods):
+            tokens = replace(tokens, proportional=True)
         return tokens
 
     def _guide(self, images: Tensor, scores: Tensor | None) -> Tensor | None:
@@ -179,9 +183,9 @@ class ReducedViT(TimmInterface, nn.Module):
     def _record(self, i: int, tokens: Tokens, span: Span | None, reduction: Reduction | None) -> BlockTrace:
         scores = None if reduction is None else reduction.scores
         if span is None:
-            return BlockTrace(i, tokens.origin(), tokens.owners(), scores)
+            return BlockTrace(i, tokens.origin(), tokens.owners(), scores, tokens.mask)
         inside = span.outside.shrink(span.reduction)
-        return BlockTrace(i, inside.origin(), inside.owners(), scores)
+        return BlockTrace(i, inside.origin(), inside.owners(), scores, inside.mask)
 
 
 def unwrap(model: nn.Module) -> nn.Module:

@@ -11,11 +11,15 @@ SLACK = 1e-9  # 0.7 * 10 is 7.000000000000001 in floating point; no token more f
 
 @dataclass(frozen=True)
 class Place:
-    """The `index`-th place of a method: block `block` (from 0), and the keep rate there."""
+    """The `index`-th place of a method: block `block` (from 0), and the keep rate there.
+
+    patches: patch tokens of the whole image, filled in where a plan is costed (a running method asks `Tokens.grid`)
+    """
 
     index: int
     block: int
     keep: float | None = None
+    patches: int | None = None
 
 
 def even_places(depth: int, places: int) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ import timm
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from .build import make_method, reduce
+from .build import attach, make_method
 from .model import ReducedViT, config_of
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -44,7 +44,7 @@ def load(folder: str | Path) -> ReducedViT:
     config = json.loads((folder / CONFIG).read_text())
     backbone = timm.create_model(config["backbone"], **_as_arguments(config["arguments"]))
     methods = [make_method(entry["method"], **entry["options"]) for entry in config["methods"]]
-    model = reduce(backbone, methods)
+    model = attach(backbone, methods)
     model.load_state_dict(load_file(folder / WEIGHTS))
     backbone.pretrained_cfg.update(config["data"])
     return model.eval()

@@ -37,6 +37,7 @@ class Tokens:
     rope:   [b, n, d] or [b, heads, n, d] rotary rows of the patch tokens; None: the model has none
     guide:  [b, n] scores from outside (EViT Table 14)
     seed:   [b] integers that depend on the image alone, for methods that draw at random
+    mixed:  [n0] True for patches that mix-token training took from another image of the batch (LV-ViT); None: none
     steps:  the reductions so far that are never undone; `owners` is composed from them when asked for
     """
 
@@ -49,6 +50,7 @@ class Tokens:
     rope: Tensor | None = None
     guide: Tensor | None = None
     seed: Tensor | None = None
+    mixed: Tensor | None = None
     steps: tuple[Step, ...] = ()
 
     @property
@@ -97,9 +99,9 @@ class Tokens:
         undone: the map will be undone by `restore`, so owners do not change for good
         remember: keep the features from before, for `full_grid`
         """
-        if isinstance(reduction, Mask):
-            return replace(self, mask=reduction.mask)
         step = () if undone else (Step(reduction, self.x if remember else None),)
+        if isinstance(reduction, Mask):
+            return replace(self, mask=reduction.mask, steps=self.steps + step)
         return replace(
             self,
             x=reduction.shrink(self.x, self.prefix),

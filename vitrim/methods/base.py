@@ -28,6 +28,8 @@ class Method(nn.Module):
     dial:    the option that a budget solves
     guided:  whether it takes scores from outside; `guide`, if set, makes them from the images
     weighs:  whether it leaves tokens that weigh more than one patch in pooling
+    proportional: whether attention adds log(size) of merged tokens to the logits
+    trains_masked: whether it trains on soft masks over all tokens instead of gathers
     """
 
     name: ClassVar[str]
@@ -37,6 +39,8 @@ class Method(nn.Module):
     dial: ClassVar[str] = "keep"
     weighs: ClassVar[bool] = False
     guided: ClassVar[bool] = False
+    proportional: bool = False
+    trains_masked: ClassVar[bool] = False
 
     def __init__(self, keep: Any = 1.0, at: Any = None):
         super().__init__()
@@ -44,6 +48,7 @@ class Method(nn.Module):
         self.at = at if at is None else ((at,) if isinstance(at, int) else tuple(at))
         self.places: tuple[Place, ...] = ()
         self.guide: Callable[[Tensor], Tensor] | None = None
+        self._masked: bool | None = None
 
     # -- told by the model it is put on
 
@@ -56,6 +61,11 @@ class Method(nn.Module):
     def build(self, body: Backbone) -> None:
         """Make the learned parts, if the method has any; called once, after `bind`."""
 
+    @property
+    def learns(self) -> bool:
+        """Whether it has learned parts of its own: fresh from `build` they are random, and `reduce` says so."""
+        return any(not name.startswith("guide.") for name, _ in self.named_parameters())
+
     def default_places(self, depth: int) -> tuple[int, ...]:
         """Three places, evenly."""
         return even_places(depth, 3)
@@ -65,6 +75,21 @@ class Method(nn.Module):
         return next((place for place in self.places if place.block == block), None)
 
     # -- the decision
+
+    @property
+    def masked(self) -> bool:
+        """Whether decisions are given as `Mask` over all tokens: by default in train mode, if the method trains so.
+
+        Set it to True or False to ask for one form whatever the mode (law 2: both give the same logits for the same
+        decision), to None for the default.
+        """
+        return self.trains_masked and self.training if self._masked is None else self._masked
+
+    @masked.setter
+    def masked(self, value: bool | None) -> None:
+        if value and not self.trains_masked:
+            raise ValueError(f"{self.name} has no masked form: it trains through its gathers")
+        self._masked = value
 
     def forward(self, tokens: Tokens, evidence: Evidence, place: Place) -> Reduction | None:
         """Which tokens become which; None: nothing happens here."""
