@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from torch import nn
 
+from . import _lvvit_models  # noqa: F401  registers lvvit_t, _s, _m, _l with timm
 from .base import Backbone
+from .lvvit import LVViT, LVViTBackbone
 from .plain import PlainBackbone
+from .token_labels import TokenLogits
 
-FAMILIES: tuple[type[Backbone], ...] = (PlainBackbone,)
+FAMILIES: tuple[type[Backbone], ...] = (PlainBackbone, LVViTBackbone)
 
 
 def find_family(model: nn.Module) -> type[Backbone]:
@@ -21,7 +24,7 @@ def find_family(model: nn.Module) -> type[Backbone]:
             return family
     supported = ", ".join(m.__name__ for family in FAMILIES for m in family.models)
     name = type(model).__name__
-    raise ValueError(f"{name} is not supported: no backbone lists this exact type. Supported are {supported} of timm")
+    raise ValueError(f"{name} is not supported: no backbone lists this exact type. Supported are {supported}")
 
 
-__all__ = ["FAMILIES", "Backbone", "PlainBackbone", "find_family"]
+__all__ = ["FAMILIES", "Backbone", "LVViT", "LVViTBackbone", "PlainBackbone", "TokenLogits", "find_family"]
