@@ -36,6 +36,15 @@ def put_rows(x: Tensor, index: Int[Tensor, "b k"], rows: Tensor) -> Tensor:
     return flat.reshape(x.shape)
 
 
+def add_rows(x: Tensor, index: Int[Tensor, "b k"], rows: Tensor) -> Tensor:
+    """A copy of x [b, n, ...] to whose rows `index` the `rows` [b, k, ...] are added; indices may repeat."""
+    b, n = x.shape[:2]
+    offsets = torch.arange(b, device=x.device).unsqueeze(1) * n
+    flat, rows = x.reshape(b * n, *x.shape[2:]), rows.reshape(-1, *x.shape[2:]).to(x.dtype)
+    index = (index + offsets).flatten().view(-1, *[1] * (x.dim() - 2)).expand_as(rows)
+    return flat.scatter_add(0, index, rows).reshape(x.shape)
+
+
 def behind_prefix(index: Int[Tensor, "b k"], prefix: int) -> Int[Tensor, "b pk"]:
     """The same patch tokens counted with the prefix tokens in front, and those prefix tokens themselves."""
     if not prefix:
@@ -143,12 +152,16 @@ class Merge(Reduction):
 
     Each of the `groups` tokens after is the weighted sum of its members; weights that sum to 1 within a group keep the
     scale of a token. `lead` [b, m] names the member whose position the group takes over.
+
+    `moved` [b, n-m], for groups whose weights sum to 1: the members that do not lead. Where a method knows them only
+    these rows are added up, onto their leads; tokens alone in their group pass bit by bit.
     """
 
     group: Tensor
     weights: Tensor
     groups: int
     lead: Tensor
+    moved: Tensor | None = None
 
     weighs: ClassVar[bool] = True
 
@@ -157,7 +170,16 @@ class Merge(Reduction):
         index = self.group.view(*self.group.shape, *[1] * (rows.dim() - 2)).expand_as(rows)
         return out.scatter_add(1, index, rows)
 
+    def _move(self, x: Tensor, prefix: int) -> Tensor:
+        """The leads, each moved towards its other members: lead + sum of weight * (member - lead)."""
+        kept = take_rows(x, behind_prefix(self.lead, prefix))
+        target = take_rows(self.group, self.moved) + prefix
+        weights = take_rows(self.weights, self.moved).unsqueeze(-1).to(x.dtype)
+        return add_rows(kept, target, weights * (take_rows(x, self.moved + prefix) - take_rows(kept, target)))
+
     def shrink(self, x, prefix=0):
+        if self.moved is not None:
+            return self._move(x, prefix)
         merged = self._sum(x[:, prefix:] * self.weights.unsqueeze(-1).to(x.dtype))
         return torch.cat([x[:, :prefix], merged], dim=1)
 
