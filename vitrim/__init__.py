@@ -4,7 +4,7 @@ from ._version import __version__
 from .build import UntrainedWarning, reduce
 from .cost import Profile, profile
 from .evidence import Evidence
-from .methods import METHODS, EViT, Grid, IdleViT, LastClassAttention, Method, Random, TopK
+from .methods import METHODS, DynamicViT, EViT, Grid, IdleViT, LastClassAttention, Method, Random, ToMe, TopK
 from .model import BlockTrace, ReducedViT
 from .reductions import Fuse, Keep, Mask, Merge, Reduction
 from .storage import load, save
@@ -13,6 +13,7 @@ from .tokens import Tokens
 __all__ = [
     "METHODS",
     "BlockTrace",
+    "DynamicViT",
     "EViT",
     "Evidence",
     "Fuse",
@@ -27,6 +28,7 @@ __all__ = [
     "Random",
     "ReducedViT",
     "Reduction",
+    "ToMe",
     "Tokens",
     "TopK",
     "UntrainedWarning",

@@ -65,8 +65,11 @@ class Tokens:
 
     @property
     def sizes(self) -> Float[Tensor, "b n"]:
-        """Patches that each token weighs, written out."""
-        return self.x.new_ones(self.x.shape[0], self.n) if self.size is None else self.size
+        """Patches that each token weighs, written out; float32 at least, since bfloat16 cannot count beyond 256."""
+        if self.size is not None:
+            return self.size
+        dtype = torch.promote_types(self.x.dtype, torch.float32)
+        return self.x.new_ones(self.x.shape[0], self.n, dtype=dtype)
 
     @property
     def weight(self) -> Float[Tensor, "b pn"]:

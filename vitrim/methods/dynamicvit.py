@@ -1,0 +1,93 @@
+"""DynamicViT: a learned predictor prunes tokens stage by stage (Rao et al., "DynamicViT: Efficient Vision Transformers
+with Dynamic Token Sparsification", NeurIPS 2021)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ..backbones.base import Backbone
+from ..evidence import Evidence
+from ..reductions import Keep, Mask, Reduction
+from ..schedule import Place, floor_count
+from ..tokens import Tokens
+from ._predictor import Predictor
+from .base import Method, top
+
+
+class DynamicViT(Method):
+    """Before the chosen blocks a predictor scores the patch tokens left; the floor(N * keep^s) best stay after the s-th
+    place, the others are gone for good (paper, sections 3.2 and 3.4).
+
+    keep: κ; place s of the model keeps κ^s of all N. Or one share of N for each place, none above the one before
+    at:   blocks, counted from 0; default the even cut (3, 6, 9 of 12)
+
+    In train mode all tokens run, masked: decisions are drawn by straight-through Gumbel softmax and multiply from place
+    to place (section 3.3). `forward(images, trace=True)` hands out the masks of every block, for the ratio loss.
+
+    Raises ValueError for options out of range.
+    """
+
+    name = "dynamicvit"
+    title = "prune by a learned predictor"
+    acts = "before"
+    trains_masked = True
+
+    def __init__(self, keep: Any = 0.7, at: Any = None):
+        super().__init__(keep, at)
+
+    def bind(self, body: Backbone) -> None:
+        super().bind(body)
+        height, width = body.grid()
+        one = self.keep if isinstance(self.keep, float) else self.keep[0] if len(self.keep) == 1 else None
+        shares = self.keep if one is None else [one ** (j + 1) for j in range(len(self.places))]
+        if list(shares) != sorted(shares, reverse=True):
+            raise ValueError(f"keep={self.keep}: a share of N above the one before it, and pruned tokens do not return")
+        self.places = tuple(
+            replace(place, keep=share, patches=height * width) for place, share in zip(self.places, shares, strict=True)
+        )
+
+    def build(self, body: Backbone) -> None:
+        self.predictors = nn.ModuleList(Predictor(body.width) for _ in self.places)
+
+    def forward(self, tokens: Tokens, evidence: Evidence, place: Place) -> Reduction | None:
+        patches = tokens.grid[0] * tokens.grid[1]
+        present = self._left_before(place, patches) if tokens.mask is not None else tokens.n
+        k = self._left(place, present, patches)
+        if k == present:
+            return None
+        decision = self.predictors[place.index](tokens.patches, tokens.mask)
+        scores = decision[..., 0] - decision[..., 1]
+        if not self.masked:
+            return Keep(top(scores, k), scores=scores)
+        return Mask(self._draw(decision, tokens) if self.training else best_mask(scores, k, tokens.mask), scores=scores)
+
+    def _draw(self, decision: Float[Tensor, "b n 2"], tokens: Tokens) -> Float[Tensor, "b n"]:
+        """Keep or drop, drawn; once dropped, a token stays dropped."""
+        drawn = F.gumbel_softmax(decision, tau=1.0, hard=True)[..., 0]
+        return drawn if tokens.mask is None else drawn * tokens.mask
+
+    def _left(self, place: Place, n: int, patches: int) -> int:
+        return min(max(floor_count(place.keep, patches), 1), n)
+
+    def _left_before(self, place: Place, patches: int) -> int:
+        """Patch tokens that count before this place, in the masked form."""
+        return patches if place.index == 0 else self._left(self.places[place.index - 1], patches, patches)
+
+    def count(self, place: Place, n: int) -> int:
+        return self._left(place, n, place.patches)
+
+    def macs(self, place: Place, n: int, body: Backbone) -> int:
+        return 0 if self.count(place, n) == n else Predictor.macs(body.width, n)
+
+
+def best_mask(scores: Float[Tensor, "b n"], k: int, mask: Float[Tensor, "b n"] | None) -> Float[Tensor, "b n"]:
+    """1 for the k largest scores among the tokens that `mask` has kept so far, 0 for all others."""
+    if mask is not None:
+        scores = scores.masked_fill(mask == 0, float("-inf"))
+    return torch.zeros_like(scores).scatter(1, top(scores, k), 1.0)

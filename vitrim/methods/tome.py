@@ -1,0 +1,128 @@
+"""ToMe: merge the most similar tokens, a few in every block (Bolya et al., "Token Merging: Your ViT But Faster",
+ICLR 2023)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ..backbones.base import Backbone
+from ..evidence import Evidence
+from ..reductions import Merge, Reduction
+from ..schedule import Place, rate_at
+from ..tokens import Tokens
+from .base import Method
+
+
+class ToMe(Method):
+    """Between attention and MLP of the chosen blocks merge the r most similar pairs of patch tokens, found by bipartite
+    soft matching on the keys (paper, section 3). Merged tokens are means weighted by size, and attention weighs them
+    by size too.
+
+    r:  tokens merged at each place, one integer or one for each place; at most half of the tokens present
+    at: blocks, counted from 0; default all of them
+    proportional: attention adds log(size) to the logits of a merged token (Eq. 1)
+
+    Raises ValueError for options out of range.
+    """
+
+    name = "tome"
+    title = "merge similar tokens"
+    dial = "r"
+    weighs = True
+
+    def __init__(self, r: int | Sequence[int] = 13, at: Any = None, proportional: bool = True):
+        super().__init__(at=at)
+        self.r, self.proportional = check_r(r), proportional
+
+    def bind(self, body: Backbone) -> None:
+        super().bind(body)
+        check_r(self.r, len(self.places))
+
+    def default_places(self, depth: int) -> tuple[int, ...]:
+        return tuple(range(depth))
+
+    def forward(self, tokens: Tokens, evidence: Evidence, place: Place) -> Reduction | None:
+        r = self._merged(place, tokens.n)
+        if r == 0:
+            return None
+        source, target = bipartite_soft_matching(mean_keys(evidence), r, tokens.prefix % 2)
+        return merge_pairs(tokens.sizes, source, target, tokens.prefix % 2)
+
+    def _merged(self, place: Place, n: int) -> int:
+        return min(rate_at(self.r, place.index), n // 2)
+
+    def count(self, place: Place, n: int) -> int:
+        return n - self._merged(place, n)
+
+    def macs(self, place: Place, n: int, body: Backbone) -> int:
+        if self._merged(place, n) == 0:
+            return 0
+        return (n // 2) * (n - n // 2) * body.heads(place.block)[1]
+
+    @classmethod
+    def dial_values(cls, body: Backbone) -> tuple[int, ...]:
+        height, width = body.grid()
+        return tuple(range(height * width // 2, -1, -1))
+
+
+def check_r(r: int | Sequence[int], places: int | None = None) -> tuple[int, ...] | int:
+    """`r` as one count, or one for each place; ValueError for anything else."""
+    counts = tuple(r) if isinstance(r, Sequence) and not isinstance(r, str) else (r,)
+    for count in counts:
+        if isinstance(count, bool) or not isinstance(count, int) or count < 0:
+            raise ValueError(f"r={count!r} is not a number of tokens: give a whole number from 0, such as 13")
+    if not counts or (places is not None and len(counts) not in (1, places)):
+        raise ValueError(f"{len(counts)} values of r for {places} places: give one, or one for each place")
+    return r if isinstance(r, int) else counts
+
+
+def mean_keys(evidence: Evidence) -> Float[Tensor, "b n d"]:
+    """The patch tokens' keys, mean over heads: what ToMe compares tokens by (section 3, "Token Similarity")."""
+    return evidence.keys()[:, :, evidence.prefix :].detach().float().mean(dim=1)
+
+
+def bipartite_soft_matching(
+    features: Float[Tensor, "b n d"], r: int, first: int = 0
+) -> tuple[Int[Tensor, "b r"], Int[Tensor, "b r"]]:
+    """The r most similar pairs between two alternating sets of tokens: (tokens that move, tokens that they move to).
+
+    Set A are the tokens first, first + 2, ...; B the others. Each token of A proposes its most similar one of B by
+    cosine; the r best proposals hold. Several tokens of A may move to the same one of B, none of B moves.
+    """
+    with torch.autocast(features.device.type, enabled=False):
+        unit = F.normalize(features, dim=-1)
+        similar = unit[:, first::2] @ unit[:, 1 - first :: 2].transpose(1, 2)
+    best, partner = similar.max(dim=2)
+    source = torch.topk(best, r, dim=1).indices
+    return 2 * source + first, 2 * partner.gather(1, source) + 1 - first
+
+
+def merge_pairs(
+    sizes: Float[Tensor, "b n"], source: Int[Tensor, "b r"], target: Int[Tensor, "b r"], first: int
+) -> Merge:
+    """Each of `source` joins its `target`, weighted by size. What is left of set A stands first, then B, both in order
+    (the order of the listing in the paper's appendix)."""
+    lead = leads(sizes.shape[1], source, first)
+    b, m = lead.shape
+    rank = torch.arange(m, device=lead.device).expand(b, m)
+    group = torch.zeros(sizes.shape, dtype=torch.int64, device=lead.device).scatter(1, lead, rank)
+    group = group.scatter(1, source, group.gather(1, target))
+    total = sizes.new_zeros(b, m).scatter_add(1, group, sizes)
+    return Merge(group, sizes / total.gather(1, group), m, lead, source)
+
+
+def leads(n: int, source: Int[Tensor, "b r"], first: int) -> Int[Tensor, "b n-r"]:
+    """The tokens that stay: those of A that are no source, then all of B, each in order."""
+    b, r = source.shape
+    a = torch.arange(first, n, 2, device=source.device)
+    b_set = torch.arange(1 - first, n, 2, device=source.device)
+    # Sources get a number behind all others, so the smallest ones are those that stay, in order.
+    left = a.expand(b, -1).scatter(1, source // 2, n)
+    left = torch.topk(left, a.shape[0] - r, dim=1, largest=False).values
+    return torch.cat([left, b_set.expand(b, -1)], dim=1)
