@@ -76,6 +76,14 @@ class Reduction:
         """
         raise NotImplementedError
 
+    def take_rest(self, x: Float[Tensor, "b pn c"], prefix: int = 0) -> Float[Tensor, "b f c"]:
+        """The patch rows of x that the map leaves outside, for those that work on them meanwhile."""
+        raise NotImplementedError(f"{type(self).__name__} does not know which tokens it leaves outside")
+
+    def put_rest(self, x: Float[Tensor, "b pn c"], rows: Float[Tensor, "b f c"], prefix: int = 0):
+        """A copy of x in which `rows` stand in the place of what `take_rest` took."""
+        raise NotImplementedError(f"{type(self).__name__} does not know which tokens it leaves outside")
+
     def owners(self, n: int) -> Int[Tensor, "b n"]:
         """For each of the n tokens before, the index of the token after that stands for it; -1 where none does."""
         raise NotImplementedError
@@ -91,15 +99,25 @@ class Reduction:
 
 @dataclass(frozen=True)
 class Keep(Reduction):
-    """Keep the tokens `index` [b, m], in that order; the others are gone (or idle, or frozen, until `restore`)."""
+    """Keep the tokens `index` [b, m], in that order; the others are gone (or idle, or frozen, until `restore`).
+
+    rest: [b, n-m] those others, for methods that work on them meanwhile
+    """
 
     index: Tensor
+    rest: Tensor | None = None
 
     def shrink(self, x, prefix=0):
         return take_rows(x, behind_prefix(self.index, prefix))
 
     def restore(self, y, x, prefix=0):
         return put_rows(x, behind_prefix(self.index, prefix), y)
+
+    def take_rest(self, x, prefix=0):
+        return take_rows(x, self.rest + prefix)
+
+    def put_rest(self, x, rows, prefix=0):
+        return put_rows(x, self.rest + prefix, rows)
 
     def owners(self, n):
         b, m = self.index.shape
@@ -214,6 +232,13 @@ class Mask(Reduction):
         mask = self.mask.unsqueeze(-1).to(x.dtype)
         patches = mask * y[:, prefix:] + (1 - mask) * x[:, prefix:]
         return torch.cat([y[:, :prefix], patches], dim=1)
+
+    def take_rest(self, x, prefix=0):
+        """All patch rows: the mask weighs them when they are put back."""
+        return x[:, prefix:]
+
+    def put_rest(self, x, rows, prefix=0):
+        return torch.cat([x[:, :prefix], rows], dim=1)
 
     def owners(self, n):
         rank = torch.arange(n, device=self.mask.device).expand(self.mask.shape[0], n)
