@@ -1,0 +1,45 @@
+"""Fixtures for every test: seeds, threads, and the folder of real weights and photographs."""
+
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = Path(os.environ.get("VITRIM_SHARED", ROOT.parent / "shared")).expanduser()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def threads():
+    """One thread: models this small gain nothing from a second, and threads wait for each other on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    """Every test draws the same numbers, alone or in the suite."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+
+
+def shared_path(*parts: str) -> Path:
+    """A file or folder of VITRIM_SHARED (default: `shared` beside the checkout); skips, saying so, without it."""
+    path = SHARED.joinpath(*parts)
+    if not path.exists():
+        pytest.skip(f"{path} is not there: set VITRIM_SHARED to the folder with weights/, data/ and spec/")
+    return path
+
+
+@pytest.fixture(scope="session")
+def shared():
+    """`shared("weights", "x.safetensors")`: that path under VITRIM_SHARED, or a skip that says what is missing."""
+    return shared_path

@@ -1,0 +1,251 @@
+"""The one table of (backbone, method, options) that every law walks over. A new method or backbone adds a row here.
+
+The models are small and all their parameters are random: a LayerScale at its initial 1e-5, a zero bias or near-uniform
+attention would hide mistakes.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import math
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from timm.layers import Attention, LayerNorm, SwiGLUPacked
+from timm.models.deit import VisionTransformerDistilled
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+import vitrim
+
+CLASSES = 7
+
+REFUSED_NAMES = (  # names of timm's ViT modules that are not built from its pre-norm Block and its Attention
+    "vit_base_patch16_18x2_224",
+    "vit_base_patch16_rpn_224",
+    "vit_base_patch16_xp_224",
+    "vit_dlittle_patch16_reg1_gap_256",
+    "vit_dpwee_patch16_reg1_gap_256",
+    "vit_dwee_patch16_reg1_gap_256",
+    "vit_huge_patch14_xp_224",
+    "vit_large_patch14_xp_224",
+    "vit_pwee_patch16_reg1_gap_256",
+    "vit_small_patch16_18x2_224",
+)
+
+
+@dataclass(frozen=True)
+class BackboneRow:
+    """A small model of one kind.
+
+    build:   makes it; its parameters are randomised afterwards
+    cls:     it has a [CLS] token
+    grid:    its tokens must keep their grid at every block border (Swin): only methods that undo within the block fit
+    image:   (height, width) of the images in pixels
+    family:  models of one family share an adapter; expensive tools run once for each
+    """
+
+    name: str
+    build: Callable[[], nn.Module]
+    cls: bool = True
+    grid: bool = False
+    image: tuple[int, int] = (40, 40)
+    family: str = "plain"
+
+
+@dataclass(frozen=True)
+class MethodRow:
+    """A method with options.
+
+    needs_cls:  it reads [CLS] attention
+    keeps_grid: every reduction is undone within its block (IdleViT), so that it fits backbones that need their grid
+    order_free: it does not look at the order of the tokens (law 5)
+    full_map:   it forms the N x N attention map at inference
+    static:     token counts don't depend on the image: it compiles, exports, and its cost is known beforehand
+    off:        options with which nothing is reduced (law 1); None: it cannot be switched off
+    masked:     (model, images) -> logits of the masked training form and of the gathered form, for one decision (law 2)
+    uncounted:  (profile) -> MACs that torch's counter does not see (distances, elementwise products), for one image
+    """
+
+    id: str
+    name: str
+    options: dict[str, Any] = field(default_factory=dict)
+    needs_cls: bool = False
+    keeps_grid: bool = False
+    order_free: bool = True
+    full_map: bool = False
+    static: bool = True
+    off: dict[str, Any] | None = field(default_factory=lambda: {"keep": 1.0})
+    masked: Callable[[vitrim.ReducedViT, Tensor], tuple[Tensor, Tensor]] | None = None
+    uncounted: Callable[[vitrim.Profile], int] | None = None
+
+
+SMALL = dict(img_size=40, patch_size=8, embed_dim=48, depth=4, num_heads=3, mlp_ratio=2.0, num_classes=CLASSES)
+
+
+def _plain(cls=VisionTransformer, **options) -> Callable[[], nn.Module]:
+    return partial(cls, **{**SMALL, **options})
+
+
+def _gated() -> nn.Module:
+    """Gated attention, heads wider than dim / heads, norms inside both halves; timm builds none with a gate."""
+    model = _plain(scale_mlp_norm=True)()
+    for block in model.blocks:
+        block.attn = Attention(
+            48, 3, attn_head_dim=20, qkv_bias=True, scale_norm=True, gated=True, norm_layer=LayerNorm
+        )
+    return model
+
+
+_NO_CLS = dict(class_token=False)
+
+BACKBONES: tuple[BackboneRow, ...] = (
+    BackboneRow("deit", _plain()),
+    BackboneRow("distilled", _plain(VisionTransformerDistilled)),
+    BackboneRow("deit3", _plain(init_values=1e-5, no_embed_class=True, drop_path_rate=0.3)),
+    BackboneRow("clip", _plain(pre_norm=True, norm_layer=nn.LayerNorm, act_layer="quick_gelu")),
+    BackboneRow("registers", _plain(reg_tokens=4, no_embed_class=True, init_values=1e-5)),
+    BackboneRow("siglip", _plain(global_pool="map", **_NO_CLS), cls=False),
+    BackboneRow("gap", _plain(global_pool="avg", fc_norm=True)),
+    BackboneRow("gap_no_cls", _plain(global_pool="avg", qkv_bias=False, **_NO_CLS), cls=False),
+    BackboneRow("gap_registers", _plain(global_pool="avg", reg_tokens=1, **_NO_CLS), cls=False),
+    BackboneRow("avgmax", _plain(global_pool="avgmax", pool_include_prefix=True)),
+    BackboneRow("max", _plain(global_pool="max")),
+    BackboneRow("qk_norm", _plain(qk_norm=True, pos_embed="none")),
+    BackboneRow("swiglu", _plain(mlp_layer=SwiGLUPacked, act_layer=nn.SiLU, init_values=1e-5)),
+    BackboneRow("gated", _gated),
+    BackboneRow("dynamic", _plain(img_size=32, dynamic_img_size=True), image=(32, 56)),
+    BackboneRow("dropout", _plain(drop_rate=0.2, pos_drop_rate=0.2, proj_drop_rate=0.2, attn_drop_rate=0.2)),
+    BackboneRow("features", _plain(num_classes=0)),
+    BackboneRow("rectangle", _plain(img_size=(24, 64), patch_size=(8, 16)), image=(24, 64)),
+)
+
+METHODS: tuple[MethodRow, ...] = (
+    MethodRow("evit", "evit", dict(keep=0.7), needs_cls=True),
+    MethodRow("evit-rates", "evit", dict(keep=(0.9, 0.5), at=(0, 2)), needs_cls=True),
+    MethodRow("evit-every", "evit", dict(keep=0.8, at=(0, 1, 2, 3)), needs_cls=True),
+    MethodRow("evit-drop", "evit", dict(keep=0.5, fuse=False), needs_cls=True),
+    MethodRow("evit-tokens", "evit", dict(keep=0.6, score="tokens"), full_map=True),
+    MethodRow("evit-random", "evit", dict(keep=0.6, score="random", seed=3), order_free=False),
+    MethodRow("evit-least", "evit", dict(keep=0.7, score="-cls"), needs_cls=True),
+    MethodRow("topk", "topk", dict(keep=0.7), needs_cls=True),
+    MethodRow("topk-tokens", "topk", dict(keep=(0.8, 0.6), at=(1, 3), score="tokens"), full_map=True),
+    MethodRow("random", "random", dict(keep=0.6), order_free=False),
+    MethodRow("grid", "grid", dict(keep=0.6), order_free=False),
+)
+
+
+def fits(backbone: BackboneRow, method: MethodRow) -> bool:
+    """Whether the method can be put on the backbone; tests of refusals check the rest."""
+    return (backbone.cls or not method.needs_cls) and (not backbone.grid or method.keeps_grid)
+
+
+def _all() -> Iterator[tuple[BackboneRow, MethodRow]]:
+    return ((b, m) for b in BACKBONES for m in METHODS if fits(b, m))
+
+
+def _star() -> Iterator[tuple[BackboneRow, MethodRow]]:
+    """Every method on the first backbone that it fits; on every other backbone the first method that fits."""
+    homes = {m.id: next(b for b in BACKBONES if fits(b, m)) for m in METHODS}
+    yield from ((homes[m.id], m) for m in METHODS)
+    for b in BACKBONES:
+        if b not in homes.values():
+            yield b, next(m for m in METHODS if fits(b, m))
+
+
+def _cover() -> Iterator[tuple[BackboneRow, MethodRow]]:
+    """Every method and every backbone at least once, in few and varied combinations."""
+    waiting = list(METHODS)
+    for j, b in enumerate(BACKBONES):
+        fresh = next((m for m in waiting if fits(b, m)), None)
+        fitting = [m for m in METHODS if fits(b, m)]
+        yield b, fresh or fitting[j % len(fitting)]
+        waiting = [m for m in waiting if m is not fresh]
+    yield from ((next(b for b in BACKBONES if fits(b, m)), m) for m in waiting)
+
+
+def pairs(walk: str = "all", where: Callable[[BackboneRow, MethodRow], bool] = lambda b, m: True) -> list:
+    """Valid combinations as pytest parameters (backbone row, method row).
+
+    walk: "all" combinations; for slow tools "star" (methods on one backbone, backbones with one method) or "cover"
+          (every row at least once)
+    """
+    walks = {"all": _all, "star": _star, "cover": _cover}
+    return [pytest.param(b, m, id=f"{b.name}-{m.id}") for b, m in walks[walk]() if where(b, m)]
+
+
+def backbones(where: Callable[[BackboneRow], bool] = lambda b: True) -> list:
+    """Every backbone as a pytest parameter."""
+    return [pytest.param(b, id=b.name) for b in BACKBONES if where(b)]
+
+
+def methods(where: Callable[[MethodRow], bool] = lambda m: True) -> list:
+    """Every method as a pytest parameter."""
+    return [pytest.param(m, id=m.id) for m in METHODS if where(m)]
+
+
+def families() -> list:
+    """One (backbone, method) for every family."""
+    first = {backbone.family: (backbone, method) for backbone, method in reversed([*_star()])}
+    return [pytest.param(b, m, id=family) for family, (b, m) in first.items()]
+
+
+# -- models and images
+
+
+@torch.no_grad()
+def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
+    """Random values for every parameter and buffer of batch norms, such that attention is far from uniform."""
+    g = torch.Generator().manual_seed(seed)
+    for name, p in model.named_parameters():
+        draw = torch.randn(p.shape, generator=g)
+        if name.endswith(("norm.weight", "gamma")) or ("norm" in name and name.endswith("weight") and p.dim() == 1):
+            p.copy_(0.8 + 0.3 * draw)
+        elif p.dim() >= 2 and name.endswith("weight"):
+            p.copy_(draw * 1.3 / math.sqrt(p[0].numel()))
+        else:
+            p.copy_(0.5 * draw)  # biases and class, register, distillation, position embeddings
+    for name, buffer in model.named_buffers():
+        if name.endswith("running_mean"):
+            buffer.copy_(0.3 * torch.randn(buffer.shape, generator=g))
+        elif name.endswith("running_var"):
+            buffer.copy_(0.5 + torch.rand(buffer.shape, generator=g))
+    return model
+
+
+@functools.cache
+def _built(row: BackboneRow) -> nn.Module:
+    torch.manual_seed(0)
+    return randomise(row.build(), seed=zlib.crc32(row.name.encode())).eval()
+
+
+def dense(row: BackboneRow) -> nn.Module:
+    """The row's model with random parameters, in eval mode; a copy of one's own."""
+    return copy.deepcopy(_built(row))
+
+
+def reduced(backbone: BackboneRow, method: MethodRow, **changed: Any) -> vitrim.ReducedViT:
+    """The row's model with the row's method on it, its learned parts randomised as well; in eval mode."""
+    model = vitrim.reduce(dense(backbone), method.name, **{**method.options, **changed})
+    for one in model.methods:
+        randomise(one, seed=1)
+    return model.eval()
+
+
+def images(row: BackboneRow, batch: int = 2, seed: int = 0) -> Tensor:
+    """Random images [batch, 3, height, width] that the row's model takes."""
+    return torch.randn(batch, 3, *row.image, generator=torch.Generator().manual_seed(seed))
+
+
+def capture(model: vitrim.ReducedViT) -> list[tuple]:
+    """A list that fills, as the model runs, with (tokens, evidence, place, reduction) of every decision."""
+    seen: list[tuple] = []
+    for method in model.methods:
+        method.register_forward_hook(lambda _, given, reduction: seen.append((*given, reduction)))
+    return seen
