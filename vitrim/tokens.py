@@ -34,7 +34,9 @@ class Tokens:
     size:   [b, n] patches that each token weighs in pooling and proportional attention; None: 1 each
     proportional: whether attention adds log(size) to the logits (ToMe)
     mask:   [b, n] soft keep mask of masked training; None: all count
-    rope:   [b, n, d] or [b, heads, n, d] rotary rows of the patch tokens; None: the model has none
+    rope:   rotary rows of every patch of the image, [n0, d], or [depth, heads, n0, d]; None: the model has none
+    placed: whether the model must know where on the image its tokens stand (rotary rows, windows)
+    position: [b, n] the patch whose place each token has taken, if `placed`; None: token j has the place of patch j
     guide:  [b, n] scores from outside (EViT Table 14)
     seed:   [b] integers that depend on the image alone, for methods that draw at random
     mixed:  [n0] True for patches that mix-token training took from another image of the batch (LV-ViT); None: none
@@ -48,6 +50,8 @@ class Tokens:
     proportional: bool = False
     mask: Tensor | None = None
     rope: Tensor | None = None
+    placed: bool = False
+    position: Tensor | None = None
     guide: Tensor | None = None
     seed: Tensor | None = None
     mixed: Tensor | None = None
@@ -110,7 +114,7 @@ class Tokens:
             x=reduction.shrink(self.x, self.prefix),
             size=self._shrunk_size(reduction),
             mask=None if self.mask is None else take_rows(self.mask, reduction.representatives()),
-            rope=self._shrunk_rope(reduction),
+            position=self._moved(reduction) if self.placed else None,
             guide=None if self.guide is None else take_rows(self.guide, reduction.representatives()),
             steps=self.steps + step,
         )
@@ -120,13 +124,22 @@ class Tokens:
             return None
         return reduction.shrink_size(self.sizes)
 
-    def _shrunk_rope(self, reduction: Reduction) -> Tensor | None:
+    def _moved(self, reduction: Reduction) -> Int[Tensor, "b m"]:
+        index = reduction.representatives()
+        return index if self.position is None else take_rows(self.position, index)
+
+    def rope_rows(self, block: int) -> Tensor | None:
+        """Rotary rows of the patch tokens now present, in block `block`: to be broadcast against [b, heads, n, d].
+
+        A merged or fused token takes the rows of its representative: the patch whose place it has taken.
+        """
         if self.rope is None:
             return None
-        index = reduction.representatives()
-        if self.rope.dim() == 3:
-            return take_rows(self.rope, index)
-        return take_rows(self.rope.transpose(1, 2), index).transpose(1, 2)
+        table = self.rope if self.rope.dim() == 2 else self.rope[block]
+        if self.position is None:
+            return table
+        rows = table.index_select(-2, self.position.flatten()).unflatten(-2, self.position.shape)
+        return rows.unsqueeze(1) if rows.dim() == 3 else rows.transpose(0, 1)
 
     def restore(self, reduction: Reduction, outside: Tokens) -> Tokens:
         """Undo `reduction`: `outside` are the tokens from before it, these are what became of the shrunk ones."""
