@@ -5,7 +5,8 @@ from .build import UntrainedWarning, reduce
 from .cost import Profile, profile
 from .evidence import Evidence
 from .methods import METHODS, DynamicViT, EViT, Grid, IdleViT, LastClassAttention, Method, Random, ToMe, TopK
-from .model import BlockTrace, ReducedViT
+from .model import ReducedViT
+from .records import BlockTrace
 from .reductions import Fuse, Keep, Mask, Merge, Reduction
 from .storage import load, save
 from .tokens import Tokens

@@ -9,6 +9,7 @@ import torch
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
+from .records import Ask
 from .tokens import Tokens
 
 PREFIX = "backbone."
@@ -128,7 +129,7 @@ class TimmInterface:
         body, span, grids = self.body, None, {}
         tokens = self._embed(body, images)
         for i in range(body.depth if last is None else last + 1):
-            tokens, span, _ = self._step(body, i, tokens, span, False, True)
+            tokens, span, _ = self._step(body, i, tokens, span, Ask(remember=True))
             if i in take:
                 whole = tokens if span is None else tokens.restore(span.reduction, span.outside)
                 grid = whole.full_grid(fill)

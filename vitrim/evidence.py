@@ -73,6 +73,14 @@ class Evidence:
         """The full softmaxed map, with gradient."""
         return self._softmax(self.queries())
 
+    def mean_map(self, of: str = "maps") -> Float[Tensor, "b pn pn"]:
+        """One map for all heads, for IdleViT's cut loss: the mean of the heads' maps, or (of="logits", the authors'
+        code) the softmax of the heads' mean logits."""
+        if of == "maps":
+            return self.attention_map().mean(dim=1)
+        q, k = self.queries().float(), self.keys().float()
+        return ((q @ k.transpose(-2, -1)).mean(dim=1) * q.shape[-1] ** -0.5).softmax(dim=-1)
+
     def _voter_queries(self) -> Float[Tensor, "b h v d"]:
         """Queries of the voters alone; before the attention has run no other query is projected."""
         voters = list(self.voters)

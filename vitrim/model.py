@@ -7,50 +7,23 @@ checkpointed, compiled and exported.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ._timm import TimmInterface
 from .backbones import Backbone, find_family
 from .cost import acting
+from .evidence import Evidence
 from .methods import Method
 from .methods._random import image_seed
-from .reductions import Keep, Reduction
-from .schedule import Place
+from .records import Ask, Findings, Learning, Span, Witness, trace_block, witness_place
+from .reductions import Keep
 from .tokens import Tokens
-
-
-@dataclass(frozen=True)
-class Span:
-    """A reduction that will be undone before block `until`: what stood before it, and who made it."""
-
-    outside: Tokens
-    reduction: Reduction
-    method: Method
-    place: Place
-    until: int
-
-
-@dataclass(frozen=True)
-class BlockTrace:
-    """What one block did.
-
-    kept:   [b, m] patches of the image whose positions the m tokens in the block's MLP have
-    owners: [b, n0] for every patch of the image the number of the token that stands for it; -1: pruned, idle or frozen
-    scores: [b, n] what the decision was made from, over the n patch tokens before it; None where none was made
-    mask:   [b, m] the soft keep mask of masked training, with gradient; None where all tokens count
-    """
-
-    block: int
-    kept: Int[Tensor, "b m"]
-    owners: Int[Tensor, "b n0"]
-    scores: Float[Tensor, "b n"] | None
-    mask: Float[Tensor, "b m"] | None = None
 
 
 class ReducedViT(TimmInterface, nn.Module):
@@ -69,16 +42,26 @@ class ReducedViT(TimmInterface, nn.Module):
         return self._family(self.backbone)
 
     def forward(
-        self, images: Float[Tensor, "b 3 h w"], *, scores: Float[Tensor, "b n0"] | None = None, trace: bool = False
+        self,
+        images: Float[Tensor, "b 3 h w"],
+        *,
+        scores: Float[Tensor, "b n0"] | None = None,
+        trace: bool = False,
+        losses: bool = False,
     ):
         """Logits [b, classes], features where the model has no classifier.
 
         scores: from outside, one for each patch; guides the selection in place of the method's own (EViT Table 14)
         trace:  also return a list of `BlockTrace`, one for each block
+        losses: also return a `Learning`: what the losses of training need
         """
-        tokens, records = self._run(images, scores=scores, trace=trace)
-        logits = self.body.head(tokens)
-        return (logits, records) if trace else logits
+        tokens, findings = self._run(images, scores, Ask(trace=trace, losses=losses))
+        out = (self.body.head(tokens),)
+        if trace:
+            out += ([found.trace for found in findings],)
+        if losses:
+            out += (Learning(tokens, tuple(w for found in findings for w in found.witnesses)),)
+        return out if len(out) > 1 else out[0]
 
     def forward_features(
         self, images: Tensor, *, scores: Tensor | None = None, restore: bool = False, fill: str = "last"
@@ -90,7 +73,7 @@ class ReducedViT(TimmInterface, nn.Module):
         """
         if fill not in ("last", "zeros"):
             raise ValueError(f'fill={fill!r} is not "last" or "zeros"')
-        tokens, _ = self._run(images, scores=scores, remember=restore, normed=not restore)
+        tokens, _ = self._run(images, scores, Ask(remember=restore), normed=not restore)
         return self.body.norm(tokens.full_grid(fill)) if restore else tokens.x
 
     def save(self, folder) -> None:
@@ -101,16 +84,14 @@ class ReducedViT(TimmInterface, nn.Module):
 
     # -- the loop
 
-    def _run(
-        self, images: Tensor, *, scores=None, trace=False, remember=False, normed=True
-    ) -> tuple[Tokens, list[BlockTrace]]:
-        body, span, records = self.body, None, []
+    def _run(self, images: Tensor, scores: Tensor | None, ask: Ask, normed=True) -> tuple[Tokens, list[Findings]]:
+        body, span, findings = self.body, None, []
         tokens = self._embed(body, images, scores)
         for i in range(body.depth):
-            tokens, span, record = self._step(body, i, tokens, span, trace, remember)
-            records.append(record)
+            tokens, span, found = self._step(body, i, tokens, span, ask)
+            findings.append(found)
         tokens = tokens.with_x(body.norm(tokens.x)) if normed else tokens
-        return tokens, records
+        return tokens, findings
 
     def _embed(self, body: Backbone, images: Tensor, scores: Tensor | None = None) -> Tokens:
         tokens = replace(body.embed(images), guide=self._guide(images, scores))
@@ -141,51 +122,52 @@ class ReducedViT(TimmInterface, nn.Module):
             return checkpoint(self._block, *args, use_reentrant=False)
         return self._block(*args)
 
-    def _block(self, body: Backbone, i: int, tokens: Tokens, span: Span | None, trace: bool, remember: bool):
-        tokens, span, normed, opened = self._open(body, i, tokens, span, remember)
-        tokens, between = self._reduce(i, *body.attend(i, tokens, normed), remember)
+    def _block(self, body: Backbone, i: int, tokens: Tokens, span: Span | None, ask: Ask):
+        tokens, span, normed, opened, seen = self._open(body, i, tokens, span, ask)
+        tokens, between, more = self._reduce(i, *body.attend(i, tokens, normed), ask)
         tokens = body.mlp(i, tokens)
-        record = self._record(i, tokens, span, between or opened) if trace else None
-        tokens, span = self._close(i, tokens, span)
-        return tokens, span, record
+        trace = trace_block(i, tokens, span, between or opened) if ask.trace else None
+        tokens, span, restored = self._close(i, tokens, span)
+        return tokens, span, Findings(trace, seen + more + restored)
 
-    def _open(self, body: Backbone, i: int, tokens: Tokens, span: Span | None, remember: bool):
+    def _open(self, body: Backbone, i: int, tokens: Tokens, span: Span | None, ask: Ask):
         """Reductions before block i. Also returns norm1 of the tokens that go in, where it is known already."""
-        normed, reduction = None, None
+        normed, reduction, seen = None, None, ()
         for method, place in acting(self.methods, i, "before"):
             evidence = body.probe(i, tokens)
             reduction = method(tokens, evidence, place)
             if reduction is None:
                 continue
+            witness = witness_place(method, place, tokens.n, evidence, reduction) if ask.losses else None
             until = method.until(place)
             if until is not None:
-                span = Span(tokens, reduction, method, place, until)
-            tokens = tokens.shrink(reduction, undone=until is not None, remember=remember)
+                span = Span(tokens, reduction, method, place, until, witness)
+            elif witness is not None:
+                seen += (witness,)
+            tokens = tokens.shrink(reduction, undone=until is not None, remember=ask.remember)
             normed = reduction.shrink(evidence.h, tokens.prefix) if isinstance(reduction, Keep) else None
-        return tokens, span, normed, reduction
+        return tokens, span, normed, reduction, seen
 
-    def _reduce(self, i: int, tokens: Tokens, evidence, remember: bool) -> tuple[Tokens, Reduction | None]:
+    def _reduce(self, i: int, tokens: Tokens, evidence: Evidence, ask: Ask):
         """Reductions between attention and MLP of block i."""
-        reduction = None
+        reduction, seen = None, ()
         for method, place in acting(self.methods, i, "between"):
             reduction = method(tokens, evidence, place)
-            if reduction is not None:
-                tokens = tokens.shrink(reduction, remember=remember)
-        return tokens, reduction
+            if reduction is None:
+                continue
+            if ask.losses:
+                seen += (witness_place(method, place, tokens.n, evidence, reduction),)
+            tokens = tokens.shrink(reduction, remember=ask.remember)
+        return tokens, reduction, seen
 
-    def _close(self, i: int, tokens: Tokens, span: Span | None) -> tuple[Tokens, Span | None]:
+    def _close(self, i: int, tokens: Tokens, span: Span | None) -> tuple[Tokens, Span | None, tuple[Witness, ...]]:
         """Put back, after block i, what was left outside."""
         if span is None or span.until != i + 1:
-            return tokens, span
+            return tokens, span, ()
         outside = span.method.thaw(span.outside, span.reduction, span.place)
-        return tokens.restore(span.reduction, outside), None
-
-    def _record(self, i: int, tokens: Tokens, span: Span | None, reduction: Reduction | None) -> BlockTrace:
-        scores = None if reduction is None else reduction.scores
-        if span is None:
-            return BlockTrace(i, tokens.origin(), tokens.owners(), scores, tokens.mask)
-        inside = span.outside.shrink(span.reduction)
-        return BlockTrace(i, inside.origin(), inside.owners(), scores, inside.mask)
+        tokens = tokens.restore(span.reduction, outside)
+        restored = () if span.witness is None else (replace(span.witness, restored=tokens.x),)
+        return tokens, None, restored
 
 
 def unwrap(model: nn.Module) -> nn.Module:

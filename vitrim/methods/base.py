@@ -29,6 +29,7 @@ class Method(nn.Module):
     guided:  whether it takes scores from outside; `guide`, if set, makes them from the images
     weighs:  whether it leaves tokens that weigh more than one patch in pooling
     proportional: whether attention adds log(size) of merged tokens to the logits
+    map_of:  "maps" or "logits" where its loss needs the attention map over all tokens (`Evidence.mean_map`)
     trains_masked: whether it trains on soft masks over all tokens instead of gathers
     """
 
@@ -41,6 +42,7 @@ class Method(nn.Module):
     guided: ClassVar[bool] = False
     proportional: bool = False
     trains_masked: ClassVar[bool] = False
+    map_of: str | None = None
 
     def __init__(self, keep: Any = 1.0, at: Any = None):
         super().__init__()
