@@ -1,0 +1,149 @@
+"""Training photographs whose randomness is a function of (seed, epoch, index) alone.
+
+Nothing depends on which process or worker reads an image, or on what was read before it: a run that is interrupted and
+resumed, and a run on several processes, sees the same pictures as one that is not.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from timm.data import Mixup, create_transform
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+
+from .._classes import Classes
+from .._photographs import Photographs, Unreadable
+from .._sources import Files
+from .recipes import Augmentation, Recipe
+
+MODULUS = 2**31 - 1
+
+
+def seed_of(*numbers: int) -> int:
+    """One seed from several numbers, the same on every machine."""
+    state = 17
+    for number in numbers:
+        state = (state * 1000003 + number * 2654435761 + 12345) % MODULUS
+    return state
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, NumPy and torch: timm's transforms draw from all three."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+class TrainingPhotographs(Dataset):
+    """Photographs with training transforms, by key (epoch, index, copy). An unreadable file gives way to the next one,
+    so that batches keep their size; `bad` names of this process's reader are in the sample."""
+
+    def __init__(self, photographs: Photographs, augmentation: Augmentation, seed: int):
+        self.photographs, self.seed = photographs, seed
+        photographs.transform = training_transform(photographs.config, augmentation)
+
+    def __len__(self) -> int:
+        return len(self.photographs)
+
+    def __getitem__(self, key: tuple[int, int, int]) -> tuple[Tensor, int, list[Unreadable]]:
+        epoch, index, copy = key
+        bad = []
+        for step in range(len(self)):
+            seed_everything(seed_of(self.seed, epoch, index, copy))
+            sample = self.photographs[(index + step) % len(self)]
+            if not isinstance(sample, Unreadable):
+                return *sample, bad
+            bad.append(sample)
+        raise ValueError(f"none of the {len(self)} images can be read, the first because: {bad[0].reason}")
+
+
+def training_transform(config: dict, augmentation: Augmentation):
+    """timm's training transform for a model's data configuration."""
+    return create_transform(
+        input_size=config["input_size"],
+        is_training=True,
+        scale=augmentation.scale,
+        hflip=augmentation.hflip,
+        color_jitter=augmentation.color_jitter or None,
+        auto_augment=augmentation.rand_augment,
+        interpolation=config["interpolation"],
+        mean=config["mean"],
+        std=config["std"],
+        re_prob=augmentation.erasing,
+        re_mode="pixel",
+    )
+
+
+def unlabelled(folder: str | Path, config: dict, limit: int | None = None) -> Photographs:
+    """All images below a folder, whatever its shape, without labels.
+
+    Raises ValueError for a folder that is missing or holds no image.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is not a folder: give one with photographs in it")
+    endings = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+    files = sorted(str(path) for path in folder.rglob("*") if path.suffix.lower() in endings and path.is_file())
+    if not files:
+        raise ValueError(f"{folder} holds no image ({', '.join(sorted(endings))})")
+    source = Files(folder, [(file, 0) for file in files[:limit]], None)
+    return Photographs(source, Classes((), (), "no labels"), config, None)
+
+
+class GlobalBatches(Sampler):
+    """Batches of keys for one process: every process shuffles alike and takes its part of each global batch.
+
+    start: batches of this epoch that are done already
+    """
+
+    def __init__(self, size: int, recipe: Recipe, seed: int, rank: int = 0, processes: int = 1):
+        if recipe.batch_size % processes:
+            raise ValueError(f"batch size {recipe.batch_size} does not divide among {processes} processes")
+        self.size, self.seed = size, seed
+        self.repeated = recipe.augmentation.repeated
+        self.local = max(1, min(recipe.batch_size, size) // processes)
+        self.rank, self.processes = rank, processes
+        self.epoch, self.start = 0, 0
+
+    def __len__(self) -> int:
+        """Global batches of one epoch; images that do not fill the last one wait for the next epoch's shuffle."""
+        return max(1, self.size // (self.local * self.processes))
+
+    def __iter__(self) -> Iterator[list[tuple[int, int, int]]]:
+        generator = torch.Generator().manual_seed(seed_of(self.seed, self.epoch))
+        order = torch.randperm(self.size, generator=generator).tolist()
+        keys = [(self.epoch, index, copy) for index in order for copy in range(self.repeated)]
+        for batch in range(self.start, len(self)):
+            first = (batch * self.processes + self.rank) * self.local
+            yield [keys[j % len(keys)] for j in range(first, first + self.local)]
+
+
+def training_loader(dataset: TrainingPhotographs, batches: GlobalBatches, workers: int) -> DataLoader:
+    """The loader; workers, if any, live through the epochs' changes because keys carry the epoch."""
+    return DataLoader(dataset, batch_sampler=batches, num_workers=workers, collate_fn=_collate)
+
+
+def _collate(samples) -> tuple[Tensor, Tensor, list[Unreadable]]:
+    images, labels = default_collate([(image, label) for image, label, _ in samples])
+    return images, labels, [bad for *_, found in samples for bad in found]
+
+
+def make_mixup(augmentation: Augmentation, classes: int) -> Mixup | None:
+    """timm's mixup and cutmix, or None where both are off."""
+    if not augmentation.mixup and not augmentation.cutmix:
+        return None
+    return Mixup(augmentation.mixup, augmentation.cutmix, label_smoothing=augmentation.smoothing, num_classes=classes)
+
+
+def mixed(mixup: Mixup | None, images: Float[Tensor, "b c h w"], labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+    """Images and soft targets after mixup, drawn from `seed`; unchanged without it."""
+    if mixup is None or len(images) % 2:
+        return images, labels
+    np.random.seed(seed % 2**32)
+    return mixup(images, labels)
