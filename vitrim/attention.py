@@ -1,15 +1,26 @@
 """Attention has one seam: this function turns (q, k, v) and what the tokens bring along into the output.
 
 Backbones call it, methods never do. Everything dense goes to PyTorch's fused kernel, which never forms the map; only
-masked training writes the softmax out.
+masked training writes the softmax out. A ragged batch is attended image by image, without padding.
 """
 
 from __future__ import annotations
+
+import inspect
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
+
+from .packing import Layout
+
+try:
+    from torch.nn.attention.varlen import varlen_attn
+except ImportError:  # torch before 2.10
+    varlen_attn = None
+# Without split-KV the order of summation, and so the result, does not depend on the longest image of the batch.
+_ONE_SPLIT = {"num_splits": 1} if varlen_attn and "num_splits" in inspect.signature(varlen_attn).parameters else {}
 
 
 def attention(
@@ -19,13 +30,17 @@ def attention(
     *,
     key_bias: Float[Tensor, "b n"] | None = None,
     key_mask: Float[Tensor, "b n"] | None = None,
+    layout: Layout | None = None,
     dropout: float = 0.0,
 ) -> Float[Tensor, "b n hd"]:
     """softmax(q k^T / sqrt(d)) v, heads concatenated.
 
     key_bias: added to every logit of a key (ToMe's log size)
     key_mask: soft keep mask of masked training, 1 for prefix tokens; then q, k, v are treated as in ToFe Eq. 17 and 18
+    layout:   where the images lie in a ragged batch (then b = 1); each attends to itself alone
     """
+    if layout is not None:
+        return ragged_attention(q, k, v, layout, dropout)
     if key_mask is not None:
         out = masked_attention(q, k, v, key_mask, key_bias)
     elif key_bias is not None:
@@ -51,3 +66,40 @@ def masked_attention(q, k, v, key_mask, key_bias=None) -> Float[Tensor, "b h n d
     peak = logits.masked_fill(weight == 0, float("-inf")).amax(dim=-1, keepdim=True).detach()
     scores = torch.exp((logits - peak).clamp(max=60.0)) * weight
     return (scores / scores.sum(dim=-1, keepdim=True)).to(v.dtype) @ v
+
+
+def ragged_attention(q, k, v, layout: Layout, dropout: float = 0.0) -> Float[Tensor, "1 t hd"]:
+    """Attention of every image of a ragged batch over its own rows; q, k, v are [1, h, T, d].
+
+    On CUDA in half precision one variable-length kernel; elsewhere a loop of the fused kernel over the images, those of
+    equal length together.
+    """
+    half = q.dtype in (torch.float16, torch.bfloat16)
+    if varlen_attn is not None and q.is_cuda and half and not dropout:
+        bounds = layout.cumulative(q.device)
+        q, k, v = (t[0].transpose(0, 1) for t in (q, k, v))
+        out = varlen_attn(q, k, v, bounds, bounds, layout.longest, layout.longest, **_ONE_SPLIT)
+        return out.flatten(1).unsqueeze(0)
+    parts = zip(*(_by_bucket(t, layout) for t in (q, k, v)), strict=True)
+    outs = [F.scaled_dot_product_attention(*part, dropout_p=dropout) for part in parts]
+    return torch.cat([out.transpose(1, 2).flatten(2).flatten(0, 1) for out in outs]).unsqueeze(0)
+
+
+def _by_bucket(x: Float[Tensor, "1 h t d"], layout: Layout) -> list[Float[Tensor, "k h n d"]]:
+    """Views of the images of equal length as dense batches."""
+    parts = x.split(layout.sizes, dim=2)
+    return [
+        part if images == 1 else part[0].unflatten(1, (images, length)).transpose(0, 1)
+        for part, (images, length) in zip(parts, layout.buckets, strict=True)
+    ]
+
+
+def padded_attention(q, k, v, layout: Layout) -> Float[Tensor, "1 t hd"]:
+    """The same as `ragged_attention` with padding and a mask: the reference that the tests hold it to."""
+    rows = layout.numbers(q.device)
+    there = rows >= 0
+    q, k, v = (t[0].transpose(0, 1)[rows].transpose(1, 2) for t in (q, k, v))
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=there[:, None, None])
+    flat = out.new_empty(sum(layout.lengths), out.shape[1] * out.shape[3])
+    flat[rows[there]] = out.transpose(1, 2).flatten(2)[there]
+    return flat.unsqueeze(0)

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from .packing import Layout, Pack
 from .reductions import Mask, Reduction, take_rows
 
 
@@ -40,6 +41,7 @@ class Tokens:
     guide:  [b, n] scores from outside (EViT Table 14)
     seed:   [b] integers that depend on the image alone, for methods that draw at random
     mixed:  [n0] True for patches that mix-token training took from another image of the batch (LV-ViT); None: none
+    layout: where the images lie in a ragged batch, x [1, T, c]; None: x is dense
     steps:  the reductions so far that are never undone; `owners` is composed from them when asked for
     """
 
@@ -55,17 +57,23 @@ class Tokens:
     guide: Tensor | None = None
     seed: Tensor | None = None
     mixed: Tensor | None = None
+    layout: Layout | None = None
     steps: tuple[Step, ...] = ()
 
     @property
+    def batch(self) -> int:
+        """Images."""
+        return self.x.shape[0] if self.layout is None else self.layout.batch
+
+    @property
     def n(self) -> int:
-        """Patch tokens now present."""
-        return self.x.shape[1] - self.prefix
+        """Patch tokens now present; where images differ, the largest number."""
+        return (self.x.shape[1] if self.layout is None else self.layout.longest) - self.prefix
 
     @property
     def patches(self) -> Float[Tensor, "b n c"]:
-        """The patch tokens' features."""
-        return self.x[:, self.prefix :]
+        """The patch tokens' features; of a ragged batch [1, T - b * p, c]."""
+        return self.x[:, self.prefix :] if self.layout is None else self.layout.patch_rows(self.x)
 
     @property
     def sizes(self) -> Float[Tensor, "b n"]:
@@ -109,6 +117,8 @@ class Tokens:
         step = () if undone else (Step(reduction, self.x if remember else None),)
         if isinstance(reduction, Mask):
             return replace(self, mask=reduction.mask, steps=self.steps + step)
+        if isinstance(reduction, Pack) or self.layout is not None:
+            return self._packed(reduction, step)
         return replace(
             self,
             x=reduction.shrink(self.x, self.prefix),
@@ -118,6 +128,14 @@ class Tokens:
             guide=None if self.guide is None else take_rows(self.guide, reduction.representatives()),
             steps=self.steps + step,
         )
+
+    def _packed(self, reduction: Reduction, step: tuple[Step, ...]) -> Tokens:
+        if not isinstance(reduction, Pack):
+            raise ValueError(f"{type(reduction).__name__} cannot follow where images keep different numbers of tokens")
+        if self.size is not None or self.rope is not None or self.mask is not None:
+            raise ValueError("merged, masked or rotated tokens cannot be packed: keep one number for all images")
+        x = reduction.shrink(self.x, self.prefix)
+        return replace(self, x=x, guide=None, layout=reduction.layout, steps=self.steps + step)
 
     def _shrunk_size(self, reduction: Reduction) -> Tensor | None:
         if self.size is None and not reduction.weighs:
@@ -147,7 +165,7 @@ class Tokens:
 
     def _patch_numbers(self) -> Int[Tensor, "b n0"]:
         n0 = self.grid[0] * self.grid[1]
-        return torch.arange(n0, device=self.x.device).expand(self.x.shape[0], n0)
+        return torch.arange(n0, device=self.x.device).expand(self.batch, n0)
 
     def owners(self) -> Int[Tensor, "b n0"]:
         """For every patch of the image the index of the token that stands for it now; -1: pruned."""
@@ -160,10 +178,12 @@ class Tokens:
         return owners
 
     def origin(self) -> Int[Tensor, "b n"]:
-        """For every patch token now present the patch of the image whose position it has."""
+        """For every patch token now present the patch of the image whose position it has; -1: no token, another
+        image of the batch has more."""
         origin = self._patch_numbers()
         for step in self.steps:
-            origin = origin.gather(1, step.reduction.representatives())
+            index = step.reduction.representatives()
+            origin = torch.where(index < 0, -1, origin.gather(1, index.clamp(min=0)))
         return origin
 
     def full_grid(self, fill: str = "last") -> Float[Tensor, "b pn0 c"]:

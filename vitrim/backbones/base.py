@@ -109,6 +109,10 @@ class Backbone(ABC):
         products = len(self.voters) * heads * channels * patches
         return self.voter_query_macs(i) + self.key_macs(i, patches) + products
 
+    def check_ragged(self) -> None:
+        """Raise ValueError where the images of one batch cannot keep different numbers of tokens."""
+        raise ValueError(f"the {self.family} family runs no ragged batches")
+
     def foldable(self, i: int) -> bool:
         """Whether q . k of block i is one bilinear form of its inputs (no norm per head, no rotation)."""
         return False

@@ -17,43 +17,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..attention import attention
 from ..evidence import Evidence
+from ..packing import Layout
 from ..tokens import Tokens
+from ._projections import Projections
 from .base import Backbone
-
-
-class Projections:
-    """Queries and keys of one `timm.layers.Attention`, from its normed input [b, n, c]."""
-
-    def __init__(self, attn: Attention):
-        self.attn = attn
-
-    def _project(self, h: Tensor, part: int) -> Tensor:
-        attn = self.attn
-        rows = slice(part * attn.attn_dim, (part + 1) * attn.attn_dim)
-        bias = None if attn.qkv.bias is None else attn.qkv.bias[rows]
-        out = nn.functional.linear(h, attn.qkv.weight[rows], bias)
-        return out.reshape(*h.shape[:2], attn.num_heads, attn.head_dim).transpose(1, 2)
-
-    def queries(self, h: Tensor, prefix_only: bool = False) -> Tensor:
-        return self.attn.q_norm(self._project(h, 0))
-
-    def keys(self, h: Tensor) -> Tensor:
-        return self.attn.k_norm(self._project(h, 1))
-
-    @property
-    def foldable(self) -> bool:
-        """Whether q . k is one bilinear form of the inputs: not where queries or keys are normalised per head."""
-        return isinstance(self.attn.q_norm, nn.Identity) and isinstance(self.attn.k_norm, nn.Identity)
-
-    def folded(self, h: Tensor) -> Tensor | None:
-        """u = W_K^T (W_Q h + b_Q) [b, c], meant over the voters h [b, v, c] and scaled to the mean over heads of the
-        attention logits; None where not foldable."""
-        if not self.foldable:
-            return None
-        attn, rows = self.attn, self.attn.attn_dim
-        bias = None if attn.qkv.bias is None else attn.qkv.bias[:rows].float()
-        q = nn.functional.linear(h, attn.qkv.weight[:rows].float(), bias).mean(dim=1)
-        return q @ attn.qkv.weight[rows : 2 * rows].float() * (attn.scale / attn.num_heads)
 
 
 class PlainBackbone(Backbone):
@@ -101,12 +68,21 @@ class PlainBackbone(Backbone):
             return ()
         return (0, 1) if isinstance(self.model, VisionTransformerDistilled) else (0,)
 
+    @property
+    def pools_prefix(self) -> bool:
+        """Whether pooling runs over the prefix tokens too."""
+        return self.model.pool_include_prefix
+
     def heads(self, i):
         attn = self.model.blocks[i].attn
         return attn.num_heads, attn.head_dim
 
     def foldable(self, i):
         return Projections(self.model.blocks[i].attn).foldable
+
+    def check_ragged(self):
+        if not self.model.global_pool:
+            raise ValueError("a model without pooling returns its tokens, and images would return different numbers")
 
     def grid(self, image_size=None):
         embed = self.model.patch_embed
@@ -149,7 +125,8 @@ class PlainBackbone(Backbone):
         q, k = attn.q_norm(q), attn.k_norm(k)
         bias, mask = tokens.key_bias, tokens.key_mask
         dropout = attn.attn_drop.p if attn.training else 0.0
-        x = attn.norm(attention(q, k, v, key_bias=bias, key_mask=mask, dropout=dropout))
+        x = attention(q, k, v, key_bias=bias, key_mask=mask, layout=tokens.layout, dropout=dropout)
+        x = attn.norm(x)
         x = x if gate is None else x * gate
         evidence = Evidence(h, Projections(attn), self.prefix, self.voters, q=q, k=k, key_bias=bias)
         return attn.proj_drop(attn.proj(x)), evidence
@@ -163,6 +140,8 @@ class PlainBackbone(Backbone):
 
     def head(self, tokens, pre_logits=False):
         model = self.model
+        if tokens.layout is not None:
+            return self._head_of_ragged(tokens, tokens.layout, pre_logits)
         if tokens.size is None and tokens.mask is None:
             return model.forward_head(tokens.x, pre_logits=pre_logits)
         if isinstance(model, VisionTransformerDistilled) or model.global_pool in ("token", "max", ""):
@@ -176,17 +155,25 @@ class PlainBackbone(Backbone):
             x = _without_masked(tokens)
         return self.model.forward_head(x, pre_logits=pre_logits)
 
+    def _head_of_ragged(self, tokens: Tokens, layout: Layout, pre_logits: bool) -> Tensor:
+        """Every image pools its own tokens; the classifier sees them all at once."""
+        model = self.model
+        if isinstance(model, VisionTransformerDistilled) or model.global_pool == "token":
+            return model.forward_head(layout.prefix_rows(tokens.x), pre_logits=pre_logits)
+        x = model.head_drop(model.fc_norm(layout.pooled(model.pool, tokens.x)))
+        return x if pre_logits else model.head(x)
+
     def _weighted_pool(self, tokens: Tokens) -> Tensor:
         """Pooling where tokens weigh unequally: merged ones by size, masked ones not at all."""
         model, x, weight = self.model, tokens.x, tokens.weight
-        if not model.pool_include_prefix:
+        if not self.pools_prefix:
             x, weight = x[:, self.prefix :], weight[:, self.prefix :]
         if model.attn_pool is not None:
             return model.attn_pool(x, attn_mask=weight.clamp(min=1e-6).log()[:, None, None].to(x.dtype))
         mean = torch.einsum("bn,bnc->bc", weight.to(x.dtype), x) / weight.sum(dim=1, keepdim=True).to(x.dtype)
         if model.global_pool == "avg":
             return mean
-        kept = _without_masked(tokens)[:, 0 if model.pool_include_prefix else self.prefix :]
+        kept = _without_masked(tokens)[:, 0 if self.pools_prefix else self.prefix :]
         return 0.5 * (kept.amax(dim=1) + mean)
 
     # -- what it costs
@@ -211,7 +198,7 @@ class PlainBackbone(Backbone):
         classifier = linear_weights(model.head) + linear_weights(getattr(model, "head_dist", None))
         if model.attn_pool is None:
             return classifier
-        pooled = tokens if model.pool_include_prefix else tokens - self.prefix
+        pooled = tokens if self.pools_prefix else tokens - self.prefix
         return classifier + _latent_pool_macs(model.attn_pool, pooled)
 
 
