@@ -28,7 +28,7 @@ class DynamicViT(Method):
     at:   blocks, counted from 0; default the even cut (3, 6, 9 of 12)
 
     In train mode all tokens run, masked: decisions are drawn by straight-through Gumbel softmax and multiply from place
-    to place (section 3.3). `forward(images, trace=True)` hands out the masks of every block, for the ratio loss.
+    to place (section 3.3). `forward(images, losses=True)` hands out the mask of every place, for the ratio loss.
 
     Raises ValueError for options out of range.
     """
