@@ -1,0 +1,137 @@
+"""The run: epochs of steps, checkpoints, judgement; safe to interrupt at any moment."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
+
+from ..model import ReducedViT
+from .checkpoints import BEST, LAST, check_same_run, read, write
+from .journal import Journal
+from .objective import Objective, Teacher
+from .photographs import GlobalBatches, TrainingPhotographs, training_loader
+from .settings import Settings, flat
+from .steps import Stepper
+
+
+def make_accelerator(settings: Settings, learns: bool) -> Accelerator:
+    """Devices, precision, processes and trackers; `learns`: the method has learned parts, some unused in some steps."""
+    return Accelerator(
+        cpu=settings.cpu,
+        mixed_precision=settings.precision,
+        log_with=list(settings.trackers) or None,
+        project_dir=str(settings.out),
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=learns)],
+    )
+
+
+class Run:
+    """One training run and where it stands.
+
+    identity: what makes this run this run; `resume` refuses a checkpoint of another
+    judge:    student -> figures, called after each epoch on every process
+    """
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        student: ReducedViT,
+        teacher: Teacher | None,
+        objective: Objective,
+        photographs: TrainingPhotographs,
+        settings: Settings,
+        identity: dict[str, Any],
+        judge: Callable[[ReducedViT], dict[str, float]] | None = None,
+    ):
+        recipe, rank, processes = objective.recipe, accelerator.process_index, accelerator.num_processes
+        self.accelerator, self.settings, self.judge = accelerator, settings, judge
+        self.batches = GlobalBatches(len(photographs), recipe, settings.seed, rank, processes)
+        self.loader = training_loader(photographs, self.batches, settings.workers)
+        self.stepper = Stepper(accelerator, student, teacher, objective, settings, len(self.batches))
+        self.steps = recipe.epochs * len(self.batches)
+        # The number of processes is not part of it: a run may go on with another number.
+        self.identity = {
+            **identity,
+            **{f"recipe.{k}": v for k, v in flat(asdict(recipe)).items()},
+            "seed": settings.seed,
+        }
+        self.step, self.best, self.unreadable = 0, -math.inf, {}
+        self.saved_at = time.monotonic()
+
+    def train(self) -> ReducedViT:
+        """Run to the end; the student with its final weights, in eval mode.
+
+        Raises RunStopped for a loss that is not finite and for a full disk, naming the last good checkpoint.
+        """
+        self.accelerator.init_trackers("vitrim", config={k: str(v) for k, v in self.identity.items()})
+        journal = Journal(self.settings.out, self.accelerator, self.step, self.steps, self.settings.show)
+        try:
+            while self.step < self.steps:
+                self._epoch(journal)
+        finally:
+            journal.close()
+        return self.stepper.result()
+
+    def _epoch(self, journal: Journal) -> None:
+        epoch, done = divmod(self.step, len(self.batches))
+        self.batches.epoch, self.batches.start = epoch, done
+        self.stepper.begin_epoch(epoch)
+        for images, labels, unreadable in self.loader:
+            self.unreadable.update({one.name: one.reason for one in unreadable})
+            row = self.stepper.take(self.step, images, labels)
+            self.step += 1
+            journal.step(row, write=self.step % self.settings.log_every == 0 or self.step == 1)
+            if time.monotonic() - self.saved_at > 60 * self.settings.save_minutes:
+                self.save()
+        self._after_epoch(journal, epoch)
+
+    def _after_epoch(self, journal: Journal, epoch: int) -> None:
+        figures = self.judge(self.stepper.result()) if self.judge is not None else {}
+        journal.epoch({"step": self.step - 1, "epoch": epoch + 1, **figures})
+        # Without anything to judge by, the newest is the best.
+        score = figures.get("top1", figures.get("agreement", figures.get("cosine", self.step)))
+        better, self.best = score > self.best, max(score, self.best)
+        self.save()
+        if better:
+            self.save(BEST)
+        self.accelerator.wait_for_everyone()
+
+    # -- where it stands
+
+    def state(self) -> dict[str, Any]:
+        """Everything that a resumed run needs. Randomness needs nothing: it is a function of (seed, step or image)."""
+        ema = self.stepper.ema
+        return {
+            "identity": self.identity,
+            "step": self.step,
+            "best": self.best,
+            "student": self.stepper.student.state_dict(),
+            "optimizer": self.stepper.optimizer.state_dict(),
+            "ema": None if ema is None else ema.module.state_dict(),
+        }
+
+    def save(self, name: str = LAST) -> None:
+        """Write the state, from the main process."""
+        if self.accelerator.is_main_process:
+            write(self.settings.checkpoints / name, self.state())
+        self.saved_at = time.monotonic()
+
+    def resume(self) -> None:
+        """Go on from `last.pt`.
+
+        Raises ValueError if it is not there, not whole, or of another run (and says what differs).
+        """
+        path = self.settings.checkpoints / LAST
+        state = read(path)
+        check_same_run(state["identity"], self.identity, path)
+        self.stepper.student.load_state_dict(state["student"])
+        self.stepper.optimizer.load_state_dict(state["optimizer"])
+        if self.stepper.ema is not None:
+            self.stepper.ema.module.load_state_dict(state["ema"])
+        self.step, self.best = state["step"], state["best"]

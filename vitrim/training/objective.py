@@ -1,0 +1,141 @@
+"""From what a student and its teacher say about a batch to the parts of the loss."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from .. import losses
+from ..backbones import find_family
+from ..cost import plan_macs
+from ..model import ReducedViT
+from ..records import Learning, Witness
+from .recipes import Recipe
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What the teacher says of a batch: logits, final tokens [b, p+n0, c] after the norm, and the tokens after chosen
+    blocks, before the norm."""
+
+    logits: Tensor
+    tokens: Tensor
+    stages: dict[int, Tensor] = field(default_factory=dict)
+
+
+class Teacher(nn.Module):
+    """The dense model, always in eval mode, never trained. `after`: blocks whose tokens the losses ask for."""
+
+    def __init__(self, model: nn.Module, after: Sequence[int] = ()):
+        super().__init__()
+        self.model = model.eval().requires_grad_(False)
+        self.after = tuple(after)
+
+    def train(self, mode: bool = True):
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, images: Float[Tensor, "b 3 h w"]) -> Lesson:
+        body = find_family(self.model)(self.model)
+        tokens, stages = body.embed(images), {}
+        for i in range(body.depth):
+            tokens, _ = body.attend(i, tokens)
+            tokens = body.mlp(i, tokens)
+            if i in self.after:
+                stages[i] = tokens.x
+        tokens = tokens.with_x(body.norm(tokens.x))
+        return Lesson(body.head(tokens), tokens.x, stages)
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The parts of a recipe's loss for one student.
+
+    budget: the MACs to learn towards (ToFe), and the dense model's
+    """
+
+    recipe: Recipe
+    budget: float
+    dense: float
+    per_image: object = None
+
+    def parts(self, logits: Tensor, learned: Learning, target: Tensor, lesson: Lesson | None) -> dict[str, Tensor]:
+        """Unweighted parts, scalars, by the names in `Weights`; only those whose weight is not 0."""
+        weights = self.recipe.weights
+        ways = {
+            "classification": lambda: losses.classification(logits, target, self.recipe.augmentation.smoothing),
+            "logit_kl": lambda: losses.logit_kl(logits, lesson.logits),
+            "features": lambda: feature_loss(learned, lesson),
+            "token_mse": lambda: kept_token_loss(learned, lesson),
+            "cut": lambda: cut_loss(learned.witnesses, self.recipe.cut_part),
+            "approximation": lambda: approximation_loss(learned.witnesses, lesson),
+            "budget": lambda: losses.macs_budget(self.per_image(learned.witnesses), self.budget, self.dense),
+            "ratio": lambda: ratio_loss(learned.witnesses),
+        }
+        return {name: way() for name, way in ways.items() if getattr(weights, name)}
+
+    def total(self, parts: dict[str, Tensor]) -> Tensor:
+        """The weighted sum."""
+        return sum(getattr(self.recipe.weights, name) * part for name, part in parts.items())
+
+
+def feature_loss(learned: Learning, lesson: Lesson) -> Tensor:
+    """MSE of the l2-normalised final prefix tokens ([CLS]); of the patch tokens' means where there is no prefix."""
+    p = learned.tokens.prefix
+    if p:
+        return losses.feature_mse(learned.tokens.x[:, :p], lesson.tokens[:, :p])
+    weight = learned.tokens.weight
+    mean = (learned.tokens.x * weight.unsqueeze(-1)).sum(1, keepdim=True) / weight.sum(1)[:, None, None]
+    return losses.feature_mse(mean, lesson.tokens.mean(1, keepdim=True))
+
+
+def kept_token_loss(learned: Learning, lesson: Lesson) -> Tensor:
+    """DynamicViT's: squared difference to the teacher's final patch tokens, mean over the tokens that are kept."""
+    tokens = learned.tokens
+    if tokens.mask is None:
+        teacher = lesson.tokens[:, tokens.prefix :].gather(1, tokens.origin().unsqueeze(-1).expand_as(tokens.patches))
+        return losses.feature_mse(tokens.patches, teacher, normalise=False)
+    error = (tokens.patches - lesson.tokens[:, tokens.prefix :]).float().square().mean(dim=-1)
+    kept = tokens.mask.detach()
+    return (error * kept).sum() / kept.sum().clamp(min=1)
+
+
+def cut_loss(witnesses: Sequence[Witness], part: losses.Cut) -> Tensor:
+    """IdleViT's token cut, averaged over the idling blocks."""
+    cuts = [losses.token_cut(w.attention, w.selected > 0.5, part) for w in witnesses if w.attention is not None]
+    if not cuts:
+        raise ValueError("no block idles, so there is no token cut loss: lower the keep rate or set its weight to 0")
+    return torch.stack(cuts).mean()
+
+
+def approximation_loss(witnesses: Sequence[Witness], lesson: Lesson) -> Tensor:
+    """ToFe's L_apr, summed over the stages that put their frozen tokens back."""
+    stages = []
+    for witness in witnesses:
+        if witness.restored is None:
+            continue
+        prefix = witness.restored.shape[1] - witness.selected.shape[1]
+        teacher = lesson.stages[witness.until - 1]
+        frozen = witness.selected.detach() < 0.5
+        stages.append(losses.approximation(witness.restored[:, prefix:], teacher[:, prefix:], frozen))
+    return torch.stack(stages).mean()
+
+
+def ratio_loss(witnesses: Sequence[Witness]) -> Tensor:
+    """DynamicViT's ratio loss over its stages."""
+    return losses.keep_ratio([w.selected for w in witnesses], [w.place.keep for w in witnesses])
+
+
+def restore_blocks(student: ReducedViT) -> list[int]:
+    """The blocks after which some method puts frozen tokens back."""
+    ends = [method.until(place) for method in student.methods for place in method.places]
+    return sorted({end - 1 for end in ends if end is not None})
+
+
+def dense_macs(student: ReducedViT) -> int:
+    """MACs of the dense model for one image."""
+    return plan_macs(student.body, (), student.body.grid())

@@ -1,0 +1,71 @@
+"""The optimiser and its learning rates: timm's AdamW groups and cosine, and who learns when."""
+
+from __future__ import annotations
+
+from timm.optim import create_optimizer_v2
+from timm.optim._param_groups import param_groups_layer_decay, param_groups_weight_decay
+from timm.scheduler import CosineLRScheduler
+from torch import nn
+from torch.optim import Optimizer
+
+from ..model import ReducedViT
+from .recipes import Recipe
+
+
+def make_optimizer(student: ReducedViT, recipe: Recipe) -> Optimizer:
+    """AdamW over timm's groups (no decay for biases, norms, positions), with layer decay where asked for.
+
+    The backbone's groups carry `lr_scale`, which timm's schedulers multiply into the rate.
+    """
+    skip = student.no_weight_decay()
+    if recipe.layer_decay < 1:
+        groups = param_groups_layer_decay(student, recipe.weight_decay, skip, layer_decay=recipe.layer_decay)
+    else:
+        groups = param_groups_weight_decay(student, recipe.weight_decay, skip)
+    own = {id(p) for p in student.methods.parameters()}
+    split = [part for group in groups for part in _split(group, own, recipe.backbone_scale)]
+    return create_optimizer_v2(split, opt="adamw", lr=recipe.lr, weight_decay=recipe.weight_decay)
+
+
+def _split(group: dict, own: set[int], scale: float) -> list[dict]:
+    """One group as two: the method's learned parts at the full rate, the backbone's parameters at `scale` of it."""
+    rate = group.get("lr_scale", 1.0)
+    method = [p for p in group["params"] if id(p) in own]
+    backbone = [p for p in group["params"] if id(p) not in own]
+    rest = {key: value for key, value in group.items() if key not in ("params", "param_names", "lr_scale")}
+    parts = [{**rest, "params": method, "lr_scale": 1.0}, {**rest, "params": backbone, "lr_scale": rate * scale}]
+    return [part for part in parts if part["params"]]
+
+
+def make_schedule(optimizer: Optimizer, recipe: Recipe, steps_per_epoch: int) -> CosineLRScheduler:
+    """timm's cosine from the peak to `min_lr`, by optimiser steps, after a linear warm-up. Stateless in the step."""
+    return CosineLRScheduler(
+        optimizer,
+        t_initial=max(1, recipe.epochs * steps_per_epoch),
+        lr_min=recipe.min_lr,
+        warmup_t=recipe.warmup_epochs * steps_per_epoch,
+        warmup_lr_init=min(1e-6, recipe.lr),
+        warmup_prefix=False,
+        t_in_epochs=False,
+    )
+
+
+def set_learning(student: ReducedViT, recipe: Recipe, epoch: int) -> bool:
+    """Freeze the backbone in the first `frozen_epochs`; whether anything changed."""
+    frozen = epoch < recipe.frozen_epochs and any(True for _ in student.methods.parameters())
+    before = [p.requires_grad for p in student.backbone.parameters()]
+    for p in student.backbone.parameters():
+        p.requires_grad_(not frozen)
+    return before != [p.requires_grad for p in student.backbone.parameters()]
+
+
+def set_drop_path(backbone: nn.Module, rate: float) -> None:
+    """Stochastic depth that rises linearly to `rate` over the blocks, on models built without it too."""
+    from timm.layers import DropPath
+
+    blocks = backbone.blocks
+    for i, block in enumerate(blocks):
+        share = rate * i / max(1, len(blocks) - 1)
+        for name in ("drop_path", "drop_path1", "drop_path2"):
+            if hasattr(block, name):
+                setattr(block, name, DropPath(share) if share else nn.Identity())

@@ -1,0 +1,47 @@
+"""How a run is carried out; nothing here changes what it learns, but the seed and the devices' arithmetic."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Where and how a run goes.
+
+    precision:    "no", "bf16" or "fp16" (Accelerate's mixed precision)
+    micro_batch:  images a process computes at once; the batch is accumulated from these. None: all of them
+    workers:      processes that decode
+    save_minutes: write a checkpoint this often besides every epoch's end
+    log_every:    steps between rows of steps.csv
+    trackers:     Accelerate's: "tensorboard", "trackio", "wandb"
+    """
+
+    out: Path
+    seed: int = 0
+    precision: str = "no"
+    micro_batch: int | None = None
+    workers: int = 0
+    save_minutes: float = 10.0
+    log_every: int = 10
+    compile: bool = False
+    checkpointing: bool = False
+    trackers: tuple[str, ...] = ()
+    cpu: bool = False
+    show: bool = True
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of the run's checkpoints."""
+        return self.out / "checkpoints"
+
+
+def flat(tree: dict[str, Any]) -> dict[str, Any]:
+    """Nested fields by their own names; tuples as lists, as they come back from a file."""
+    fields: dict[str, Any] = {}
+    for key, value in tree.items():
+        plain = list(value) if isinstance(value, tuple) else value
+        fields.update(flat(value) if isinstance(value, dict) else {key: plain})
+    return fields

@@ -1,0 +1,126 @@
+"""One optimiser step: forward, the parts of the loss, backward, update; on Accelerate."""
+
+from __future__ import annotations
+
+import math
+from contextlib import nullcontext
+
+import torch
+from accelerate import Accelerator
+from timm.utils import ModelEmaV3
+from torch import Tensor
+
+from ..model import ReducedViT
+from ..schedule import cosine_keep
+from .checkpoints import RunStopped
+from .objective import Objective, Teacher
+from .optim import make_optimizer, make_schedule, set_learning
+from .photographs import make_mixup, mixed, seed_everything, seed_of
+from .recipes import Recipe
+from .settings import Settings
+
+
+class Stepper:
+    """Student, teacher, optimiser, schedule and running mean; everything that one step touches.
+
+    Every draw (mixup, Gumbel, drop path) is seeded by (seed, step, process): resumed runs draw what they would have.
+    """
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        student: ReducedViT,
+        teacher: Teacher | None,
+        objective: Objective,
+        settings: Settings,
+        steps_per_epoch: int,
+    ):
+        self.accelerator, self.objective, self.settings = accelerator, objective, settings
+        self.recipe: Recipe = objective.recipe
+        self.each = steps_per_epoch
+        self.student = student.to(accelerator.device)
+        self.teacher = None if teacher is None else teacher.to(accelerator.device)
+        self.student.set_grad_checkpointing(settings.checkpointing)
+        self.mixup = make_mixup(self.recipe.augmentation, student.num_classes) if self.recipe.labels else None
+        self.optimizer = make_optimizer(student, self.recipe)
+        self.schedule = make_schedule(self.optimizer, self.recipe, steps_per_epoch)
+        self.ema = ModelEmaV3(student, decay=self.recipe.ema) if self.recipe.ema else None
+        self.rates = [[place.keep for place in method.places] for method in student.methods]
+        self.model: torch.nn.Module | None = None
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Settle who learns. DistributedDataParallel must be made anew when that has changed."""
+        changed = set_learning(self.student, self.recipe, epoch)
+        if changed or self.model is None:
+            model = torch.compile(self.student) if self.settings.compile else self.student
+            self.model = self.accelerator.prepare_model(model)
+
+    def take(self, step: int, images: Tensor, labels: Tensor) -> dict[str, float]:
+        """One optimiser step on this process's part of the batch; its figures, means over all processes."""
+        seed = seed_of(self.settings.seed, step, 1)
+        images, target = mixed(self.mixup, images, labels, seed)
+        seed_everything(seed_of(seed, self.accelerator.process_index))
+        self._turn_keep_rates(step)
+        self.schedule.step_update(step)
+        self.model.train()
+        device = self.accelerator.device
+        figures = self._means(step, self._accumulate(images.to(device), target.to(device)))
+        self._update(step)
+        rate = max(group["lr"] for group in self.optimizer.param_groups)
+        return {"step": step, **figures, "lr": rate, **self._keep_rates()}
+
+    def _accumulate(self, images: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """Forward and backward over the micro-batches; the parts of the loss, their mean over this process's batch."""
+        size = self.settings.micro_batch or len(images)
+        chunks = list(zip(images.split(size), target.split(size), strict=True))
+        total: dict[str, Tensor] = {}
+        for j, (some, wanted) in enumerate(chunks):
+            last, share = j == len(chunks) - 1, len(some) / len(images)
+            with nullcontext() if last else self.accelerator.no_sync(self.model):
+                loss, parts = self._loss(some, wanted)
+                self.accelerator.backward(loss * share)
+            for name, part in {"loss": loss, **parts}.items():
+                total[name] = total.get(name, 0.0) + part.detach().float() * share
+        return total
+
+    def _loss(self, images: Tensor, target: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        with self.accelerator.autocast():
+            lesson = None if self.teacher is None else self.teacher(images)
+            logits, learned = self.model(images, losses=True)
+        parts = self.objective.parts(logits, learned, target, lesson)
+        shares = {f"kept {w.place.block}": w.selected.detach().mean() for w in learned.witnesses}
+        return self.objective.total(parts), {**parts, **shares}
+
+    def _means(self, step: int, parts: dict[str, Tensor]) -> dict[str, float]:
+        """Means over all processes, as numbers. Raises RunStopped if the loss is not finite."""
+        means = self.accelerator.reduce(torch.stack(list(parts.values())), "mean")
+        figures = dict(zip(parts, means.tolist(), strict=True))
+        if not math.isfinite(figures["loss"]):
+            said = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
+            last = self.settings.checkpoints / "last.pt"
+            good = f"the last good checkpoint is {last}" if last.exists() else "no checkpoint has been written yet"
+            raise RunStopped(f"the loss is not finite at step {step} ({said}); {good}: lower the learning rate")
+        return figures
+
+    def _update(self, step: int) -> None:
+        if self.recipe.clip_grad:
+            self.accelerator.clip_grad_norm_(self.student.parameters(), self.recipe.clip_grad)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.ema is not None:
+            self.ema.update(self.student, step=step)
+
+    def _turn_keep_rates(self, step: int) -> None:
+        """EViT's and BAT's schedule: 1 first, then a cosine down to each place's own rate."""
+        start, long = self.recipe.keep_start * self.each, self.recipe.keep_epochs * self.each
+        if not start and not long:
+            return
+        for method, rates in zip(self.student.methods, self.rates, strict=True):
+            method.set_rates([cosine_keep(rate, step, start, max(1, long)) for rate in rates])
+
+    def _keep_rates(self) -> dict[str, float]:
+        return {f"keep {p.block}": p.keep for m in self.student.methods for p in m.places if p.keep is not None}
+
+    def result(self) -> ReducedViT:
+        """The student to judge and to keep, in eval mode: the running mean's weights where the recipe says so."""
+        return (self.ema.module if self.ema is not None and self.recipe.judge_ema else self.student).eval()
