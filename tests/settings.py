@@ -23,6 +23,8 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 import vitrim
+from vitrim.backbones import LVViT
+from vitrim.build import attach
 
 CLASSES = 7
 
@@ -69,7 +71,6 @@ class MethodRow:
     full_map:   it forms the N x N attention map at inference
     static:     token counts don't depend on the image: it compiles, exports, and its cost is known beforehand
     off:        options with which nothing is reduced (law 1); None: it cannot be switched off
-    masked:     (model, images) -> logits of the masked training form and of the gathered form, for one decision (law 2)
     uncounted:  (profile) -> MACs that torch's counter does not see (distances, elementwise products), for one image
     """
 
@@ -82,7 +83,6 @@ class MethodRow:
     full_map: bool = False
     static: bool = True
     off: dict[str, Any] | None = field(default_factory=lambda: {"keep": 1.0})
-    masked: Callable[[vitrim.ReducedViT, Tensor], tuple[Tensor, Tensor]] | None = None
     uncounted: Callable[[vitrim.Profile], int] | None = None
 
 
@@ -124,6 +124,7 @@ BACKBONES: tuple[BackboneRow, ...] = (
     BackboneRow("dropout", _plain(drop_rate=0.2, pos_drop_rate=0.2, proj_drop_rate=0.2, attn_drop_rate=0.2)),
     BackboneRow("features", _plain(num_classes=0)),
     BackboneRow("rectangle", _plain(img_size=(24, 64), patch_size=(8, 16)), image=(24, 64)),
+    BackboneRow("lvvit", partial(LVViT, **SMALL, stem_channels=8, token_labels=False), family="lvvit"),
 )
 
 METHODS: tuple[MethodRow, ...] = (
@@ -138,6 +139,12 @@ METHODS: tuple[MethodRow, ...] = (
     MethodRow("topk-tokens", "topk", dict(keep=(0.8, 0.6), at=(1, 3), score="tokens"), full_map=True),
     MethodRow("random", "random", dict(keep=0.6), order_free=False),
     MethodRow("grid", "grid", dict(keep=0.6), order_free=False),
+    MethodRow("idlevit", "idlevit", dict(keep=0.7), needs_cls=True, keeps_grid=True),
+    MethodRow("idlevit-softmax", "idlevit", dict(keep=0.5, score="softmax"), needs_cls=True, keeps_grid=True),
+    MethodRow("idlevit-predictor", "idlevit", dict(keep=0.5, blocks=(0, 3), score="predictor"), keeps_grid=True),
+    MethodRow("tome", "tome", dict(r=3), order_free=False, off={"r": 0}),
+    MethodRow("tome-plain", "tome", dict(r=(5, 4), at=(0, 2), proportional=False), order_free=False, off={"r": 0}),
+    MethodRow("dynamicvit", "dynamicvit", dict(keep=0.7)),
 )
 
 
@@ -232,7 +239,7 @@ def dense(row: BackboneRow) -> nn.Module:
 
 def reduced(backbone: BackboneRow, method: MethodRow, **changed: Any) -> vitrim.ReducedViT:
     """The row's model with the row's method on it, its learned parts randomised as well; in eval mode."""
-    model = vitrim.reduce(dense(backbone), method.name, **{**method.options, **changed})
+    model = attach(dense(backbone), method.name, **{**method.options, **changed})
     for one in model.methods:
         randomise(one, seed=1)
     return model.eval()
