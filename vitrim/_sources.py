@@ -122,7 +122,7 @@ def find_source(
         return _named(str(path), prefix, root, split, limit)
     if local.is_dir():
         return class_folders(local, split)
-    if local.suffix.lower() == ".tar" and local.is_file():
+    if local.suffix == ".tar" and local.is_file():
         return _tar(local)
     if local.exists():
         raise ValueError(f"{local} is a file and no data set: give a folder with one folder per class, or a .tar file")

@@ -14,7 +14,7 @@ from ._classes import Classes, classes_of_labels, match_classes, read_labels
 from ._photographs import Batch, Photographs, StreamedPhotographs, Unreadable, collate
 from ._sources import Files, ReaderImages, Stream, TorchImages, find_source, flat_files
 
-__all__ = ["Batch", "Photographs", "StreamedPhotographs", "Unreadable", "collate", "open_dataset", "open_loader"]
+__all__ = ["Batch", "Photographs", "StreamedPhotographs", "Unreadable", "collate", "data_config", "open_dataset", "open_loader"]
 
 
 def open_dataset(
@@ -63,6 +63,12 @@ def open_dataset(
     if isinstance(source, Stream):
         return _stream(source, classes, config, limit_per_class, limit)
     return Photographs(source, classes, config, _choose(source, limit_per_class, limit))
+
+
+def data_config(model: nn.Module, img_size: int | tuple[int, int] | None = None) -> dict:
+    """How a model wants its images: timm's data configuration (size, mean, std, interpolation, crop)."""
+    model = unwrap_model(model)
+    return _data_config(model, getattr(model, "pretrained_cfg", None) or {}, None, img_size)
 
 
 def _labelled(
@@ -121,7 +127,11 @@ def _data_config(
     """timm's data configuration; the model's patch embedding knows its size better than its `pretrained_cfg`."""
     if crop_pct is not None and not 0 < crop_pct <= 1:
         raise ValueError(f"crop_pct is {crop_pct}: give a share in (0, 1]")
-    embed = next((module for module in model.modules() if isinstance(module, PatchEmbed)), None) if model else None
+    embed = (
+        next((module for module in model.modules() if isinstance(module, PatchEmbed)), None)
+        if model is not None
+        else None
+    )
     own = getattr(embed, "img_size", None)
     size = (img_size, img_size) if isinstance(img_size, int) else img_size or own
     if size is not None and min(size) < 1:
