@@ -1,0 +1,80 @@
+"""The command `vitrim`. Nothing heavy is imported here: `vitrim --help` answers at once.
+
+Exit codes: 0 done, 2 a mistake of the user's (one line on standard error), 130 interrupted, 141 the reader of standard
+output has gone. Anything else that goes wrong is our mistake, and its traceback is shown.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib import import_module
+
+# Name -> one line. Each is a module here with `run(arguments, prog)`.
+COMMANDS = {
+    "profile": "what a model costs with a method, block by block; needs neither weights nor images",
+    "evaluate": "one method beside the dense model: accuracy, agreement, cost and speed",
+    "compare": "methods at several keep rates or budgets beside the dense model: one table and one picture",
+    "methods": "which methods there are, their options, and which models each runs on",
+    "demo": "a comparison on handwritten digits, without network or data, as a table and a page",
+}
+USAGE = "vitrim COMMAND [OPTIONS]"
+BAD_INPUT, INTERRUPTED, READER_GONE = 2, 130, 141
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line `argv` (default: this process's own) and return the exit code."""
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            code = _dispatch(list(sys.argv[1:] if argv is None else argv))
+        sys.stdout.flush()
+        return code
+    except ValueError as error:
+        print(f"vitrim: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return BAD_INPUT
+    except SystemExit as stop:  # tyro leaves so after it has printed a command's --help
+        return int(stop.code or 0)
+    except KeyboardInterrupt:
+        print("\nvitrim: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # What Python still holds for the closed pipe must go somewhere, or it complains at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return READER_GONE
+
+
+def _dispatch(argv: list[str]) -> int:
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(_overview())
+    elif argv[0] in ("-V", "--version"):
+        from .._version import __version__
+
+        print(f"vitrim {__version__}")
+    elif argv[0] in COMMANDS:
+        import_module(f".{argv[0]}", __name__).run(argv[1:], f"vitrim {argv[0]}")
+    else:
+        raise ValueError(_unknown(argv[0]))
+    return 0
+
+
+def _show_warning(message, *_) -> None:
+    """A warning is a line for the user; where in our code it arose tells nothing."""
+    print(f"vitrim: warning: {' '.join(str(message).split())}", file=sys.stderr)
+
+
+def _overview() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {text}" for name, text in COMMANDS.items()]
+    about = "Vision Transformers made fast by spending compute only on the tokens that matter."
+    return "\n".join([f"usage: {USAGE}", "", about, "", *lines, "", "vitrim COMMAND --help lists a command's options."])
+
+
+def _unknown(given: str) -> str:
+    near = difflib.get_close_matches(given, COMMANDS, n=1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    kind = "option" if given.startswith("-") else "command"
+    return f"{kind} {given!r} is not known: {hint}commands are {', '.join(COMMANDS)} (vitrim --help)"

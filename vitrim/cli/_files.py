@@ -1,0 +1,70 @@
+"""Files and JSON: refused before the work starts if they cannot be written, whole or not there when it ends."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+STDOUT = "-"
+
+
+def check_output(path: str | Path | None, endings: tuple[str, ...] = ()) -> None:
+    """Raise ValueError now, not after minutes of work, if `path` cannot be written."""
+    if path is None or str(path) == STDOUT:
+        return
+    path = Path(path).expanduser()
+    folder = path.parent
+    if endings and path.suffix.lower() not in endings:
+        raise ValueError(f"{path} must end in {' or '.join(endings)}")
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder: give a file to write")
+    if not folder.is_dir():
+        raise ValueError(f"{path} cannot be written: there is no folder {folder}")
+    if not os.access(folder, os.W_OK):
+        raise ValueError(f"{path} cannot be written: no permission in {folder}")
+
+
+def write_whole(path: str | Path, write: Callable[[str], Any]) -> Path:
+    """Let `write` fill a file beside `path`, then rename it: readers never see half of it.
+
+    Raises ValueError where the file system refuses.
+    """
+    path = Path(path).expanduser()
+    beside = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        write(str(beside))
+        os.replace(beside, path)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be written: {error.strerror or error}") from error
+    finally:
+        beside.unlink(missing_ok=True)
+    return path
+
+
+def write_json(target: str | None, figures: dict[str, Any]) -> None:
+    """Figures as strict JSON, to a file or (`-`) to standard output; None: nowhere."""
+    if target is None:
+        return
+    text = json.dumps(_strict(figures), indent=2, allow_nan=False) + "\n"
+    if target == STDOUT:
+        sys.stdout.write(text)
+    else:
+        write_whole(target, lambda path: Path(path).write_text(text, encoding="utf-8"))
+
+
+def _strict(value: Any) -> Any:
+    """JSON has no NaN and no infinity: they become null."""
+    if isinstance(value, dict):
+        return {str(key): _strict(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_strict(inner) for inner in value]
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,63 @@
+"""`vitrim compare`: methods at several settings beside the dense model, as a table and a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ._files import check_output, write_json
+from ._measure import accuracy_of, common_figures, data_figures, measure, open_images, settle
+from ._method_options import method_options_class
+from ._model import open_model
+from ._options import DataOptions, ModelOptions, OutputOptions, RunOptions
+from ._parse import parse
+from ._picture import ENDINGS, draw
+from ._plans import DEFAULT_RATES, many_plans
+from ._report import about, comparison, skipped
+from ._table import Report
+
+MethodOptions: Any = method_options_class("several values: one row for each", " ".join(map(str, DEFAULT_RATES)))
+
+
+@dataclass(kw_only=True)
+class CompareConfig:
+    """Methods at several keep rates or budgets beside the dense model: one table and one picture.
+
+    All models see the same images in one pass. Then all are timed in turn on one batch, without decoding. An option
+    goes to every method that takes it. Models without a classifier are judged by the cosine of their features with the
+    dense model's and by nearest neighbours.
+    """
+
+    model: ModelOptions
+    method: MethodOptions
+    data: DataOptions
+    run: RunOptions
+    picture: Path = Path("compare.png")
+    """where to draw accuracy against cost (.png or .svg)"""
+    output: OutputOptions
+
+
+def run(arguments: Sequence[str], prog: str) -> None:
+    """Compare what the arguments name."""
+    config = parse(CompareConfig, arguments, prog)
+    check_output(config.output.json)
+    check_output(config.picture, ENDINGS)
+    setting = settle(config.run)
+    subject = open_model(config.model)
+    plans = many_plans(subject, config.method, setting.seed)
+    loader = open_images(subject, config.data, setting)
+    report = Report(config.output.json)
+    report.line(about(subject.name, loader, setting))
+    rows = measure(subject, plans, loader, setting)
+    report.line()
+    comparison(report, rows)
+    report.line()
+    skipped(report, rows[0].result)
+    if accuracy_of(rows[0].result) is None:
+        report.line("no picture: one image has no neighbours to be judged by")
+    else:
+        report.line(f"the picture is {draw(config.picture, subject.name, rows)}")
+    common = {**data_figures(config.model, config.data, loader), **common_figures(subject.name, rows, setting)}
+    write_json(config.output.json, {**common, "rows": [row.figures(rows[0]) for row in rows]})

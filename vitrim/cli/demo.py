@@ -1,0 +1,131 @@
+"""`vitrim demo`: the whole of `compare` on data and weights that come with the package."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from ..build import reduce
+from ..demo.digits import DigitCanvases
+from ..demo.model import NAME, load_model
+from ..demo.page import Example, TableRow, write_page
+from ..model import ReducedViT
+from ..records import BlockTrace
+from ._files import check_output, write_json
+from ._measure import Row, Setting, change_of, common_figures, measure, settle
+from ._model import Subject
+from ._options import OutputOptions, RunOptions
+from ._parse import parse
+from ._picture import svg
+from ._plans import plan_of
+from ._report import comparison, machine
+from ._table import Report, tokens_left
+
+METHODS = ("evit", "topk", "random", "grid")
+RATES = (0.9, 0.7, 0.5, 0.3)
+SHOWN_RATE, SHOWN = 0.5, 8  # the example pictures: keep rate, how many
+LEAD = (
+    "A small Vision Transformer reads handwritten digits among distracting fragments. Each method drops patches at "
+    "three places; EViT and TopK keep those that class attention looks at, random and grid do not look."
+)
+
+
+@dataclass(kw_only=True)
+class DemoConfig:
+    """Handwritten digits among distracting fragments, read by a small model that comes with the package.
+
+    Compares EViT and TopK with keeping random and evenly spaced patches, prints the table and writes one page with the
+    picture and with the patches that were kept. Needs no network and no data.
+    """
+
+    out: Path = Path("demo.html")
+    """the page to write"""
+    images: int = 500
+    """how many test pictures"""
+    run: RunOptions
+    output: OutputOptions
+
+
+def run(arguments: Sequence[str], prog: str) -> None:
+    """Run the demo."""
+    config = parse(DemoConfig, arguments, prog)
+    check_output(config.out, (".html", ".htm"))
+    check_output(config.output.json)
+    setting = settle(config.run)
+    dataset = DigitCanvases("test", config.images, config.run.seed)
+    subject = Subject(NAME, load_model())
+    plans = [plan_of(reduce(subject.dense, method, keep=rate)) for method in METHODS for rate in RATES]
+    report = Report(config.output.json)
+    report.line(f"{NAME}, {len(dataset)} pictures of digits among fragments; {machine(setting)}")
+    rows = measure(subject, plans, DataLoader(dataset, setting.batch_size), setting)
+    report.line()
+    comparison(report, rows)
+    page = _write_page(config.out, rows, dataset, setting)
+    report.line()
+    report.line(f"the page is {page.resolve()}")
+    write_json(config.output.json, {**common_figures(NAME, rows, setting), "rows": [r.figures(rows[0]) for r in rows]})
+
+
+def _write_page(path: Path, rows: Sequence[Row], dataset: DigitCanvases, setting: Setting) -> Path:
+    shown = next(row for row in rows[1:] if row.plan.options["keep"] == SHOWN_RATE)
+    return write_page(
+        path,
+        table_rows=[_page_row(row, rows[0]) for row in rows],
+        picture=svg("digits among fragments", rows),
+        examples=_examples(shown.plan.model, dataset, setting.device),
+        title="vitrim demo: where a model looks, and what it can leave out",
+        lead=f"{LEAD} The pictures below show {shown.label}.",
+        stage_names=[f"after block {place.block}" for place in shown.plan.model.methods[0].places],
+        footer=f"{rows[0].result.images} test pictures. {machine(setting)}. Blocks count from 0.",
+    )
+
+
+def _page_row(row: Row, dense: Row) -> TableRow:
+    low, high = row.result.top1_interval
+    own: dict[str, Any] = {}
+    if row is not dense:
+        own = {"change": change_of(row.result, dense.result), "agreement": row.result.agreement}
+    return TableRow(
+        name=row.label,
+        gmacs=row.cost.gmacs,
+        share=100 * row.cost.share,
+        tokens=tokens_left(row.cost.patches, row.cost.tokens),
+        top1=row.result.top1,
+        images_per_s=row.speed.images_per_s,
+        top1_margin=(high - low) / 2,
+        speedup=row.speed.speed_up,
+        **own,
+    )
+
+
+@torch.inference_mode()
+def _examples(model: ReducedViT, dataset: DigitCanvases, device: torch.device) -> list[Example]:
+    chosen = range(min(SHOWN, len(dataset)))
+    images = torch.stack([dataset[i][0] for i in chosen]).to(device)
+    dense = model.backbone(images).argmax(dim=1)
+    logits, trace = model(images, trace=True)
+    stages = [trace[place.block] for place in model.methods[0].places]
+    grid = model.body.grid()
+    return [
+        Example(
+            image=dataset.canvases.images[i].numpy(),
+            label=str(dataset[i][1]),
+            dense=str(int(dense[i])),
+            reduced=str(int(logits[i].argmax())),
+            kept=[_kept(stage, i).reshape(grid) for stage in stages],
+        )
+        for i in chosen
+    ]
+
+
+def _kept(stage: BlockTrace, image: int) -> np.ndarray:
+    """Which patches still have a token to themselves; a fused token stands for many and has none."""
+    owners = stage.owners[image].cpu()
+    counts = torch.bincount(owners[owners >= 0], minlength=stage.kept.shape[1])
+    return ((owners >= 0) & (counts[owners.clamp(min=0)] == 1)).numpy()

@@ -1,0 +1,86 @@
+"""`vitrim evaluate`: one method beside the dense model, on real images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ._files import check_output, write_json
+from ._measure import Row, change_of, common_figures, data_figures, measure, open_images, settle
+from ._method_options import method_options_class
+from ._model import open_model
+from ._options import DataOptions, ModelOptions, OutputOptions, RunOptions
+from ._parse import parse
+from ._plans import one_plan
+from ._report import about, skipped
+from ._table import Report, interval, percent, signed, tokens_left
+
+MethodOptions: Any = method_options_class("several values: one for each of the method's places")
+
+
+@dataclass(kw_only=True)
+class EvaluateConfig:
+    """Accuracy, agreement, cost and speed of a model with a method, beside the dense model.
+
+    Both see the same images in one pass. Then both are timed in turn on one batch, without decoding. "promise kept" is
+    the speed-up divided by what the cost promises, dense MACs over reduced MACs. Models without a classifier are judged
+    by the cosine of their features with the dense model's and by nearest neighbours.
+    """
+
+    model: ModelOptions
+    method: MethodOptions
+    data: DataOptions
+    run: RunOptions
+    output: OutputOptions
+
+
+def run(arguments: Sequence[str], prog: str) -> None:
+    """Evaluate what the arguments name."""
+    config = parse(EvaluateConfig, arguments, prog)
+    check_output(config.output.json)
+    setting = settle(config.run)
+    subject = open_model(config.model)
+    plan = one_plan(subject, config.method, setting.seed)
+    loader = open_images(subject, config.data, setting)
+    report = Report(config.output.json)
+    report.line(about(subject.name, loader, setting))
+    dense, reduced = rows = measure(subject, [plan], loader, setting)
+    report.line()
+    report.table(["", "dense", plan.label, "change"], _lines(dense, reduced))
+    report.line()
+    skipped(report, dense.result)
+    common = {**data_figures(config.model, config.data, loader), **common_figures(subject.name, rows, setting)}
+    write_json(config.output.json, {**common, **reduced.figures(dense), "dense": dense.figures(dense)})
+
+
+def _lines(dense: Row, reduced: Row) -> list[list[str]]:
+    """The table, row by row."""
+    return [*_accuracies(dense, reduced), *_costs(dense, reduced)]
+
+
+def _accuracies(dense: Row, reduced: Row) -> list[list[str]]:
+    a, b = dense.result, reduced.result
+    if a.top1 is None:
+        lines = [["nearest-neighbour accuracy, %", percent(a.knn), percent(b.knn), signed(change_of(b, a))]]
+        lines.append(["  95 % interval", interval(a.knn_interval), interval(b.knn_interval), ""])
+        return [*lines, ["cosine with dense features", "", percent(b.cosine, 4), ""]]
+    lines = [["top-1, %", percent(a.top1), percent(b.top1), signed(change_of(b, a))]]
+    lines.append(["  95 % interval", interval(a.top1_interval), interval(b.top1_interval), ""])
+    if a.top5 is not None:
+        lines.append(["top-5, %", percent(a.top5), percent(b.top5), signed(b.top5 - a.top5)])
+        lines.append(["  95 % interval", interval(a.top5_interval), interval(b.top5_interval), ""])
+    lines.append(["agreement with dense, %", "", percent(b.agreement), ""])
+    return [*lines, ["  95 % interval", "", interval(b.agreement_interval), ""]]
+
+
+def _costs(dense: Row, reduced: Row) -> list[list[str]]:
+    a, b = dense.cost, reduced.cost
+    left = [tokens_left(cost.patches, cost.tokens) for cost in (a, b)]
+    speeds = [f"{row.speed.images_per_s:.1f}" for row in (dense, reduced)]
+    return [
+        ["GMACs", f"{a.gmacs:.3f}", f"{b.gmacs:.3f}", f"{100 * (b.share - 1):+.1f} %"],
+        ["patch tokens left", *left, ""],
+        ["images/s", *speeds, f"x {reduced.speed.speed_up:.2f}"],
+        ["promise kept", "", f"{reduced.promise_kept:.2f}", ""],
+    ]

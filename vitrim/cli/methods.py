@@ -1,0 +1,141 @@
+"""`vitrim methods`: what there is, found out by putting every method on a model of every kind."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import timm
+import torch
+
+from .._version import __version__
+from ..backbones import FAMILIES
+from ..build import attach, make_method
+from ..methods import METHODS
+from ._files import check_output, write_json
+from ._options import OutputOptions
+from ._parse import parse
+from ._table import Report
+
+_ADVICE = re.compile(r'use (\w+)="([\w-]+)"')  # what a method's refusal says would work
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Whether a method runs on a model: as it is, with one other option, or not, and why."""
+
+    runs: bool
+    needs: dict[str, str]
+    reason: str = ""
+
+    @property
+    def option(self) -> str:
+        """The option that it needs, as typed; empty for none."""
+        return " ".join(f"--{key} {value}" for key, value in self.needs.items())
+
+
+@dataclass(kw_only=True)
+class MethodsConfig:
+    """The methods, their options with defaults, and which models each runs on.
+
+    Every method is put on a model of every kind, so the table says what the code does.
+    """
+
+    output: OutputOptions
+
+
+def run(arguments: Sequence[str], prog: str) -> None:
+    """List the methods."""
+    config = parse(MethodsConfig, arguments, prog)
+    check_output(config.output.json)
+    answers = {kind: _answers(example) for _, kind, example in _kinds()}
+    report = Report(config.output.json)
+    _print_methods(report)
+    _print_models(report, answers)
+    write_json(config.output.json, _figures(answers))
+
+
+def _kinds() -> list[tuple[str, str, str]]:
+    """(family, kind of model, a timm name of that kind)."""
+    return [(family.family, kind, example) for family in FAMILIES for kind, example in family.kinds.items()]
+
+
+def _answers(example: str) -> dict[str, Answer]:
+    with torch.device("meta"):
+        model = timm.create_model(example)
+    return {name: _answer(model, name) for name in METHODS}
+
+
+def _answer(model: torch.nn.Module, name: str) -> Answer:
+    """Try the method as it is; where it is refused, try what the refusal advises."""
+    try:
+        attach(model, name)
+        return Answer(True, {})
+    except ValueError as refusal:
+        needs, reason = dict(_ADVICE.findall(str(refusal))), str(refusal)
+    try:
+        attach(model, make_method(name, **needs))
+        return Answer(True, needs, reason)
+    except ValueError:
+        return Answer(False, {}, reason)
+
+
+def _options(name: str) -> dict[str, Any]:
+    parameters = inspect.signature(METHODS[name]).parameters
+    return {key: parameter.default for key, parameter in parameters.items()}
+
+
+def _print_methods(report: Report) -> None:
+    rows = []
+    for name, cls in METHODS.items():
+        options = " ".join(f"--{key} {_default(value)}" for key, value in _options(name).items())
+        rows.append([name, cls.title, options])
+    report.table(["method", "what it does", "options and defaults"], rows, left=3)
+    report.line()
+
+
+def _default(value: Any) -> str:
+    return "(its own)" if value is None else str(value)
+
+
+def _print_models(report: Report, answers: dict[str, dict[str, Answer]]) -> None:
+    found = [answer for by_name in answers.values() for answer in by_name.values()]
+    options = list(dict.fromkeys(answer.option for answer in found if answer.option))
+    rows = [
+        [family, kind, example, *(_cell(answers[kind][name], options) for name in METHODS)]
+        for family, kind, example in _kinds()
+    ]
+    report.table(["family", "kind of model", "for example", *METHODS], rows, left=3 + len(METHODS))
+    report.line()
+    for number, option in enumerate(options, start=1):
+        report.line(f"({number}) with {option}")
+    for kind, by_name in answers.items():
+        for name, answer in by_name.items():
+            if not answer.runs:
+                report.line(f"{name} on {kind}: {answer.reason}")
+
+
+def _cell(answer: Answer, options: list[str]) -> str:
+    if not answer.runs:
+        return "no"
+    return f"yes ({options.index(answer.option) + 1})" if answer.option else "yes"
+
+
+def _figures(answers: dict[str, dict[str, Answer]]) -> dict[str, Any]:
+    methods = [
+        {"method": name, "title": cls.title, "dial": cls.dial, "options": _options(name)}
+        for name, cls in METHODS.items()
+    ]
+    models = [
+        {
+            "family": family,
+            "kind": kind,
+            "model": example,
+            "methods": {name: {"runs": a.runs, "needs": a.needs} for name, a in answers[kind].items()},
+        }
+        for family, kind, example in _kinds()
+    ]
+    return {"methods": methods, "models": models, "vitrim": __version__, "timm": timm.__version__}

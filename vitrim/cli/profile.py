@@ -1,0 +1,122 @@
+"""`vitrim profile`: the cost of a model with a method, block by block, from shapes alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .._version import __version__
+from ..cost import Profile
+from ..cost import profile as cost_of
+from ._files import check_output, write_json
+from ._method_options import method_options_class
+from ._model import open_model_without_weights
+from ._options import ModelOptions, OutputOptions
+from ._parse import parse
+from ._plans import Plan, one_plan
+from ._table import Report, tokens_left
+
+MethodOptions: Any = method_options_class("several values: one for each of the method's places")
+
+
+@dataclass(kw_only=True)
+class ProfileConfig:
+    """What a model costs with a method, block by block, beside the dense model.
+
+    Costs are multiply-accumulates (MACs) of one image, which the papers call FLOPs. Neither weights nor images are
+    needed; a checkpoint, where given, is only checked to fit.
+    """
+
+    model: ModelOptions
+    method: MethodOptions
+    seed: int = 0
+    """for methods that draw at random"""
+    output: OutputOptions
+
+
+def run(arguments: Sequence[str], prog: str) -> None:
+    """Print the cost of what the arguments name."""
+    config = parse(ProfileConfig, arguments, prog)
+    check_output(config.output.json)
+    subject = open_model_without_weights(config.model)
+    plan = one_plan(subject, config.method, config.seed)
+    cost, dense = cost_of(plan.model), cost_of(subject.dense)
+    _print(Report(config.output.json), subject.name, plan, cost, dense)
+    write_json(config.output.json, _figures(subject.name, plan, cost, dense))
+
+
+def _print(report: Report, name: str, plan: Plan, cost: Profile, dense: Profile) -> None:
+    report.line(f"{name}, {plan.label}: MACs of one image in millions, patch tokens in each block's attention and MLP")
+    report.line()
+    columns = ["block", "tokens", "MACs", "the method's", "share", "dense tokens", "dense MACs"]
+    report.table(columns, [*_blocks(cost, dense), *_totals(cost, dense)])
+    report.line()
+    left = tokens_left(cost.patches, cost.tokens)
+    report.line(
+        f"{cost.gmacs:.3f} GMACs instead of {dense.gmacs:.3f} ({100 * cost.share:.1f} %), "
+        f"{left} of {cost.patches} patch tokens left, {cost.params / 1e6:.2f} M parameters"
+    )
+
+
+def _blocks(cost: Profile, dense: Profile) -> list[list[str]]:
+    return [
+        [
+            str(one.block),
+            _tokens(one.attention_tokens, one.mlp_tokens),
+            _millions(one.macs + one.method_macs),
+            _millions(one.method_macs) if one.method_macs else "-",
+            _share(one.macs + one.method_macs, all_.macs),
+            _tokens(all_.attention_tokens, all_.mlp_tokens),
+            _millions(all_.macs),
+        ]
+        for one, all_ in zip(cost.blocks, dense.blocks, strict=True)
+    ]
+
+
+def _totals(cost: Profile, dense: Profile) -> list[list[str]]:
+    ends = [("embedding", cost.embed_macs, dense.embed_macs), ("head", cost.head_macs, dense.head_macs)]
+    rows = [[name, "", _millions(own), "-", _share(own, all_), "", _millions(all_)] for name, own, all_ in ends]
+    own = sum(block.method_macs for block in cost.blocks)
+    total = [
+        "total",
+        "",
+        _millions(cost.macs),
+        _millions(own),
+        _share(cost.macs, dense.macs),
+        "",
+        _millions(dense.macs),
+    ]
+    return [*rows, total]
+
+
+def _tokens(attention: int, mlp: int) -> str:
+    return str(attention) if attention == mlp else f"{attention} > {mlp}"
+
+
+def _millions(macs: int) -> str:
+    return f"{macs / 1e6:,.2f}"
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{100 * part / whole:.1f} %" if whole else "-"
+
+
+def _figures(name: str, plan: Plan, cost: Profile, dense: Profile) -> dict[str, Any]:
+    return {
+        "model": name,
+        "method": plan.name,
+        "options": plan.options,
+        **({} if plan.budget is None else {"budget": plan.budget}),
+        "gmacs": cost.gmacs,
+        "dense_gmacs": dense.gmacs,
+        "share": cost.share,
+        "tokens": cost.tokens,
+        "patches": cost.patches,
+        "params": cost.params,
+        "embed_macs": cost.embed_macs,
+        "head_macs": cost.head_macs,
+        "blocks": [vars(block) for block in cost.blocks],
+        "dense_blocks": [vars(block) for block in dense.blocks],
+        "vitrim": __version__,
+    }
