@@ -93,9 +93,13 @@ class EViT(Method):
     def macs(self, place: Place, n: int, body: Backbone) -> int:
         if ceil_count(place.keep, n) == n:
             return 0
+        return self.score_macs(place, n, body) + (n * body.width if self.fuse else 0)
+
+    def score_macs(self, place: Place, n: int, body: Backbone) -> int:
+        """Multiply-accumulates of the scores, and of the weights that fusion takes."""
         heads, channels = body.heads(place.block)
         total = n + body.prefix
         full_map = heads * channels * total * total if self.score == "tokens" else 0
         needs_row = self.score in ("cls", "-cls") or (self.fuse and self.class_weights)
         row = class_row_macs(body, place, n) if needs_row else 0
-        return full_map + row + (n * body.width if self.fuse else 0)
+        return full_map + row
