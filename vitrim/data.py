@@ -14,7 +14,16 @@ from ._classes import Classes, classes_of_labels, match_classes, read_labels
 from ._photographs import Batch, Photographs, StreamedPhotographs, Unreadable, collate
 from ._sources import Files, ReaderImages, Stream, TorchImages, find_source, flat_files
 
-__all__ = ["Batch", "Photographs", "StreamedPhotographs", "Unreadable", "collate", "data_config", "open_dataset", "open_loader"]
+__all__ = [
+    "Batch",
+    "Photographs",
+    "StreamedPhotographs",
+    "Unreadable",
+    "collate",
+    "data_config",
+    "open_dataset",
+    "open_loader",
+]
 
 
 def open_dataset(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -49,6 +50,7 @@ class BlockTrace:
 class Witness:
     """What one place leaves behind for the losses of training.
 
+    until:     the block before which it is undone; None: never
     selected:  [b, n] keep mask over the n patch tokens before it, with gradient where it is learned
     attention: [b, p+n, p+n] the map over all of them, heads averaged, where the method's loss needs it
     restored:  [b, p+n, c] the tokens after they were put back; None if they never are
@@ -56,6 +58,7 @@ class Witness:
 
     method: str
     place: Place
+    until: int | None
     selected: Float[Tensor, "b n"]
     attention: Tensor | None = None
     restored: Tensor | None = None
@@ -98,7 +101,12 @@ def trace_block(i: int, tokens: Tokens, span: Span | None, reduction: Reduction 
 
 def witness_place(method: Method, place: Place, n: int, evidence: Evidence, reduction: Reduction) -> Witness:
     """What this place leaves for the losses, of the n patch tokens before it."""
-    masked = isinstance(reduction, Mask)
-    selected = reduction.mask if masked else (reduction.owners(n) >= 0).float()
+    selected = reduction.mask if isinstance(reduction, Mask) else _positions(reduction, n)
     attention = evidence.mean_map(method.map_of) if method.map_of else None
-    return Witness(method.name, place, selected, attention)
+    return Witness(method.name, place, method.until(place), selected, attention)
+
+
+def _positions(reduction: Reduction, n: int) -> Float[Tensor, "b n"]:
+    """1 for the tokens of before whose positions the tokens of after have; as many as there are tokens after."""
+    index = reduction.representatives()
+    return torch.zeros(index.shape[0], n, device=index.device).scatter(1, index, 1.0)
