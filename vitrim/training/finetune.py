@@ -1,0 +1,200 @@
+"""`finetune`: from a dense model, a method and a folder to a reduced model that has learned to live with its tokens."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from ..build import attach
+from ..cost import image_macs, profile
+from ..data import data_config, open_dataset
+from ..evaluate import evaluate_many
+from ..methods import Method
+from ..model import ReducedViT, config_of, unwrap
+from ..storage import load, save
+from .loop import Run, make_accelerator
+from .objective import Objective, Teacher, dense_macs, restore_blocks
+from .optim import set_drop_path
+from .photographs import TrainingPhotographs, unlabelled
+from .recipes import Recipe
+from .settings import Settings
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a run came to: the model, the figures of its last judgement, and the files that could not be read."""
+
+    model: ReducedViT
+    figures: dict[str, float]
+    steps: int
+    unreadable: dict[str, str]
+
+
+def finetune(
+    model: nn.Module,
+    method: str | Method | Sequence[Method],
+    data: str | Path,
+    recipe: Recipe,
+    settings: Settings,
+    *,
+    macs: float | None = None,
+    judge_on: DataLoader | None = None,
+    resume: bool = False,
+    limit: int | None = None,
+    **options: Any,
+) -> Report:
+    """Fine-tune `model` with a method, and save the result in `settings.out` (for `vitrim.load`).
+
+    model:    the dense model; it stays as it is and teaches, the student is a copy
+    data:     training photographs: class folders, or for a recipe without labels any folder of images
+    macs, options: as for `vitrim.reduce`. For ToFe `macs` is also the target that its budget loss learns towards
+    judge_on: a loader of validation photographs; accuracy and agreement with the dense model after every epoch
+    resume:   go on from the last checkpoint in `settings.out`
+    limit:    only the first so many training photographs
+
+    Raises ValueError for what cannot be trained, in one line, and `RunStopped` (one too) for what breaks off.
+    """
+    model = unwrap(model)
+    check_recipe(recipe, model)
+    student = attach(model, method, macs=macs, copy=True, **options)
+    _check_method(recipe, student)
+    photographs = open_photographs(data, model, recipe, settings, limit)
+    accelerator = make_accelerator(settings, any(m.learns for m in student.methods))
+    check_processes(accelerator)
+    set_drop_path(student.backbone, recipe.drop_path)
+    teacher = Teacher(copy.deepcopy(model), restore_blocks(student)) if recipe.teaches or judge_on else None
+    identity = identity_of(model, student, data, len(photographs), macs)
+    judge = Judge(teacher, judge_on, settings) if judge_on is not None and accelerator.is_main_process else None
+    lessons = teacher if recipe.teaches else None
+    run = Run(
+        accelerator, student, lessons, objective_of(recipe, student, macs), photographs, settings, identity, judge
+    )
+    if resume:
+        run.resume()
+    trained = run.train()
+    if accelerator.is_main_process:
+        save_and_compare(trained, settings.out)
+    accelerator.wait_for_everyone()
+    return Report(trained, judge.figures if judge else {}, run.step, run.unreadable)
+
+
+class Judge:
+    """Accuracy and agreement of the student, on validation photographs, beside the dense model."""
+
+    def __init__(self, teacher: Teacher, loader: DataLoader, settings: Settings):
+        self.teacher, self.loader, self.settings = teacher, loader, settings
+        self.figures: dict[str, float] = {}
+
+    def __call__(self, student: ReducedViT) -> dict[str, float]:
+        device = next(student.parameters()).device
+        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.settings.precision, torch.float32)
+        models = {"dense": self.teacher.model.to(device), "student": student}
+        results = evaluate_many(models, self.loader, device=device, dtype=dtype)
+        fields, dense = results["student"].as_dict(), results["dense"].as_dict()
+        names = [name for name in ("top1", "top5", "agreement", "cosine", "knn") if fields.get(name) is not None]
+        self.figures = {name: fields[name] for name in names}
+        self.figures |= {f"dense_{name}": dense[name] for name in names if name in ("top1", "knn")}
+        return self.figures
+
+
+def check_recipe(recipe: Recipe, model: nn.Module) -> None:
+    """Raise ValueError where the recipe and the model cannot go together."""
+    if recipe.labels and model.num_classes < 2:
+        raise ValueError(
+            f"recipe {recipe.name} learns from labels and the model has {model.num_classes} classes: use "
+            "--recipe distill, or give the model a head with --num-classes"
+        )
+    if recipe.batch_size < 1 or recipe.epochs < 1 or not recipe.lr > 0:
+        given = f"epochs {recipe.epochs}, batch size {recipe.batch_size}, lr {recipe.lr}"
+        raise ValueError(f"{given}: give whole numbers from 1, and a learning rate above 0")
+
+
+def _check_method(recipe: Recipe, student: ReducedViT) -> None:
+    names = [m.name for m in student.methods]
+    wanted = {"cut": "idlevit", "approximation": "tofe", "budget": "tofe", "ratio": "dynamicvit"}
+    for part, method in wanted.items():
+        if getattr(recipe.weights, part) and method not in names:
+            raise ValueError(
+                f"recipe {recipe.name} has the loss {part!r}, which only {method} can compute, and the method is "
+                f"{', '.join(names)}: use --method {method}, --recipe distill, or set its weight to 0"
+            )
+
+
+def open_photographs(
+    data: str | Path, model: nn.Module, recipe: Recipe, settings: Settings, limit: int | None
+) -> TrainingPhotographs:
+    """Training photographs, labelled or not as the recipe says. Raises ValueError for what cannot be trained on."""
+    if recipe.labels:
+        photographs = open_dataset(data, model, limit=limit)
+        if not hasattr(photographs, "chosen"):
+            raise ValueError(
+                f"{data} can only be read from start to end, and training needs random access: use a folder"
+            )
+        if len(photographs.classes.names) == 1:
+            only = photographs.classes.names[0]
+            raise ValueError(f"{data} has one class ({only}): there is nothing to tell apart; use --recipe distill")
+    else:
+        photographs = unlabelled(data, data_config(model), limit)
+    return TrainingPhotographs(photographs, recipe.augmentation, settings.seed)
+
+
+def check_processes(accelerator) -> None:
+    """Raise ValueError for more processes on this machine than devices."""
+    there = torch.cuda.device_count()
+    if accelerator.device.type == "cuda" and accelerator.local_process_index >= there:
+        raise ValueError(f"more processes than devices: process {accelerator.local_process_index + 1} of {there} GPUs")
+
+
+def objective_of(recipe: Recipe, student: ReducedViT, macs: float | None) -> Objective:
+    """The recipe's objective; its budget is `macs` of the dense cost, or what the student's own counts cost."""
+    dense = dense_macs(student)
+    budget = macs * dense if macs is not None else profile(student).macs
+
+    def counted(witnesses) -> torch.Tensor:
+        return image_macs(student, torch.stack([w.selected.sum(dim=1) for w in witnesses], dim=1))
+
+    return Objective(recipe, budget, dense, counted)
+
+
+def identity_of(model: nn.Module, student: ReducedViT, data, images: int, macs: float | None) -> dict[str, Any]:
+    """What makes this run this run."""
+    architecture = (getattr(model, "pretrained_cfg", None) or {}).get("architecture", type(model).__name__)
+    return {
+        "model": architecture,
+        "classes": model.num_classes,
+        "methods": repr(config_of(student)),
+        "macs": macs,
+        "data": str(data),
+        "images": images,
+    }
+
+
+@torch.no_grad()
+def save_and_compare(model: ReducedViT, folder: Path, tolerance: float = 1e-4) -> None:
+    """Save, load again, and compare the two on the CPU.
+
+    Raises ValueError where the loaded model says something else.
+    """
+    model = copy.deepcopy(model).cpu().eval()
+    save(model, folder)
+    again = load(folder)
+    height, width = (side * patch for side, patch in zip(model.body.grid(), _patch(model), strict=True))
+    channels = next(p for p in model.backbone.patch_embed.parameters() if p.dim() == 4).shape[1]
+    images = torch.randn(2, channels, height, width, generator=torch.Generator().manual_seed(0))
+    difference = (model(images) - again(images)).abs().max().item()
+    if not difference <= tolerance:
+        raise ValueError(
+            f"{folder} was written, but the model loaded from it differs by {difference:.3g}: do not use it"
+        )
+
+
+def _patch(model: ReducedViT) -> tuple[int, int]:
+    patch = model.backbone.patch_embed.patch_size
+    return (patch, patch) if isinstance(patch, int) else tuple(patch)
