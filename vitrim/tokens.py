@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -37,7 +38,8 @@ class Tokens:
     mask:   [b, n] soft keep mask of masked training; None: all count
     rope:   rotary rows of every patch of the image, [n0, d], or [depth, heads, n0, d]; None: the model has none
     placed: whether the model must know where on the image its tokens stand (rotary rows, windows)
-    position: [b, n] the patch whose place each token has taken, if `placed`; None: token j has the place of patch j
+    position: [b, n] the patch whose place each token has taken, if `placed`; None: token j has the place of patch j.
+            In a ragged batch [1, T], -1 for prefix tokens
     guide:  [b, n] scores from outside (EViT Table 14)
     seed:   [b] integers that depend on the image alone, for methods that draw at random
     mixed:  [n0] True for patches that mix-token training took from another image of the batch (LV-ViT); None: none
@@ -132,10 +134,19 @@ class Tokens:
     def _packed(self, reduction: Reduction, step: tuple[Step, ...]) -> Tokens:
         if not isinstance(reduction, Pack):
             raise ValueError(f"{type(reduction).__name__} cannot follow where images keep different numbers of tokens")
-        if self.size is not None or self.rope is not None or self.mask is not None:
-            raise ValueError("merged, masked or rotated tokens cannot be packed: keep one number for all images")
+        if self.size is not None or self.mask is not None:
+            raise ValueError("merged or masked tokens cannot be packed: keep one number for all images")
         x = reduction.shrink(self.x, self.prefix)
-        return replace(self, x=x, guide=None, layout=reduction.layout, steps=self.steps + step)
+        position = self._packed_positions(reduction) if self.placed else None
+        steps = self.steps + step
+        return replace(self, x=x, position=position, guide=None, layout=reduction.layout, steps=steps)
+
+    def _packed_positions(self, reduction: Pack) -> Int[Tensor, "1 t"]:
+        """Places of all rows; -1 for prefix tokens."""
+        places = self.position
+        if self.layout is None:
+            places = F.pad(self._patch_numbers() if places is None else places, (self.prefix, 0), value=-1)
+        return reduction.shrink(places.unsqueeze(-1)).squeeze(-1)
 
     def _shrunk_size(self, reduction: Reduction) -> Tensor | None:
         if self.size is None and not reduction.weighs:
@@ -149,14 +160,18 @@ class Tokens:
     def rope_rows(self, block: int) -> Tensor | None:
         """Rotary rows of the patch tokens now present, in block `block`: to be broadcast against [b, heads, n, d].
 
-        A merged or fused token takes the rows of its representative: the patch whose place it has taken.
+        A merged or fused token takes the rows of its representative: the patch whose place it has taken. In a ragged
+        batch the rows of all tokens; those of prefix tokens rotate by nothing.
         """
         if self.rope is None:
             return None
         table = self.rope if self.rope.dim() == 2 else self.rope[block]
         if self.position is None:
             return table
-        rows = table.index_select(-2, self.position.flatten()).unflatten(-2, self.position.shape)
+        first = 0
+        if self.layout is not None:
+            table, first = _with_still_row(table), 1
+        rows = table.index_select(-2, self.position.flatten() + first).unflatten(-2, self.position.shape)
         return rows.unsqueeze(1) if rows.dim() == 3 else rows.transpose(0, 1)
 
     def restore(self, reduction: Reduction, outside: Tokens) -> Tokens:
@@ -198,3 +213,10 @@ class Tokens:
             patches = x[:, self.prefix :].masked_fill(pruned.unsqueeze(-1), 0.0)
             x = torch.cat([x[:, : self.prefix], patches], dim=1)
         return x
+
+
+def _with_still_row(table: Float[Tensor, "*heads n0 d"]) -> Float[Tensor, "*heads n1 d"]:
+    """A rotary table (sines, then cosines) with a first row that rotates by nothing."""
+    half = table.shape[-1] // 2
+    row = torch.cat([table.new_zeros(half), table.new_ones(half)])
+    return torch.cat([row.expand(*table.shape[:-2], 1, -1), table], dim=-2)

@@ -8,9 +8,10 @@ from . import _lvvit_models  # noqa: F401  registers lvvit_t, _s, _m, _l with ti
 from .base import Backbone
 from .lvvit import LVViT, LVViTBackbone
 from .plain import PlainBackbone
+from .rope import RopeBackbone
 from .token_labels import TokenLogits
 
-FAMILIES: tuple[type[Backbone], ...] = (PlainBackbone, LVViTBackbone)
+FAMILIES: tuple[type[Backbone], ...] = (PlainBackbone, LVViTBackbone, RopeBackbone)
 
 
 def find_family(model: nn.Module) -> type[Backbone]:
@@ -27,4 +28,13 @@ def find_family(model: nn.Module) -> type[Backbone]:
     raise ValueError(f"{name} is not supported: no backbone lists this exact type. Supported are {supported}")
 
 
-__all__ = ["FAMILIES", "Backbone", "LVViT", "LVViTBackbone", "PlainBackbone", "TokenLogits", "find_family"]
+__all__ = [
+    "FAMILIES",
+    "Backbone",
+    "LVViT",
+    "LVViTBackbone",
+    "PlainBackbone",
+    "RopeBackbone",
+    "TokenLogits",
+    "find_family",
+]

@@ -178,14 +178,18 @@ class LVViT(VisionTransformer):
         return TokenLogits(self.head(x[:, 0]), self.aux_head(x[:, 1:]), mixed, owners, mask)
 
     def forward_head(self, x: Float[Tensor, "b n c"], pre_logits: bool = False, mask: Tensor | None = None) -> Tensor:
-        """The prediction from features after the final norm; tokens whose `mask` [b, n - 1] is 0 have no say."""
+        """The prediction from features after the final norm; tokens whose `mask` [b, n - 1] is 0 have no say, and
+        without a patch token the class token speaks alone."""
         if pre_logits or self.num_classes == 0:
             return self.head_drop(x[:, 0])
-        logits = self.token_logits(x)
-        tokens = logits.token_logits
-        if mask is not None:
-            tokens = tokens.masked_fill((mask == 0).unsqueeze(-1), float("-inf"))
-        return logits.logits + AUX_WEIGHT * tokens.amax(dim=1)
+        out = self.token_logits(x)
+        if x.shape[1] == 1:
+            return out.logits
+        if mask is None:
+            return out.logits + AUX_WEIGHT * out.token_logits.amax(dim=1)
+        gone = (mask == 0).unsqueeze(-1)
+        best = out.token_logits.masked_fill(gone, float("-inf")).amax(dim=1)
+        return out.logits + AUX_WEIGHT * best.masked_fill(gone.all(dim=1), 0.0)
 
 
 def _check_pool(global_pool: str) -> None:
@@ -210,6 +214,10 @@ class LVViTBackbone(PlainBackbone):
 
     def head(self, tokens, pre_logits=False):
         model = self.model
+        if tokens.layout is not None:
+            if model.labels_tokens:
+                raise ValueError("token labels need one number of tokens for all images: set model.token_labels=False")
+            return tokens.layout.pooled(partial(model.forward_head, pre_logits=pre_logits), tokens.x)
         if model.labels_tokens and not pre_logits:
             owners = tokens.owners() if tokens.steps else None
             return model.token_logits(tokens.x, tokens.mixed, owners, tokens.mask)
