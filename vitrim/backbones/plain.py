@@ -170,7 +170,8 @@ class PlainBackbone(Backbone):
             x, weight = x[:, self.prefix :], weight[:, self.prefix :]
         if model.attn_pool is not None:
             return model.attn_pool(x, attn_mask=weight.clamp(min=1e-6).log()[:, None, None].to(x.dtype))
-        mean = torch.einsum("bn,bnc->bc", weight.to(x.dtype), x) / weight.sum(dim=1, keepdim=True).to(x.dtype)
+        weight = weight.unsqueeze(-1).to(x.dtype)
+        mean = (weight * x).sum(dim=1) / weight.sum(dim=1)
         if model.global_pool == "avg":
             return mean
         kept = _without_masked(tokens)[:, 0 if self.pools_prefix else self.prefix :]
