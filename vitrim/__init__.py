@@ -2,9 +2,9 @@
 
 from ._version import __version__
 from .build import UntrainedWarning, reduce
-from .cost import Profile, profile
+from .cost import Profile, image_macs, profile
 from .evidence import Evidence
-from .methods import METHODS, DynamicViT, EViT, Grid, IdleViT, LastClassAttention, Method, Random, ToMe, TopK
+from .methods import METHODS, DynamicViT, EViT, Grid, IdleViT, LastClassAttention, Method, Random, ToFe, ToMe, TopK
 from .model import ReducedViT
 from .records import BlockTrace
 from .reductions import Fuse, Keep, Mask, Merge, Reduction
@@ -29,11 +29,13 @@ __all__ = [
     "Random",
     "ReducedViT",
     "Reduction",
+    "ToFe",
     "ToMe",
     "Tokens",
     "TopK",
     "UntrainedWarning",
     "__version__",
+    "image_macs",
     "load",
     "profile",
     "reduce",

@@ -74,6 +74,8 @@ def ragged_attention(q, k, v, layout: Layout, dropout: float = 0.0) -> Float[Ten
     On CUDA in half precision one variable-length kernel; elsewhere a loop of the fused kernel over the images, those of
     equal length together.
     """
+    if not layout.lengths:
+        return q.transpose(1, 2).flatten(2)
     half = q.dtype in (torch.float16, torch.bfloat16)
     if varlen_attn is not None and q.is_cuda and half and not dropout:
         bounds = layout.cumulative(q.device)

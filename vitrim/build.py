@@ -76,8 +76,19 @@ def attach(
         one.bind(body)
     check_stack(methods, body.depth)
     for one in methods:
-        one.build(body)
-    return ReducedViT(model, methods)
+        _build(one, body)
+    reduced = ReducedViT(model, methods)
+    reduced.training = model.training
+    reduced.methods.train(model.training)
+    return reduced
+
+
+def _build(method: Method, body: Backbone) -> None:
+    """Make the learned parts, on the model's device and in its dtype."""
+    method.build(body)
+    like = next(body.model.parameters(), None)
+    if method.learns and like is not None:
+        method.to(device=like.device, dtype=like.dtype)
 
 
 def _as_methods(method: str | Method | Sequence[Method], options: dict[str, Any]) -> list[Method]:
@@ -151,6 +162,18 @@ def check_stack(methods: Sequence[Method], depth: int) -> None:
     for method in methods:
         for place in method.places:
             _check_span(method, place, methods)
+        if method.ragged:
+            _check_ragged(method, methods)
+
+
+def _check_ragged(method: Method, methods: Sequence[Method]) -> None:
+    for other in methods:
+        after = any(place.block > method.places[0].block for place in other.places)
+        if other is not method and (after or other.weighs):
+            raise ValueError(
+                f"{method.name} leaves every image a number of tokens of its own, and {other.name} cannot "
+                f'{"follow" if after else "merge before it"}: give {method.name} adaptive="batch", or leave one out'
+            )
 
 
 def _check_span(method: Method, place: Place, methods: Sequence[Method]) -> None:

@@ -7,10 +7,11 @@ what a method's own decision costs. Not counted, as in the papers: norms, softma
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from torch import nn
+from jaxtyping import Num
+from torch import Tensor, nn
 
 from .backbones import Backbone, find_family
 from .methods import Method
@@ -66,17 +67,23 @@ class Profile:
         return [b.mlp_tokens for b in self.blocks]
 
 
-def plan_cost(body: Backbone, methods: Sequence[Method], grid: tuple[int, int]) -> tuple[list[BlockCost], int]:
-    """Walk the blocks as the runner does, on counts instead of tokens: costs of the blocks, patch tokens at the end."""
+def plan_cost(
+    body: Backbone, methods: Sequence[Method], grid: tuple[int, int], kept: Mapping[int, Tensor] | None = None
+) -> tuple[list[BlockCost], int]:
+    """Walk the blocks as the runner does, on counts instead of tokens: costs of the blocks, patch tokens at the end.
+
+    kept: patch tokens [b] that images keep for themselves before some blocks; costs are then [b] from there on
+    """
     patches = grid[0] * grid[1]
     n, blocks, outside = patches, [], None
     for i in range(body.depth):
         own = 0
         for method, place in acting(methods, i, "before", patches):
-            own += method.macs(place, n, body)
+            given = {} if kept is None or i not in kept else {"kept": kept[i]}
+            own += method.macs(place, n, body, **given)
             if method.until(place) is not None:
                 outside = (n, method.until(place))
-            n = method.count(place, n)
+            n = given["kept"] if given else method.count(place, n)
         attended = n
         for method, place in acting(methods, i, "between", patches):
             own += method.macs(place, n, body)
@@ -96,9 +103,11 @@ def acting(methods: Sequence[Method], block: int, when: str, patches: int | None
             yield method, place if patches is None else replace(place, patches=patches)
 
 
-def plan_macs(body: Backbone, methods: Sequence[Method], grid: tuple[int, int]) -> int:
-    """Total MACs of one image."""
-    blocks, left = plan_cost(body, methods, grid)
+def plan_macs(
+    body: Backbone, methods: Sequence[Method], grid: tuple[int, int], kept: Mapping[int, Tensor] | None = None
+) -> int:
+    """Total MACs of one image; with `kept` [b], as for `plan_cost`, of each."""
+    blocks, left = plan_cost(body, methods, grid, kept)
     ends = body.embed_macs(grid) + body.head_macs(left + body.prefix)
     return ends + sum(b.macs + b.method_macs for b in blocks)
 
@@ -124,6 +133,32 @@ def profile(model: nn.Module, image_size: tuple[int, int] | int | None = None) -
     return Profile(tuple(blocks), body.embed_macs(grid), head, plan_macs(body, (), grid), grid[0] * grid[1], params)
 
 
+def image_macs(
+    model: nn.Module, kept: Num[Tensor, "b places"], image_size: tuple[int, int] | int | None = None
+) -> Num[Tensor, " b"]:
+    """MACs of images that keep `kept` patch tokens at the places of the model's method, each its own numbers (ToFe).
+
+    In float64 with gradient to `kept` if that is floating (ToFe Eq. 4 and 14, selectors and approximators included);
+    exact integers if it is not. A `Witness` has the counts: `witness.selected.sum(dim=1)`.
+    image_size: (height, width) in pixels; default: the model's own
+    Raises ValueError for a model without a method that leaves images counts of their own, and for other shapes.
+    """
+    from .model import ReducedViT, unwrap
+
+    model = unwrap(model)
+    methods = list(model.methods) if isinstance(model, ReducedViT) else []
+    free = [method for method in methods if method.per_image]
+    if len(free) != 1:
+        raise ValueError("image_macs needs a model with one method whose images keep counts of their own, such as tofe")
+    if kept.dim() != 2 or kept.shape[1] != len(free[0].places):
+        raise ValueError(f"kept is {list(kept.shape)}: give [images, {len(free[0].places)}], one count for each place")
+    if kept.is_floating_point() and kept.device.type != "mps":
+        kept = kept.double()
+    size = (image_size, image_size) if isinstance(image_size, int) else image_size
+    counts = {place.block: kept[:, place.index] for place in free[0].places}
+    return plan_macs(model.body, methods, model.body.grid(size), counts)
+
+
 def solve_dial(cost: Callable[[float], int], budget: float, values: Sequence[float] | None = None) -> float:
     """The dial value whose plan is the largest not above `budget` MACs; of equal plans, the shortest number.
 
@@ -133,6 +168,8 @@ def solve_dial(cost: Callable[[float], int], budget: float, values: Sequence[flo
     """
     at = (lambda j: values[j]) if values is not None else (lambda j: (j + 1) / KEEP_STEPS)
     low, high = 0, (KEEP_STEPS if values is None else len(values)) - 1
+    if cost(at(high)) <= budget:  # a plan that keeps all asks nobody, and can be cheaper than the one before it
+        return at(high)
     if cost(at(low)) > budget:
         raise ValueError(f"out of reach: {cost(at(low)) / 1e9:.3f} to {cost(at(high)) / 1e9:.3f} GMACs can be had")
     while low < high:

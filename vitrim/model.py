@@ -70,10 +70,14 @@ class ReducedViT(TimmInterface, nn.Module):
 
         scores: as for `forward`
         fill:   what a pruned patch gets when restored, its "last" features or "zeros"
+
+        Raises ValueError where images keep different numbers of tokens and restore=False.
         """
         if fill not in ("last", "zeros"):
             raise ValueError(f'fill={fill!r} is not "last" or "zeros"')
         tokens, _ = self._run(images, scores, Ask(remember=restore), normed=not restore)
+        if tokens.layout is not None and not restore:
+            raise ValueError("the images keep different numbers of tokens: ask for restore=True, or call the model")
         return self.body.norm(tokens.full_grid(fill)) if restore else tokens.x
 
     def save(self, folder) -> None:
@@ -134,7 +138,7 @@ class ReducedViT(TimmInterface, nn.Module):
         """Reductions before block i. Also returns norm1 of the tokens that go in, where it is known already."""
         normed, reduction, seen = None, None, ()
         for method, place in acting(self.methods, i, "before"):
-            evidence = body.probe(i, tokens)
+            evidence = None if method.blind else body.probe(i, tokens)
             reduction = method(tokens, evidence, place)
             if reduction is None:
                 continue
@@ -145,7 +149,8 @@ class ReducedViT(TimmInterface, nn.Module):
             elif witness is not None:
                 seen += (witness,)
             tokens = tokens.shrink(reduction, undone=until is not None, remember=ask.remember)
-            normed = reduction.shrink(evidence.h, tokens.prefix) if isinstance(reduction, Keep) else None
+            known = evidence is not None and isinstance(reduction, Keep)
+            normed = reduction.shrink(evidence.h, tokens.prefix) if known else None
         return tokens, span, normed, reduction, seen
 
     def _reduce(self, i: int, tokens: Tokens, evidence: Evidence, ask: Ask):

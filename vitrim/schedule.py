@@ -39,6 +39,11 @@ def floor_count(share: float, n: int) -> int:
     return math.floor(share * n + SLACK)
 
 
+def round_count(share: float, n: int) -> int:
+    """share * n to the nearest whole number, halves up, safe against rounding."""
+    return math.floor(share * n + 0.5 + SLACK)
+
+
 def check_places(at: Iterable[int] | int, depth: int) -> tuple[int, ...]:
     """`at` as sorted block numbers; ValueError for places outside the model or named twice."""
     places = (at,) if isinstance(at, int) else tuple(at)
@@ -51,12 +56,19 @@ def check_places(at: Iterable[int] | int, depth: int) -> tuple[int, ...]:
     return places
 
 
-def check_keep(keep: float | Sequence[float], places: int | None = None) -> tuple[float, ...] | float:
-    """`keep` as one rate, or one for each place; ValueError outside (0, 1] or with another number of rates."""
+def check_keep(
+    keep: float | Sequence[float], places: int | None = None, *, zero: bool = False
+) -> tuple[float, ...] | float:
+    """`keep` as one rate, or one for each place; ValueError outside (0, 1] or with another number of rates.
+
+    zero: 0 is allowed too
+    """
     rates = tuple(keep) if isinstance(keep, Sequence) else (keep,)
     for rate in rates:
-        if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 < rate <= 1:
-            raise ValueError(f"keep rate {rate!r} is not in (0, 1]: 0.7 keeps 70 % of the patch tokens at each place")
+        wrong = isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 <= rate <= 1
+        if wrong or (rate == 0 and not zero):
+            allowed = "[0, 1]" if zero else "(0, 1]"
+            raise ValueError(f"keep rate {rate!r} is not in {allowed}: 0.7 keeps 70 % of the patch tokens at each place")
     if places is not None and len(rates) not in (1, places):
         raise ValueError(f"{len(rates)} keep rates for {places} places: give one rate, or one for each place")
     return tuple(map(float, rates)) if isinstance(keep, Sequence) else float(keep)

@@ -8,8 +8,22 @@ from .dynamicvit import DynamicViT
 from .evit import EViT
 from .guide import LastClassAttention
 from .idlevit import IdleViT
+from .tofe import ToFe
 from .tome import ToMe
 
-METHODS: dict[str, type[Method]] = {cls.name: cls for cls in (EViT, IdleViT, ToMe, DynamicViT, TopK, Random, Grid)}
+_ALL = (EViT, IdleViT, ToFe, ToMe, DynamicViT, TopK, Random, Grid)
+METHODS: dict[str, type[Method]] = {cls.name: cls for cls in _ALL}
 
-__all__ = ["METHODS", "DynamicViT", "EViT", "Grid", "IdleViT", "LastClassAttention", "Method", "Random", "ToMe", "TopK"]
+__all__ = [
+    "METHODS",
+    "DynamicViT",
+    "EViT",
+    "Grid",
+    "IdleViT",
+    "LastClassAttention",
+    "Method",
+    "Random",
+    "ToFe",
+    "ToMe",
+    "TopK",
+]

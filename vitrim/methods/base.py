@@ -26,10 +26,14 @@ class Method(nn.Module):
     acts:    "between" attention and MLP of a block, or "before" a block
     needs_seed: whether it draws at random, seeded by the image
     dial:    the option that a budget solves
+    keeps_none: whether a keep rate of 0 makes sense
     guided:  whether it takes scores from outside; `guide`, if set, makes them from the images
     weighs:  whether it leaves tokens that weigh more than one patch in pooling
     proportional: whether attention adds log(size) of merged tokens to the logits
     map_of:  "maps" or "logits" where its loss needs the attention map over all tokens (`Evidence.mean_map`)
+    blind:   whether it decides from the tokens alone; it is given no evidence
+    per_image: whether images may keep counts of their own; `macs` then takes them as `kept`
+    ragged:  whether it leaves another number of tokens in every image of a batch
     trains_masked: whether it trains on soft masks over all tokens instead of gathers
     """
 
@@ -38,15 +42,19 @@ class Method(nn.Module):
     acts: ClassVar[Literal["between", "before"]] = "between"
     needs_seed: ClassVar[bool] = False
     dial: ClassVar[str] = "keep"
+    keeps_none: ClassVar[bool] = False
     weighs: ClassVar[bool] = False
     guided: ClassVar[bool] = False
     proportional: bool = False
+    blind: ClassVar[bool] = False
+    per_image: ClassVar[bool] = False
+    ragged: bool = False
     trains_masked: ClassVar[bool] = False
     map_of: str | None = None
 
     def __init__(self, keep: Any = 1.0, at: Any = None):
         super().__init__()
-        self.keep = check_keep(keep)
+        self.keep = check_keep(keep, zero=self.keeps_none)
         self.at = at if at is None else ((at,) if isinstance(at, int) else tuple(at))
         self.places: tuple[Place, ...] = ()
         self.guide: Callable[[Tensor], Tensor] | None = None
@@ -57,7 +65,7 @@ class Method(nn.Module):
     def bind(self, body: Backbone) -> None:
         """Settle what depends on the model: places, learned parts. Raises ValueError where the model cannot serve."""
         at = check_places(self.at, body.depth) if self.at is not None else self.default_places(body.depth)
-        check_keep(self.keep, len(at))
+        check_keep(self.keep, len(at), zero=self.keeps_none)
         self.places = tuple(Place(j, block, rate_at(self.keep, j)) for j, block in enumerate(at))
 
     def build(self, body: Backbone) -> None:

@@ -1,0 +1,243 @@
+"""ToFe: freeze tokens for a stage, reuse them at the next (Zhang, Zhang and Guo, "ToFe: Lagged Token Freezing and
+Reusing for Efficient Vision Transformer Inference", 2025)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from ..backbones.base import Backbone
+from ..packing import pack
+from ..reductions import Keep, Mask, Reduction
+from ..schedule import Place, check_keep, check_places, round_count
+from ..tokens import Tokens
+from ._tofe_parts import APPROXIMATORS, SELECTORS
+from .base import Method
+
+OPTIMISED = (0.49, 0.25, 0.14)  # what the paper's training found for DeiT-S at half its cost (Table V)
+ADAPTIVE = ("batch", "instance")
+
+
+class ToFe(Method):
+    """Before the first block of every stage a learned selector divides the patch tokens (Algorithm 1). The kept ones go
+    through the blocks of the stage; the frozen ones skip them, get what a learned approximator stands in with, and are
+    put back in their places for the next selector. Nobody needs those of the last stage again.
+
+    keep: shares of N kept, one for each stage; or κ, and stage s keeps κ^s. They are where training starts and what a
+          budget turns; training moves the stored counts. Default: Table V's (0.49, 0.25, 0.14) for three stages, else
+          κ = 0.5
+    at:   first blocks of the stages, counted from 0; default the even cut (3, 6, 9 of 12)
+    selector: "mlp": three layers; "dynamicvit": DynamicViT's predictor (Table III)
+    approximator: "bottleneck": two-layer MLP; "identity": frozen tokens return as they were; "conv": depth-wise 3 x 3
+          convolution; "block": a transformer block (Table IV)
+    reuse: frozen tokens come back; False: masks multiply, what is frozen stays so (Table II)
+    adaptive: "batch": every image keeps the stored count; "instance": the selector's own decision, each image its own
+          count, the batch as one ragged sequence
+    tau:  temperature of the Gumbel softmax in training
+
+    In train mode all tokens run, masked (Eq. 16 to 18); masks are drawn by straight-through Gumbel softmax (Eq. 9).
+    Where the stored count is all tokens, nothing is decided outside training.
+    Raises ValueError for options out of range and, when bound, for a model that cannot run ragged batches.
+    """
+
+    name = "tofe"
+    title = "freeze tokens for a stage, let them come back"
+    acts = "before"
+    blind = True
+    per_image = True
+    trains_masked = True
+
+    def __init__(
+        self,
+        keep: Any = None,
+        at: Any = None,
+        selector: str = "mlp",
+        approximator: str = "bottleneck",
+        reuse: bool = True,
+        adaptive: str = "batch",
+        tau: float = 1.0,
+    ):
+        super().__init__(1.0 if keep is None else keep, at)
+        _check("selector", selector, SELECTORS)
+        _check("approximator", approximator, APPROXIMATORS)
+        _check("adaptive", adaptive, ADAPTIVE)
+        if isinstance(tau, bool) or not isinstance(tau, (int, float)) or tau <= 0:
+            raise ValueError(f"tau={tau!r}: give a temperature above 0, such as 1.0")
+        self.keep = None if keep is None else self.keep
+        self.selector, self.approximator, self.reuse = selector, approximator, reuse
+        self.adaptive, self.tau = adaptive, tau
+
+    @property
+    def ragged(self) -> bool:
+        return self.adaptive == "instance"
+
+    def bind(self, body: Backbone) -> None:
+        at = check_places(self.at, body.depth) if self.at is not None else self.default_places(body.depth)
+        height, width = body.grid()
+        shares = zip(at, self._shares(len(at)), strict=True)
+        self.places = tuple(Place(j, block, share, height * width) for j, (block, share) in enumerate(shares))
+        if self.ragged:
+            try:
+                body.check_ragged()
+            except ValueError as reason:
+                raise ValueError(f'tofe with adaptive="instance": {reason}; use adaptive="batch"') from None
+
+    def _shares(self, stages: int) -> list[float]:
+        """The share of N that each stage keeps at first."""
+        if self.keep is None and stages == len(OPTIMISED):
+            return list(OPTIMISED)
+        if isinstance(self.keep, Sequence) and len(check_keep(self.keep, stages)) > 1:
+            return list(self.keep)
+        one = 0.5 if self.keep is None else self.keep[0] if isinstance(self.keep, Sequence) else self.keep
+        return [one ** (j + 1) for j in range(stages)]
+
+    def build(self, body: Backbone) -> None:
+        self.selectors = nn.ModuleList(SELECTORS[self.selector](body.width) for _ in self.places)
+        approximator = APPROXIMATORS[self.approximator]
+        if self.reuse and approximator is not None:
+            heads = [body.heads(place.block)[0] for place in self.places[:-1]]
+            self.approximators = nn.ModuleList(approximator(body.width, h) for h in heads)
+        self.register_buffer("kept_shares", torch.tensor([place.keep for place in self.places]))
+
+    # -- Algorithm 1
+
+    def forward(self, tokens: Tokens, evidence: None, place: Place) -> Reduction | None:
+        patches = tokens.grid[0] * tokens.grid[1]
+        learning = self.masked and self.training
+        if self._keeps_all(place, tokens.n, patches) and not learning:
+            return None
+        z = self.selectors[place.index](tokens)  # Eq. 8
+        if learning:
+            return self._as_mask(F.gumbel_softmax(z, tau=self.tau, hard=True)[..., 0], z, tokens)  # Eq. 9
+        if self.ragged:
+            return self._own_counts(z, tokens)
+        return self._stored_count(z, self._count(place, tokens.n, patches), tokens)
+
+    def _own_counts(self, z: Float[Tensor, "b n 2"], tokens: Tokens) -> Reduction:
+        """Instance-adaptive: the decision is the mask, argmax of z."""
+        scores = _scores(z, tokens)
+        kept = _decide(scores, tokens.mask)
+        if self.masked:
+            return self._as_mask(kept.to(scores.dtype), z, tokens)
+        return pack(kept, tokens.prefix, tokens.layout, scores)
+
+    def _stored_count(self, z: Float[Tensor, "b n 2"], k: int, tokens: Tokens) -> Reduction:
+        """Batch-adaptive: the k best by z."""
+        scores = _scores(z, tokens)
+        if tokens.mask is not None:
+            scores = scores.masked_fill(tokens.mask == 0, float("-inf"))
+        order = torch.topk(scores, tokens.n, dim=1).indices
+        if self.masked:
+            return self._as_mask(torch.zeros_like(scores).scatter(1, order[:, :k], 1.0), z, tokens)
+        return Keep(order[:, :k], rest=order[:, k:], scores=scores)
+
+    def _as_mask(self, mask: Float[Tensor, "b n"], z: Float[Tensor, "b n 2"], tokens: Tokens) -> Mask:
+        """All tokens run; without reuse the masks of successive stages multiply."""
+        return Mask(mask if tokens.mask is None else mask * tokens.mask, scores=_scores(z, tokens))
+
+    def until(self, place: Place) -> int | None:
+        """Frozen tokens are recovered before the next stage; those of the last stage, never."""
+        last = place.index == len(self.places) - 1
+        return None if last or not self.reuse else self.places[place.index + 1].block
+
+    def thaw(self, outside: Tokens, reduction: Reduction, place: Place) -> Tokens:
+        """x + Approx(x) of the frozen tokens, and of them alone (Eq. 6); of all, where they are masked (Eq. 16)."""
+        if self.approximator == "identity":
+            return outside
+        frozen = reduction.take_rest(outside.x, outside.prefix)
+        frozen = frozen + self.approximators[place.index](outside, reduction)
+        return outside.with_x(reduction.put_rest(outside.x, frozen, outside.prefix))
+
+    # -- counts
+
+    def count(self, place: Place, n: int) -> int:
+        return self._count(place, n, place.patches)
+
+    def _count(self, place: Place, n: int, patches: int) -> int:
+        """N^s: the stored share of all patches, rounded, at least 1 and no more than there are."""
+        return min(max(round_count(place.keep, patches), 1), n)
+
+    def _keeps_all(self, place: Place, n: int | Tensor, patches: int) -> bool:
+        """Whether the stored counts leave nothing to decide; the other images of a batch have no say in it."""
+        earlier = self.places[place.index - 1] if place.index and not self.reuse else None
+        before = patches if earlier is None else self._count(earlier, patches, patches)
+        if isinstance(n, int) and not self.ragged:
+            before = min(before, n)
+        return self._count(place, patches, patches) >= before
+
+    @torch.no_grad()
+    def update_counts(self, kept: Float[Tensor, "b s"], patches: int, momentum: float = 0.01) -> None:
+        """Move the stored counts towards the mean of those that images of `patches` patches kept in training, [b, s].
+
+        momentum: weight of this batch in the running mean; 1: these replace what was stored
+        Every process must be given the same counts (gather them first). Raises ValueError for another number of stages.
+        """
+        if kept.dim() != 2 or kept.shape[1] != len(self.places):
+            raise ValueError(f"kept is {list(kept.shape)}: give [images, {len(self.places)}], one count for each place")
+        mean = kept.float().mean(dim=0) / patches
+        self.kept_shares.lerp_(mean.to(self.kept_shares.device), momentum)
+        self._read_shares()
+
+    def _read_shares(self) -> None:
+        """The buffer travels with the weights; plans, and shapes known before a run, need plain numbers."""
+        if self.kept_shares.device.type == "meta":
+            return
+        shares = [round(share, 6) for share in self.kept_shares.tolist()]
+        if shares != [round(place.keep, 6) for place in self.places]:
+            self.places = tuple(replace(p, keep=share) for p, share in zip(self.places, shares, strict=True))
+
+    def _load_from_state_dict(self, *args, **kwargs) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        if "kept_shares" in self._buffers:
+            self._read_shares()
+
+    def train(self, mode: bool = True) -> ToFe:
+        """As for any module; counts that were written into the buffer from outside (EMA) count from here on."""
+        if "kept_shares" in self._buffers:
+            self._read_shares()
+        return super().train(mode)
+
+    def _apply(self, fn, recurse: bool = True) -> ToFe:
+        """Shares stay float32 when the model is cast: half precision would move a count."""
+        super()._apply(fn, recurse)
+        if "kept_shares" in self._buffers and not self.kept_shares.is_meta:
+            self.kept_shares = torch.tensor([p.keep for p in self.places], device=self.kept_shares.device)
+        return self
+
+    # -- what it will cost
+
+    def macs(self, place: Place, n: int, body: Backbone, kept: Tensor | None = None) -> int:
+        if self._keeps_all(place, n, place.patches) and (kept is None or not self.training):
+            return 0
+        approximator = APPROXIMATORS[self.approximator]
+        selecting = SELECTORS[self.selector].macs(body.width, n)
+        if approximator is None or self.until(place) is None:
+            return selecting
+        kept = self.count(place, n) if kept is None else kept
+        return selecting + approximator.macs(body.width, n, n - kept)
+
+
+def _scores(z: Float[Tensor, "b n 2"], tokens: Tokens) -> Float[Tensor, "b n"]:
+    """log(keep / freeze): ranks as z does, and does not run into 1; -inf behind the last token of a ragged image."""
+    scores = z[..., 0] - z[..., 1]
+    if tokens.layout is None:
+        return scores
+    return tokens.layout.patches.pad(scores.unsqueeze(-1), float("-inf")).squeeze(-1)
+
+
+def _decide(scores: Float[Tensor, "b n"], mask: Float[Tensor, "b n"] | None) -> Bool[Tensor, "b n"]:
+    """Keep where keeping is at least as likely as freezing; where an image would keep nothing, its best token."""
+    if mask is not None:
+        scores = scores.masked_fill(mask == 0, float("-inf"))
+    return (scores >= 0) | (scores == scores.amax(dim=1, keepdim=True)) & (scores.amax(dim=1, keepdim=True) < 0)
+
+
+def _check(name: str, value: Any, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name} {value!r} is not one of {', '.join(allowed)}")
