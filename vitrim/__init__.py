@@ -4,7 +4,7 @@ from ._version import __version__
 from .build import UntrainedWarning, reduce
 from .cost import Profile, image_macs, profile
 from .evidence import Evidence
-from .methods import METHODS, DynamicViT, EViT, Grid, IdleViT, LastClassAttention, Method, Random, ToFe, ToMe, TopK
+from .methods import BAT, METHODS, DynamicViT, EViT, Grid, IdleViT, LastClassAttention, Method, Random, ToFe, ToMe, TopK
 from .model import ReducedViT
 from .records import BlockTrace
 from .reductions import Fuse, Keep, Mask, Merge, Reduction
@@ -12,6 +12,7 @@ from .storage import load, save
 from .tokens import Tokens
 
 __all__ = [
+    "BAT",
     "METHODS",
     "BlockTrace",
     "DynamicViT",

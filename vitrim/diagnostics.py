@@ -1,0 +1,26 @@
+"""What the papers measure on tokens: pure functions of features and traces, for looking, not for training."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+def diversity_score(tokens: Float[Tensor, "b n c"], *, relative: bool = False) -> Float[Tensor, " b"]:
+    """How different the tokens of an image are: r(Z) = || Z - 1 z^T ||_1, entrywise, for the token z among them that
+    makes it smallest (Long et al., "Beyond Attentive Tokens", Eq. 4). 0 where all tokens are equal.
+
+    tokens:   such as `model.forward_features(images)`; the paper looks at them after the last place
+    relative: divided by || Z ||_1, as in its Fig. 4; images whose tokens are all zero score 0
+
+    Raises ValueError for anything but [b, n, c] with at least one token.
+    """
+    if tokens.dim() != 3 or tokens.shape[1] == 0:
+        raise ValueError(f"tokens {list(tokens.shape)}: give features [images, tokens, channels], one token at least")
+    tokens = tokens.to(torch.promote_types(tokens.dtype, torch.float32))
+    score = torch.cdist(tokens, tokens, p=1).sum(dim=1).amin(dim=1)
+    if not relative:
+        return score
+    length = tokens.abs().sum(dim=(1, 2))
+    return torch.where(length > 0, score / length, 0.0)

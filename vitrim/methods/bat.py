@@ -1,0 +1,187 @@
+"""BAT: keep the attentive tokens, merge the rest by density peaks, match alike attentive ones (Long et al., "Beyond
+Attentive Tokens: Incorporating Token Importance and Diversity for Efficient Vision Transformers", CVPR 2023)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from ..backbones.base import Backbone
+from ..evidence import Evidence
+from ..reductions import Keep, Reduction, take_rows
+from ..schedule import Place, ceil_count, rate_at
+from ..tokens import Tokens
+from ._checks import check_count, check_counts, check_one_of
+from ._clusters import Groups, Weigher, density_peaks, k_means, k_means_macs, one_group, runs, z_order
+from ._parts import Parts, merge_parts
+from .base import top
+from .evit import EViT
+
+MERGES = ("none", "pack", "cluster", "cluster+match")
+MERGERS = ("density", "kmeans", "average", "max", "spatial", "convolution", "mlp")
+BY_ATTENTION = ("density", "kmeans")  # mergers whose members weigh by class attention (Eq. 8)
+LEARNED = ("convolution", "mlp")
+
+
+class BAT(EViT):
+    """Between attention and MLP of the chosen blocks the ceil(keep * n) most attentive patch tokens stay; the others
+    are clustered and each cluster becomes one token; the most alike attentive tokens are merged in pairs (section 4).
+
+    keep:       share of attentive tokens at each place, one number or one for each place; 0: none, all
+                are clustered (Fig. 1b)
+    at:         blocks, counted from 0; default the even cut (3, 6, 9 of 12)
+    merge:      rows of Table 3: "none": inattentive tokens are dropped; "pack": they become one token; "cluster": one
+                for each cluster; "cluster+match": attentive ones are matched as well
+    clusters:   number of clusters m at each place; default a tenth of the inattentive tokens with matching and with
+                keep=0, 2 without matching, where no pairs make room for more
+    pairs:      attentive tokens that matching removes at each place; default clusters - 1; at most half of them
+    neighbours: nearest tokens that the density looks at; None: all
+    normalise:  weights sum to 1 in every group; False: Eq. 8 to the letter
+    merger:     what groups the inattentive tokens (Table 4): "density" (peaks), "kmeans", "average", "max", "spatial",
+                "convolution", "mlp"; the last two learn
+    iterations: of k-means
+    score:      as for EViT
+
+    Raises ValueError for options out of range and, when bound, for a model without [CLS] unless score="tokens".
+    """
+
+    name = "bat"
+    title = "keep the attentive tokens, cluster the rest, match alike ones"
+    keeps_none = True
+
+    def __init__(
+        self,
+        keep: Any = 0.7,
+        at: Any = None,
+        merge: str = "cluster+match",
+        clusters: int | Sequence[int] | None = None,
+        pairs: int | Sequence[int] | None = None,
+        neighbours: int | None = 5,
+        normalise: bool = True,
+        merger: str = "density",
+        iterations: int = 3,
+        score: Any = "cls",
+    ):
+        super().__init__(keep, at, fuse=merge != "none", score=score)
+        self.merge, self.merger = check_one_of("merge", merge, MERGES), check_one_of("merger", merger, MERGERS)
+        self.clusters, self.pairs = check_counts("clusters", clusters, 1), check_counts("pairs", pairs, 0)
+        self.neighbours = None if neighbours is None else check_count("neighbours", neighbours, 1)
+        self.iterations = check_count("iterations", iterations, 1)
+        self.normalise, self.weighs = normalise, merge != "none"
+        if merge in ("none", "pack") and merger != "density":
+            raise ValueError(f'merger={merger!r} has nothing to group with merge={merge!r}: use merge="cluster"')
+        if merge == "none" and 0 in (self.keep if isinstance(self.keep, tuple) else (self.keep,)):
+            raise ValueError('keep=0 leaves no patch token with merge="none": use merge="cluster"')
+
+    def bind(self, body: Backbone) -> None:
+        super().bind(body)
+        check_counts("clusters", self.clusters, 1, len(self.places))
+        check_counts("pairs", self.pairs, 0, len(self.places))
+
+    def build(self, body: Backbone) -> None:
+        if self.merger in LEARNED:
+            convolves = self.merger == "convolution"
+            self.weighers = nn.ModuleList(Weigher(body.width, convolves) for _ in self.places)
+
+    # -- the decision
+
+    def forward(self, tokens: Tokens, evidence: Evidence, place: Place) -> Reduction | None:
+        k, m, p = self.plan(place, tokens.n)
+        if k == tokens.n:
+            return None
+        scores = self._scores(tokens, evidence, place)
+        attentive, inattentive = decouple(scores, k)
+        if self.merge == "none":
+            return Keep(attentive, inattentive, scores=scores)
+        importance = self._weights(scores, tokens, evidence)
+        inattentive = self._in_order(inattentive, tokens)
+        groups = self._group(take_rows(tokens.patches, inattentive), take_rows(importance, inattentive), m, place)
+        pairs = match(take_rows(tokens.patches, attentive), p) if p else None
+        parts = Parts(attentive, pairs, inattentive, groups)
+        return merge_parts(parts, importance, self.normalise, maximum=self.merger == "max", scores=scores)
+
+    def plan(self, place: Place, n: int) -> tuple[int, int, int]:
+        """Of n tokens: how many stay attentive, how many clusters the others form, how many pairs are matched."""
+        k = ceil_count(place.keep, n)
+        if k == n or self.merge == "none":
+            return k, 0, 0
+        m = min(self._clusters(place, k, n - k), n - k)
+        wanted = m - 1 if self.pairs is None else rate_at(self.pairs, place.index)
+        return k, m, min(wanted, k // 2) if self.merge == "cluster+match" else 0
+
+    def _clusters(self, place: Place, k: int, q: int) -> int:
+        if self.merge == "pack":
+            return 1
+        if self.clusters is not None:
+            return rate_at(self.clusters, place.index)
+        return 2 if self.merge == "cluster" and k else max(1, round(0.1 * q))
+
+    def _in_order(self, inattentive: Int[Tensor, "b q"], tokens: Tokens) -> Int[Tensor, "b q"]:
+        """By number (density peaks), by place on the image (pooling), or as they are, by attention (k-means)."""
+        if self.merger == "kmeans" or self.merge == "pack":
+            return inattentive
+        key = inattentive if self.merger == "density" else take_rows(tokens.origin(), inattentive)
+        if self.merger == "spatial":
+            key = torch.tensor(z_order(*tokens.grid), device=key.device)[key]
+        order = torch.topk(key, key.shape[1], dim=1, largest=False).indices
+        return inattentive.gather(1, order)
+
+    def _group(self, z: Float[Tensor, "b q c"], importance: Float[Tensor, "b q"], m: int, place: Place) -> Groups:
+        """The inattentive tokens in m groups (section 4.4, Table 4)."""
+        if self.merger in BY_ATTENTION and m in (1, z.shape[1]):
+            return one_group(importance) if m == 1 else runs(z, m)
+        if self.merger in BY_ATTENTION:
+            return density_peaks(z, m, self.neighbours) if self.merger == "density" else k_means(z, m, self.iterations)
+        weights = self.weighers[place.index](z) if self.merger in LEARNED else torch.ones_like(importance)
+        return replace(runs(z, m), weights=weights)
+
+    # -- what it costs
+
+    def count(self, place: Place, n: int) -> int:
+        k, m, p = self.plan(place, n)
+        return k + m - p
+
+    def macs(self, place: Place, n: int, body: Backbone) -> int:
+        k, m, p = self.plan(place, n)
+        if k == n:
+            return 0
+        matching = (k // 2) * (k - k // 2) * body.width if p else 0
+        return self.score_macs(place, n, body) + self._grouping_macs(n - k, m, body.width) + matching
+
+    def _grouping_macs(self, q: int, m: int, channels: int) -> int:
+        if self.merger in LEARNED:
+            return Weigher.macs(q, channels, self.merger == "convolution")
+        if self.merger not in BY_ATTENTION or not 1 < m < q:
+            return 0
+        return q * q * channels if self.merger == "density" else k_means_macs(q, m, channels, self.iterations)
+
+
+def decouple(scores: Float[Tensor, "b n"], k: int) -> tuple[Int[Tensor, "b k"], Int[Tensor, "b q"]]:
+    """The k most attentive tokens and the q others, most attentive first (section 4.3)."""
+    order = top(scores, scores.shape[1])
+    return order[:, :k], order[:, k:]
+
+
+def match(features: Float[Tensor, "b k c"], p: int) -> tuple[Int[Tensor, "b p"], Int[Tensor, "b p"]]:
+    """The p most alike pairs of attentive tokens, most attentive first: (those that join, those that they join).
+
+    By rank, even and odd tokens alternate. Each even one proposes its most similar odd one by cosine. The best
+    proposals with distinct partners hold; should there be fewer than p, the best of the others join them.
+    """
+    with torch.autocast(features.device.type, enabled=False):
+        features = features.detach().to(torch.promote_types(features.dtype, torch.float32))
+        unit = F.normalize(features, dim=2)
+        similar = torch.bmm(unit[:, 0::2], unit[:, 1::2].transpose(1, 2))
+    best, partner = similar.max(dim=2)
+    proposed = partner.unsqueeze(2) == torch.arange(similar.shape[2], device=partner.device)
+    winner = best.unsqueeze(2).masked_fill(~proposed, float("-inf")).argmax(dim=1)
+    wins = winner.gather(1, partner) == torch.arange(similar.shape[1], device=partner.device)
+    # Cosines lie within 2 of each other, so whoever lost the partner comes behind all who won one.
+    source = top(torch.where(wins, best, best - 3), p)
+    return 2 * source, 2 * partner.gather(1, source) + 1
