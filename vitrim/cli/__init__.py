@@ -18,6 +18,7 @@ COMMANDS = {
     "profile": "what a model costs with a method, block by block; needs neither weights nor images",
     "evaluate": "one method beside the dense model: accuracy, agreement, cost and speed",
     "compare": "methods at several keep rates or budgets beside the dense model: one table and one picture",
+    "finetune": "train a reduced model, with labels or without, until it is better than any training-free one",
     "methods": "which methods there are, their options, and which models each runs on",
     "demo": "a comparison on handwritten digits, without network or data, as a table and a page",
 }

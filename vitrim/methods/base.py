@@ -7,7 +7,8 @@ tells the core when to ask it and the cost model what it will answer.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -64,7 +65,7 @@ class Method(nn.Module):
 
     def bind(self, body: Backbone) -> None:
         """Settle what depends on the model: places, learned parts. Raises ValueError where the model cannot serve."""
-        at = check_places(self.at, body.depth) if self.at is not None else self.default_places(body.depth)
+        at = self.blocks_of(body)
         check_keep(self.keep, len(at), zero=self.keeps_none)
         self.places = tuple(Place(j, block, rate_at(self.keep, j)) for j, block in enumerate(at))
 
@@ -76,9 +77,19 @@ class Method(nn.Module):
         """Whether it has learned parts of its own: fresh from `build` they are random, and `reduce` says so."""
         return any(not name.startswith("guide.") for name, _ in self.named_parameters())
 
+    def blocks_of(self, body: Backbone) -> tuple[int, ...]:
+        """The blocks of its places: those given, or the default cut of the blocks that the backbone names."""
+        if self.at is not None:
+            return check_places(self.at, body.depth)
+        return tuple(body.within.start + block for block in self.default_places(len(body.within)))
+
     def default_places(self, depth: int) -> tuple[int, ...]:
         """Three places, evenly."""
         return even_places(depth, 3)
+
+    def set_rates(self, rates: Sequence[float | None]) -> None:
+        """Turn the keep rate of every place, for schedules of training."""
+        self.places = tuple(replace(place, keep=rate) for place, rate in zip(self.places, rates, strict=True))
 
     def place(self, block: int) -> Place | None:
         """The place at this block, if there is one."""
@@ -108,6 +119,11 @@ class Method(nn.Module):
     def until(self, place: Place) -> int | None:
         """The block before which the reduction of this place is undone; None: never."""
         return None
+
+    @property
+    def undoes(self) -> bool:
+        """Whether it can put tokens back: it idles or freezes them."""
+        return type(self).until is not Method.until
 
     def thaw(self, outside: Tokens, reduction: Reduction, place: Place) -> Tokens:
         """What the tokens left outside have become by the time they are put back: unchanged, if nobody says more."""

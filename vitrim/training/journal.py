@@ -65,7 +65,7 @@ class Journal:
     def epoch(self, row: dict[str, Any]) -> None:
         """One epoch is done and judged."""
         self._write("epochs", row)
-        if self.main:
+        if not self.progress.disable:
             figures = "  ".join(f"{key} {value:.4g}" for key, value in row.items() if isinstance(value, (int, float)))
             self.progress.console.print(figures, highlight=False)
 
@@ -78,7 +78,8 @@ class Journal:
     def close(self) -> None:
         """Stop the display; end the trackers."""
         self.progress.stop()
-        self.accelerator.end_training()
+        for tracker in self.accelerator.trackers:  # end_training() would also tear down the process group
+            tracker.finish()
 
 
 def _progress(enabled: bool) -> Progress:

@@ -1,0 +1,74 @@
+"""One small training run, for tests that start it as a process of its own (killed, resumed, or two at a time)."""
+
+import argparse
+import json
+import os
+import signal
+import warnings
+from pathlib import Path
+
+import timm
+import torch
+
+from vitrim.training import Settings, finetune, get_recipe, override
+from vitrim.training.loop import Run
+from vitrim.training.steps import Stepper
+
+
+def small_model():
+    """Three classes, 16 patches, four blocks, every parameter random."""
+    torch.manual_seed(0)
+    size = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 4, "num_heads": 2}
+    model = timm.create_model("vit_tiny_patch16_224", num_classes=3, **size)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    return model.eval()
+
+
+def kill_before(step: int, saved_at: int) -> None:
+    """Die by SIGKILL before `step` is taken, having written a checkpoint after `saved_at` steps."""
+    take, epoch = Stepper.take, Run._epoch
+
+    def dying(self, now, *args):
+        if now == saved_at:
+            dying.run.save()
+        if now == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return take(self, now, *args)
+
+    def remembering(self, journal):
+        dying.run = self
+        epoch(self, journal)
+
+    Stepper.take, Run._epoch = dying, remembering
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("data")
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--method", default="evit")
+    parser.add_argument("--recipe", default="distill")
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--kill", type=int)
+    parser.add_argument("--saved-at", type=int, default=0)
+    parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--processes", type=int, default=1)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    if args.kill is not None:
+        kill_before(args.kill, args.saved_at)
+    recipe = override(get_recipe(args.recipe, small=True), batch_size=args.batch_size, epochs=2, lr=1e-3)
+    settings = Settings(args.out, cpu=True, show=False, log_every=1)
+    report = finetune(small_model(), args.method, args.data, recipe, settings, keep=0.6, resume=args.resume)
+    assert int(os.environ.get("WORLD_SIZE", "1")) == args.processes
+    if torch.distributed.is_initialized():
+        assert torch.distributed.get_world_size() == args.processes
+        torch.distributed.destroy_process_group()
+    if int(os.environ.get("RANK", "0")) == 0:
+        (args.out / "report.json").write_text(json.dumps({"steps": report.steps, "processes": args.processes}))
+
+
+if __name__ == "__main__":
+    warnings.filterwarnings("ignore")
+    main()

@@ -1,0 +1,172 @@
+"""`vitrim finetune`: train a reduced model by a recipe, and save it."""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, make_dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+
+from ..data import open_dataset, open_loader
+from ..evaluate import environment
+from ..training import RECIPES, Augmentation, Recipe, Report, Settings, Weights, finetune, get_recipe, override
+from ._files import check_output, write_json
+from ._method_options import method_options_class
+from ._model import open_model
+from ._options import ModelOptions, OutputOptions, hinted
+from ._parse import parse
+from ._plans import one_plan
+
+MethodOptions: Any = method_options_class("several values: one for each of the method's places")
+
+
+@dataclass(kw_only=True)
+class TrainingOptions:
+    """What to learn from, and where to write."""
+
+    data: Path
+    """training photographs: one folder per class, or for a recipe without labels any folder of images"""
+    out: Path
+    """folder for the result, its checkpoints and its figures (steps.csv, epochs.csv)"""
+    val: Annotated[Path | None, hinted("none: nothing is judged")] = None
+    """validation photographs, one folder per class; judged after every epoch beside the dense model"""
+    val_crop_pct: Annotated[float | None, hinted("the model's own")] = None
+    """share of the resized validation image that the centre crop keeps"""
+    limit: Annotated[int | None, hinted("all")] = None
+    """only the first so many training photographs"""
+    recipe: Literal[tuple(RECIPES)] = "distill"
+    """the published run; distill needs no labels"""
+    short: bool = False
+    """the recipe's form for small machines: 1 epoch, batches of 32, light augmentation"""
+    resume: bool = False
+    """go on from the last checkpoint in --out"""
+
+
+@dataclass(kw_only=True)
+class MachineOptions:
+    """How to carry it out. Under torchrun or accelerate launch it runs on all their processes."""
+
+    cpu: bool = False
+    """use the CPU even where there is a GPU"""
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    """mixed precision"""
+    micro_batch: Annotated[int | None, hinted("the whole batch")] = None
+    """images that a process computes at once; the batch is accumulated from these"""
+    workers: int = 1
+    """processes that decode images, for each process that trains"""
+    threads: Annotated[int | None, hinted("torch's own choice")] = None
+    """CPU threads of torch"""
+    save_minutes: float = 10.0
+    """write a checkpoint this often, besides every epoch's end"""
+    log_every: int = 10
+    """steps between the rows of steps.csv"""
+    compile: bool = False
+    """torch.compile the student"""
+    grad_checkpointing: bool = False
+    """recompute blocks in the backward pass instead of storing them"""
+    trackers: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = ()
+    """where else to log"""
+    seed: int = 0
+    """for everything that is drawn"""
+
+
+def _field_options(cls: type) -> list[tuple[str, Any, Any]]:
+    """Every field of a recipe's part as an option that is None where nobody typed it."""
+    hints = typing.get_type_hints(cls)
+    skipped = ("name", "method", "weights", "augmentation", "labels")
+    names = [f.name for f in fields(cls) if f.name not in skipped]
+    return [(name, Annotated[hints[name] | None, hinted("the recipe's")], field(default=None)) for name in names]
+
+
+ChangeOptions: Any = make_dataclass(
+    "ChangeOptions",
+    [option for cls in (Recipe, Weights, Augmentation) for option in _field_options(cls)],
+    kw_only=True,
+    namespace={"__doc__": "Fields of the recipe to change (docs/recipes says what they mean)."},
+)
+
+
+@dataclass(kw_only=True)
+class FinetuneConfig:
+    """Fine-tune a reduced model, with labels or without.
+
+    The student is a copy of the dense model, which teaches where the recipe has a teacher. A run can be interrupted at
+    any moment: --resume goes on from its last checkpoint. The result is a folder for --checkpoint and vitrim.load.
+    """
+
+    model: ModelOptions
+    method: MethodOptions
+    training: TrainingOptions
+    change: ChangeOptions
+    machine: MachineOptions
+    output: OutputOptions
+
+
+def run(arguments: Sequence[str], prog: str) -> None:
+    """Fine-tune what the arguments name."""
+    config = parse(FinetuneConfig, arguments, prog)
+    check_output(config.output.json)
+    if config.machine.threads:
+        torch.set_num_threads(config.machine.threads)
+    subject = open_model(config.model)
+    plan = one_plan(subject, config.method, config.machine.seed)
+    recipe = _recipe(config)
+    report = finetune(
+        subject.dense,
+        list(plan.model.methods),
+        config.training.data,
+        recipe,
+        _settings(config),
+        macs=_budget(config),
+        judge_on=_judging(config, subject.dense),
+        resume=config.training.resume,
+        limit=config.training.limit,
+    )
+    _tell(config, subject.name, recipe, report)
+
+
+def _recipe(config: FinetuneConfig) -> Recipe:
+    recipe = get_recipe(config.training.recipe, small=config.training.short)
+    changes = {f.name: getattr(config.change, f.name) for f in fields(config.change)}
+    return override(recipe, **{name: value for name, value in changes.items() if value is not None})
+
+
+def _budget(config: FinetuneConfig) -> float | None:
+    return config.method.macs[0] if config.method.macs else None
+
+
+def _settings(config: FinetuneConfig) -> Settings:
+    machine = config.machine
+    return Settings(
+        out=config.training.out,
+        seed=machine.seed,
+        precision=machine.precision,
+        micro_batch=machine.micro_batch,
+        workers=machine.workers,
+        save_minutes=machine.save_minutes,
+        log_every=machine.log_every,
+        compile=machine.compile,
+        checkpointing=machine.grad_checkpointing,
+        trackers=machine.trackers,
+        cpu=machine.cpu,
+    )
+
+
+def _judging(config: FinetuneConfig, model: torch.nn.Module):
+    if config.training.val is None:
+        return None
+    photographs = open_dataset(config.training.val, model, crop_pct=config.training.val_crop_pct)
+    return open_loader(photographs, batch_size=32, workers=config.machine.workers)
+
+
+def _tell(config: FinetuneConfig, name: str, recipe: Recipe, report: Report) -> None:
+    for file, reason in sorted(report.unreadable.items()):
+        print(f"skipped {file}: {reason}")
+    figures = "  ".join(f"{key} {value:.2f}" for key, value in report.figures.items())
+    print(f"{report.steps} steps of {recipe.name}; {figures or 'nothing was judged (--val)'}")
+    print(f"saved {config.training.out}: use it with --checkpoint {config.training.out}")
+    summary = {"model": name, "recipe": recipe.name, "steps": report.steps, "out": str(config.training.out)}
+    write_json(config.output.json, {**summary, **report.figures, **environment(seed=config.machine.seed)})
