@@ -36,6 +36,7 @@ class DynamicViT(Method):
     name = "dynamicvit"
     title = "prune by a learned predictor"
     acts = "before"
+    blind = True
     trains_masked = True
 
     def __init__(self, keep: Any = 0.7, at: Any = None):
@@ -55,7 +56,7 @@ class DynamicViT(Method):
     def build(self, body: Backbone) -> None:
         self.predictors = nn.ModuleList(Predictor(body.width) for _ in self.places)
 
-    def forward(self, tokens: Tokens, evidence: Evidence, place: Place) -> Reduction | None:
+    def forward(self, tokens: Tokens, evidence: Evidence | None, place: Place) -> Reduction | None:
         patches = tokens.grid[0] * tokens.grid[1]
         present = self._left_before(place, patches) if tokens.mask is not None else tokens.n
         k = self._left(place, present, patches)

@@ -16,6 +16,8 @@ from ..evidence import Evidence
 from ..reductions import Merge, Reduction
 from ..schedule import Place, rate_at
 from ..tokens import Tokens
+from ._checks import check_counts
+from ._clusters import others
 from .base import Method
 
 
@@ -38,11 +40,11 @@ class ToMe(Method):
 
     def __init__(self, r: int | Sequence[int] = 13, at: Any = None, proportional: bool = True):
         super().__init__(at=at)
-        self.r, self.proportional = check_r(r), proportional
+        self.r, self.proportional = check_counts("r", r, 0), proportional
 
     def bind(self, body: Backbone) -> None:
         super().bind(body)
-        check_r(self.r, len(self.places))
+        check_counts("r", self.r, 0, len(self.places))
 
     def default_places(self, depth: int) -> tuple[int, ...]:
         return tuple(range(depth))
@@ -71,17 +73,6 @@ class ToMe(Method):
         return tuple(range(height * width // 2, -1, -1))
 
 
-def check_r(r: int | Sequence[int], places: int | None = None) -> tuple[int, ...] | int:
-    """`r` as one count, or one for each place; ValueError for anything else."""
-    counts = tuple(r) if isinstance(r, Sequence) and not isinstance(r, str) else (r,)
-    for count in counts:
-        if isinstance(count, bool) or not isinstance(count, int) or count < 0:
-            raise ValueError(f"r={count!r} is not a number of tokens: give a whole number from 0, such as 13")
-    if not counts or (places is not None and len(counts) not in (1, places)):
-        raise ValueError(f"{len(counts)} values of r for {places} places: give one, or one for each place")
-    return r if isinstance(r, int) else counts
-
-
 def mean_keys(evidence: Evidence) -> Float[Tensor, "b n d"]:
     """The patch tokens' keys, mean over heads: what ToMe compares tokens by (section 3, "Token Similarity")."""
     return evidence.keys()[:, :, evidence.prefix :].detach().float().mean(dim=1)
@@ -108,21 +99,11 @@ def merge_pairs(
 ) -> Merge:
     """Each of `source` joins its `target`, weighted by size. What is left of set A stands first, then B, both in order
     (the order of the listing in the paper's appendix)."""
-    lead = leads(sizes.shape[1], source, first)
-    b, m = lead.shape
-    rank = torch.arange(m, device=lead.device).expand(b, m)
-    group = torch.zeros(sizes.shape, dtype=torch.int64, device=lead.device).scatter(1, lead, rank)
+    b, n = sizes.shape
+    left = 2 * others(source // 2, (n + 1 - first) // 2) + first
+    stay = torch.arange(1 - first, n, 2, device=source.device).expand(b, -1)
+    lead = torch.cat([left, stay], dim=1)
+    rank = torch.arange(lead.shape[1], device=lead.device).expand_as(lead)
+    group = torch.zeros(b, n, dtype=torch.int64, device=lead.device).scatter(1, lead, rank)
     group = group.scatter(1, source, group.gather(1, target))
-    total = sizes.new_zeros(b, m).scatter_add(1, group, sizes)
-    return Merge(group, sizes / total.gather(1, group), m, lead, source)
-
-
-def leads(n: int, source: Int[Tensor, "b r"], first: int) -> Int[Tensor, "b n-r"]:
-    """The tokens that stay: those of A that are no source, then all of B, each in order."""
-    b, r = source.shape
-    a = torch.arange(first, n, 2, device=source.device)
-    b_set = torch.arange(1 - first, n, 2, device=source.device)
-    # Sources get a number behind all others, so the smallest ones are those that stay, in order.
-    left = a.expand(b, -1).scatter(1, source // 2, n)
-    left = torch.topk(left, a.shape[0] - r, dim=1, largest=False).values
-    return torch.cat([left, b_set.expand(b, -1)], dim=1)
+    return Merge.means(sizes, group, lead, source)
