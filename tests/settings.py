@@ -11,7 +11,7 @@ import functools
 import math
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -69,6 +69,7 @@ class MethodRow:
     keeps_grid: every reduction is undone within its block (IdleViT), so that it fits backbones that need their grid
     order_free: it does not look at the order of the tokens (law 5)
     full_map:   it forms the N x N attention map at inference
+    reuses:     what it takes away can come back later than after the same block
     static:     token counts don't depend on the image: it compiles, exports, and its cost is known beforehand
     off:        options with which nothing is reduced (law 1); None: it cannot be switched off
     uncounted:  (profile) -> MACs that torch's counter does not see (distances, elementwise products), for one image
@@ -81,6 +82,7 @@ class MethodRow:
     keeps_grid: bool = False
     order_free: bool = True
     full_map: bool = False
+    reuses: bool = False
     static: bool = True
     off: dict[str, Any] | None = field(default_factory=lambda: {"keep": 1.0})
     uncounted: Callable[[vitrim.Profile], int] | None = None
@@ -145,6 +147,19 @@ METHODS: tuple[MethodRow, ...] = (
     MethodRow("tome", "tome", dict(r=3), order_free=False, off={"r": 0}),
     MethodRow("tome-plain", "tome", dict(r=(5, 4), at=(0, 2), proportional=False), order_free=False, off={"r": 0}),
     MethodRow("dynamicvit", "dynamicvit", dict(keep=0.7)),
+    MethodRow("tofe", "tofe", dict(keep=0.6), reuses=True),
+    MethodRow(
+        "tofe-conv", "tofe", dict(keep=(0.6, 0.3), at=(0, 2), approximator="conv"), order_free=False, reuses=True
+    ),
+    MethodRow("tofe-block", "tofe", dict(approximator="block", selector="dynamicvit"), reuses=True),
+    MethodRow("tofe-pruning", "tofe", dict(keep=0.7, reuse=False)),
+    MethodRow("tofe-instance", "tofe", dict(adaptive="instance"), static=False, reuses=True),
+    MethodRow("bat", "bat", dict(keep=0.5, clusters=3), needs_cls=True),
+    MethodRow("bat-tokens", "bat", dict(keep=(0.6, 0.0), at=(0, 2), neighbours=None, score="tokens"), full_map=True),
+    MethodRow("bat-evit", "bat", dict(keep=0.6, merge="cluster", clusters=3, normalise=False), needs_cls=True),
+    MethodRow("bat-kmeans", "bat", dict(keep=0.5, clusters=3, merger="kmeans"), needs_cls=True),
+    MethodRow("bat-max", "bat", dict(keep=0.5, clusters=3, merger="max"), needs_cls=True, order_free=False),
+    MethodRow("bat-conv", "bat", dict(keep=0.5, merger="convolution"), needs_cls=True, order_free=False),
 )
 
 
@@ -198,9 +213,16 @@ def methods(where: Callable[[MethodRow], bool] = lambda m: True) -> list:
 
 
 def families() -> list:
-    """One (backbone, method) for every family."""
-    first = {backbone.family: (backbone, method) for backbone, method in reversed([*_star()])}
-    return [pytest.param(b, m, id=family) for family, (b, m) in first.items()]
+    """One (backbone, method) for every family, two blocks deep where the row's model takes a depth, for slow tools."""
+    rows = {b.family: b for b in reversed(BACKBONES)}
+    return [pytest.param(*_shallow(b, next(m for m in METHODS if fits(b, m))), id=f) for f, b in rows.items()]
+
+
+def _shallow(backbone: BackboneRow, method: MethodRow) -> tuple[BackboneRow, MethodRow]:
+    if "depth" not in getattr(backbone.build, "keywords", {}):
+        return backbone, method
+    build = partial(backbone.build, depth=2)
+    return replace(backbone, build=build), replace(method, options={**method.options, "at": 1})
 
 
 # -- models and images
@@ -242,7 +264,22 @@ def reduced(backbone: BackboneRow, method: MethodRow, **changed: Any) -> vitrim.
     model = attach(dense(backbone), method.name, **{**method.options, **changed})
     for one in model.methods:
         randomise(one, seed=1)
-    return model.eval()
+    return model.eval() if method.static else level(model.eval(), images(backbone, batch=8, seed=2))
+
+
+@torch.no_grad()
+def level(model: vitrim.ReducedViT, x: Tensor) -> vitrim.ReducedViT:
+    """The same model, its selectors' last biases such that over the images x they keep about half of the tokens."""
+
+    def centre(selector, given, z):
+        last = [m for m in selector.modules() if isinstance(m, nn.Linear)][-1]
+        last.bias[0] -= (z[..., 0] - z[..., 1]).median()
+
+    for selector in model.methods[0].selectors:
+        hook = selector.register_forward_hook(centre)
+        model(x)
+        hook.remove()
+    return model
 
 
 def images(row: BackboneRow, batch: int = 2, seed: int = 0) -> Tensor:

@@ -1,0 +1,58 @@
+"""Law 6, compilers: one full graph for torch.compile, the same logits from it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from settings import dense, families, images, pairs, reduced
+
+import vitrim
+
+
+@pytest.fixture(autouse=True)
+def fresh_compiler():
+    """No test sees what another compiled."""
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("backbone", "method"), pairs("cover", where=lambda b, m: m.static))
+def test_compiles_to_one_graph(backbone, method):
+    x, model = images(backbone), reduced(backbone, method)
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    assert torch.equal(compiled(x), model(x))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("backbone", "method"), families())
+def test_inductor_gives_the_same_logits(backbone, method):
+    x, model = images(backbone), reduced(backbone, method)
+    torch.testing.assert_close(torch.compile(model, fullgraph=True)(x), model(x), rtol=1e-4, atol=1e-5)
+
+
+def test_training_compiles_to_one_graph():
+    backbone, method = families()[0].values
+    x = images(backbone)
+    gradients = []
+    for compiled in (False, True):
+        model = reduced(backbone, method).train()
+        (torch.compile(model, backend="aot_eager", fullgraph=True) if compiled else model)(x).sum().backward()
+        gradients.append([p.grad for p in model.parameters()])
+    for ours, eager in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, eager, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_compiled_models_are_unwrapped():
+    backbone, _ = families()[0].values
+    x, model = images(backbone), dense(backbone)
+    compiled = torch.compile(model, backend="eager")
+    fast = vitrim.reduce(compiled, "evit", keep=0.5)
+    assert fast.backbone is model
+    assert torch.equal(fast(x), vitrim.reduce(model, "evit", keep=0.5)(x))
+    again = torch.compile(fast, backend="eager")
+    assert vitrim.profile(again) == vitrim.profile(fast)
+    with pytest.raises(ValueError, match="reduced already"):
+        vitrim.reduce(again, "evit")
