@@ -4,7 +4,21 @@ from ._version import __version__
 from .build import UntrainedWarning, reduce
 from .cost import Profile, image_macs, profile
 from .evidence import Evidence
-from .methods import BAT, METHODS, DynamicViT, EViT, Grid, IdleViT, LastClassAttention, Method, Random, ToFe, ToMe, TopK
+from .methods import (
+    BAT,
+    DPCKNN,
+    METHODS,
+    DynamicViT,
+    EViT,
+    Grid,
+    IdleViT,
+    LastClassAttention,
+    Method,
+    Random,
+    ToFe,
+    ToMe,
+    TopK,
+)
 from .model import ReducedViT
 from .records import BlockTrace
 from .reductions import Fuse, Keep, Mask, Merge, Reduction
@@ -13,6 +27,7 @@ from .tokens import Tokens
 
 __all__ = [
     "BAT",
+    "DPCKNN",
     "METHODS",
     "BlockTrace",
     "DynamicViT",

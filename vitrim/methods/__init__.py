@@ -5,6 +5,7 @@ from __future__ import annotations
 from .base import Method
 from .baselines import Grid, Random, TopK
 from .bat import BAT
+from .dpcknn import DPCKNN
 from .dynamicvit import DynamicViT
 from .evit import EViT
 from .guide import LastClassAttention
@@ -12,11 +13,12 @@ from .idlevit import IdleViT
 from .tofe import ToFe
 from .tome import ToMe
 
-_ALL = (EViT, BAT, IdleViT, ToFe, ToMe, DynamicViT, TopK, Random, Grid)
+_ALL = (EViT, BAT, IdleViT, ToFe, ToMe, DynamicViT, DPCKNN, TopK, Random, Grid)
 METHODS: dict[str, type[Method]] = {cls.name: cls for cls in _ALL}
 
 __all__ = [
     "BAT",
+    "DPCKNN",
     "METHODS",
     "DynamicViT",
     "EViT",

@@ -59,18 +59,30 @@ def density_peaks(z: Float[Tensor, "b q c"], m: int, neighbours: int | None) -> 
     exp(-mean squared distance to the nearest `neighbours`); None: to all others.
     """
     distances = squared_distances(z)
-    others = z.shape[1] - 1
+    log_density = log_densities(distances, neighbours)
+    denser = comes_before(log_density)
+    lead = peaks(log_density + distances_to_denser(distances, denser).log(), m)
+    return Groups(_join_centres(distances, denser, lead), lead)
+
+
+def log_densities(distances: Float[Tensor, "b q q"], neighbours: int | None) -> Float[Tensor, "b q"]:
+    """Minus the mean squared distance to the nearest `neighbours`; None: to all others."""
+    others = distances.shape[1] - 1
     k = others if neighbours is None else min(neighbours, others)
     # The token itself, at distance 0, is among the k + 1 nearest and adds nothing.
     nearest = distances if k == others else torch.topk(distances, k + 1, dim=2, largest=False).values
-    log_density = -nearest.sum(dim=2) / k
-    denser = comes_before(log_density)
-    densest = ~denser.any(dim=2)
+    return -nearest.sum(dim=2) / k
+
+
+def distances_to_denser(distances: Float[Tensor, "b q q"], denser: Bool[Tensor, "b q q"]) -> Float[Tensor, "b q"]:
+    """Squared distance to the nearest denser token; of the densest one to the farthest of all."""
     apart = distances.masked_fill(~denser, float("inf")).amin(dim=2)
-    apart = torch.where(densest, distances.amax(dim=2), apart)
-    rank = comes_before(log_density + apart.log()).sum(dim=2)
-    lead = marked(rank < m, m)
-    return Groups(_join_centres(distances, denser, lead), lead)
+    return torch.where(denser.any(dim=2), apart, distances.amax(dim=2))
+
+
+def peaks(scores: Float[Tensor, "b q"], m: int) -> Int[Tensor, "b m"]:
+    """The m tokens with the largest scores, in order of their numbers; ties by index."""
+    return marked(comes_before(scores).sum(dim=2) < m, m)
 
 
 def _join_centres(distances: Tensor, denser: Bool[Tensor, "b q q"], lead: Int[Tensor, "b m"]) -> Int[Tensor, "b q"]:
@@ -79,10 +91,11 @@ def _join_centres(distances: Tensor, denser: Bool[Tensor, "b q q"], lead: Int[Te
     denser = denser.gather(2, columns)
     allowed = denser | ~denser.any(dim=2, keepdim=True)
     group = distances.gather(2, columns).masked_fill(~allowed, float("inf")).argmin(dim=2)
-    return _own_group(group, lead)
+    return own_group(group, lead)
 
 
-def _own_group(group: Int[Tensor, "b q"], lead: Int[Tensor, "b m"]) -> Int[Tensor, "b q"]:
+def own_group(group: Int[Tensor, "b q"], lead: Int[Tensor, "b m"]) -> Int[Tensor, "b q"]:
+    """The same groups, but every lead in its own."""
     return group.scatter(1, lead, torch.arange(lead.shape[1], device=lead.device).expand_as(lead))
 
 
@@ -96,7 +109,7 @@ def k_means(z: Float[Tensor, "b q c"], m: int, iterations: int) -> Groups:
             if step:
                 centres = _group_means(z, group, m)
             apart = centres.square().sum(dim=2).unsqueeze(1) - 2 * torch.bmm(z, centres.transpose(1, 2))
-            group = _own_group(apart.argmin(dim=2), lead)
+            group = own_group(apart.argmin(dim=2), lead)
     return Groups(group, lead)
 
 

@@ -1,0 +1,76 @@
+"""DPC-KNN: cluster all patch tokens by density peaks, stage by stage (Zeng et al., "Not All Tokens Are Equal:
+Human-centric Visual Analysis via Token Clustering Transformer", CVPR 2022)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..backbones.base import Backbone
+from ..evidence import Evidence
+from ..reductions import Merge, Reduction
+from ..schedule import Place, ceil_count
+from ..tokens import Tokens
+from ._checks import check_count
+from ._clusters import (
+    Groups,
+    comes_before,
+    distances_to_denser,
+    log_densities,
+    others,
+    own_group,
+    peaks,
+    squared_distances,
+)
+from .base import Method
+
+
+class DPCKNN(Method):
+    """Before the chosen blocks the patch tokens form ceil(keep * n) clusters; each becomes one token, the mean of its
+    members weighted by the patches that they stand for.
+
+    keep:       keep rate at each place, one number or one for each place
+    at:         blocks, counted from 0; default the even cut (3, 6, 9 of 12)
+    neighbours: nearest tokens that the density looks at
+    proportional: attention adds log(size) to the logits of a merged token, as in ToMe
+
+    Raises ValueError for options out of range.
+    """
+
+    name = "dpcknn"
+    title = "cluster tokens by density peaks"
+    acts = "before"
+    blind = True
+    weighs = True
+
+    def __init__(self, keep: Any = 0.7, at: Any = None, neighbours: int = 5, proportional: bool = True):
+        super().__init__(keep, at)
+        self.neighbours, self.proportional = check_count("neighbours", neighbours, 1), proportional
+
+    def forward(self, tokens: Tokens, evidence: Evidence | None, place: Place) -> Reduction | None:
+        m = self.count(place, tokens.n)
+        if m == tokens.n:
+            return None
+        groups = nearest_peaks(tokens.patches, m, self.neighbours)
+        return Merge.means(tokens.sizes, groups.group, groups.lead, others(groups.lead, tokens.n))
+
+    def count(self, place: Place, n: int) -> int:
+        return ceil_count(place.keep, n)
+
+    def macs(self, place: Place, n: int, body: Backbone) -> int:
+        return 0 if self.count(place, n) == n else n * n * body.width
+
+
+def nearest_peaks(z: Float[Tensor, "b n c"], m: int, neighbours: int) -> Groups:
+    """The m tokens with the largest density times distance to the nearest denser token, and for every token the nearest
+    of them. The density is exp(-mean squared distance to the nearest `neighbours`); 0 < m < n."""
+    distances = squared_distances(z)
+    log_density = log_densities(distances, neighbours)
+    apart = distances_to_denser(distances, comes_before(log_density))
+    # Distances are squared here and plain in the paper's product: half of their logarithm.
+    lead = peaks(log_density + apart.log() / 2, m)
+    columns = lead.unsqueeze(1).expand(-1, z.shape[1], -1)
+    return Groups(own_group(torch.gather(distances, 2, columns).argmin(dim=2), lead), lead)
