@@ -28,7 +28,7 @@ def test_restore_undoes_shrink_on_every_decision(backbone, method):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("backbone", "method"), pairs("star"))
+@pytest.mark.parametrize(("backbone", "method"), pairs("star", where=lambda b, m: m.static))
 def test_restore_carries_updates_to_owners_and_to_nobody_else(backbone, method):
     model = reduced(backbone, method)
     seen = capture(model)
@@ -72,7 +72,7 @@ def test_intermediates_are_timms_where_nothing_is_reduced(backbone, norm):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("backbone", "method"), pairs("star"))
+@pytest.mark.parametrize(("backbone", "method"), pairs("star", where=lambda b, m: m.static))
 def test_restored_features_cover_the_image(backbone, method):
     x, model = images(backbone), reduced(backbone, method)
     _, trace = model(x, trace=True)
