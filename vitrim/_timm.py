@@ -10,7 +10,6 @@ from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
 from .records import Ask
-from .tokens import Tokens
 
 PREFIX = "backbone."
 
@@ -38,7 +37,7 @@ class TimmInterface:
 
     @property
     def num_prefix_tokens(self) -> int:
-        return self.backbone.num_prefix_tokens
+        return self.body.prefix
 
     @property
     def global_pool(self) -> str:
@@ -81,7 +80,7 @@ class TimmInterface:
         Raises ValueError where the model pools over patches and x has lost how many patches each token stands for.
         """
         body = self.body
-        tokens = Tokens(x, prefix=body.prefix, grid=body.grid())
+        tokens = body.as_tokens(x)
         if self.weighs and self.global_pool not in ("token", "max", "") and tokens.n != len_grid(tokens.grid):
             raise ValueError(
                 f"{self.global_pool} pooling must weigh merged tokens by size, which features alone don't carry: call "
@@ -112,29 +111,32 @@ class TimmInterface:
         """
         if output_fmt not in ("NCHW", "NLC"):
             raise ValueError(f"output_fmt={output_fmt!r} is not NCHW or NLC")
-        take, last = feature_take_indices(self.body.depth, indices)
-        final, grids = self._collect(x, take, last if stop_early else None, norm, fill)
-        prefix = self.num_prefix_tokens
-        spatial, front = [g[:, prefix:] for g in grids.values()], [g[:, :prefix] for g in grids.values()]
+        body = self.body
+        take, last = feature_take_indices(len(body.taps), indices)
+        chosen = [body.taps[i] for i in take]
+        final, taken = self._collect(x, chosen, body.taps[last] if stop_early else None, norm, fill)
+        prefix = body.prefix
+        spatial, front = [t.x[:, prefix:] for t in taken], [t.x[:, :prefix] for t in taken]
         if output_fmt == "NCHW":
-            size = self.body.grid(tuple(x.shape[-2:]))
-            spatial = [g.transpose(1, 2).unflatten(2, size).contiguous() for g in spatial]
+            grids = [t.grid for t in taken]
+            spatial = [g.transpose(1, 2).unflatten(2, s).contiguous() for g, s in zip(spatial, grids, strict=True)]
         if output_dict:
             return _as_dict(final, spatial, front if return_prefix_tokens and prefix else None, intermediates_only)
         taken = list(zip(spatial, front, strict=True)) if return_prefix_tokens and prefix else spatial
         return taken if intermediates_only else (final, taken)
 
     def _collect(self, images: Tensor, take: list[int], last: int | None, norm: bool, fill: str):
-        """Final features and, by block, the full grids [b, p+n0, c] of the blocks in `take`."""
-        body, span, grids = self.body, None, {}
+        """Final features, and the tokens with every patch in place after the blocks in `take`."""
+        body, span, taken = self.body, None, []
         tokens = self._embed(body, images)
         for i in range(body.depth if last is None else last + 1):
             tokens, span, _ = self._step(body, i, tokens, span, Ask(remember=True))
             if i in take:
                 whole = tokens if span is None else tokens.restore(span.reduction, span.outside)
                 grid = whole.full_grid(fill)
-                grids[i] = body.norm(grid) if norm else grid
-        return body.norm(tokens.x), grids
+                taken.append(whole.with_x(body.norm(grid) if norm and body.normed_tap(i) else grid))
+        final = tokens.with_x(body.norm(tokens.x)) if body.normed_tap(i) else tokens
+        return body.as_features(final), taken
 
 
 def len_grid(grid: tuple[int, int]) -> int:

@@ -30,6 +30,7 @@ def attention(
     *,
     key_bias: Float[Tensor, "b n"] | None = None,
     key_mask: Float[Tensor, "b n"] | None = None,
+    bias: Float[Tensor, "b h n n"] | None = None,
     layout: Layout | None = None,
     dropout: float = 0.0,
 ) -> Float[Tensor, "b n hd"]:
@@ -37,29 +38,34 @@ def attention(
 
     key_bias: added to every logit of a key (ToMe's log size)
     key_mask: soft keep mask of masked training, 1 for prefix tokens; then q, k, v are treated as in ToFe Eq. 17 and 18
+    bias:     added to the logits of a query and a key (Swin's relative positions)
     layout:   where the images lie in a ragged batch (then b = 1); each attends to itself alone
     """
     if layout is not None:
         return ragged_attention(q, k, v, layout, dropout)
     if key_mask is not None:
-        out = masked_attention(q, k, v, key_mask, key_bias)
-    elif key_bias is not None:
-        bias = key_bias[:, None, None].to(q.dtype).expand(-1, 1, q.shape[2], -1)
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
+        out = masked_attention(q, k, v, key_mask, key_bias, bias)
+    elif key_bias is not None or bias is not None:
+        if key_bias is not None:
+            by_key = key_bias[:, None, None].expand(-1, 1, q.shape[2], -1)
+            bias = by_key if bias is None else bias + by_key
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype), dropout_p=dropout)
     else:
         out = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
     b, h, n, d = out.shape
     # ONNX needs the copy written out once a mask is there; reshape alone would make the same one.
-    out = out.transpose(1, 2) if key_bias is None else out.transpose(1, 2).contiguous()
+    out = out.transpose(1, 2) if bias is None else out.transpose(1, 2).contiguous()
     return out.reshape(b, n, h * d)
 
 
-def masked_attention(q, k, v, key_mask, key_bias=None) -> Float[Tensor, "b h n d"]:
+def masked_attention(q, k, v, key_mask, key_bias=None, bias=None) -> Float[Tensor, "b h n d"]:
     """Explicit float32 softmax weighted by G (ToFe Eq. 17, 18): G_ij = 1 if i = j, else the mask of j."""
     n = q.shape[2]
     logits = (q.float() * q.shape[-1] ** -0.5) @ k.float().transpose(-2, -1)
     if key_bias is not None:
         logits = logits + key_bias[:, None, None]
+    if bias is not None:
+        logits = logits + bias
     itself = torch.eye(n, device=q.device, dtype=torch.bool)
     weight = torch.where(itself, 1.0, key_mask.float()[:, None, None].expand(-1, 1, n, n))
     # The largest logit is taken over the keys that count, or one masked key could push all others to underflow.

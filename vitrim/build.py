@@ -70,10 +70,13 @@ def attach(
     model = copying.deepcopy(model) if copy else model
     body = family(model)
     methods = _as_methods(method, options)
+    for one in methods:
+        body.admit(one)
     if macs is not None:
         methods = solve(body, methods, macs, dial)
     for one in methods:
         one.bind(body)
+        body.admit_places(one)
     check_stack(methods, body.depth)
     for one in methods:
         _build(one, body)

@@ -74,10 +74,11 @@ def plan_cost(
 
     kept: patch tokens [b] that images keep for themselves before some blocks; costs are then [b] from there on
     """
-    patches = grid[0] * grid[1]
-    n, blocks, outside = patches, [], None
+    n = patches = math.prod(grid)
+    blocks, outside = [], None
     for i in range(body.depth):
-        own = 0
+        before, patches = patches, math.prod(body.grid_at(i, grid))
+        n, own = n if patches == before else patches, 0
         for method, place in acting(methods, i, "before", patches):
             given = {} if kept is None or i not in kept else {"kept": kept[i]}
             own += method.macs(place, n, body, **given)
@@ -88,8 +89,7 @@ def plan_cost(
         for method, place in acting(methods, i, "between", patches):
             own += method.macs(place, n, body)
             n = method.count(place, n)
-        macs = body.attention_macs(i, attended + body.prefix) + body.mlp_macs(i, n + body.prefix)
-        blocks.append(BlockCost(i, attended, n, macs, own))
+        blocks.append(BlockCost(i, attended, n, body.block_macs(i, attended, n, grid), own))
         if outside is not None and outside[1] == i + 1:
             n, outside = outside[0], None
     return blocks, n

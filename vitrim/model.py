@@ -78,7 +78,8 @@ class ReducedViT(TimmInterface, nn.Module):
         tokens, _ = self._run(images, scores, Ask(remember=restore), normed=not restore)
         if tokens.layout is not None and not restore:
             raise ValueError("the images keep different numbers of tokens: ask for restore=True, or call the model")
-        return self.body.norm(tokens.full_grid(fill)) if restore else tokens.x
+        body = self.body
+        return body.as_features(tokens.with_x(body.norm(tokens.full_grid(fill))) if restore else tokens)
 
     def save(self, folder) -> None:
         """Write `config.json` and `model.safetensors` into a folder that `vitrim.load` reads."""
@@ -127,6 +128,7 @@ class ReducedViT(TimmInterface, nn.Module):
         return self._block(*args)
 
     def _block(self, body: Backbone, i: int, tokens: Tokens, span: Span | None, ask: Ask):
+        tokens = body.enter(i, tokens)
         tokens, span, normed, opened, seen = self._open(body, i, tokens, span, ask)
         tokens, between, more = self._reduce(i, *body.attend(i, tokens, normed), ask)
         tokens = body.mlp(i, tokens)

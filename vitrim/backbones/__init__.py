@@ -9,9 +9,10 @@ from .base import Backbone
 from .lvvit import LVViT, LVViTBackbone
 from .plain import PlainBackbone
 from .rope import RopeBackbone
+from .swin import SwinBackbone
 from .token_labels import TokenLogits
 
-FAMILIES: tuple[type[Backbone], ...] = (PlainBackbone, LVViTBackbone, RopeBackbone)
+FAMILIES: tuple[type[Backbone], ...] = (PlainBackbone, LVViTBackbone, RopeBackbone, SwinBackbone)
 
 
 def find_family(model: nn.Module) -> type[Backbone]:
@@ -35,6 +36,7 @@ __all__ = [
     "LVViTBackbone",
     "PlainBackbone",
     "RopeBackbone",
+    "SwinBackbone",
     "TokenLogits",
     "find_family",
 ]

@@ -63,11 +63,45 @@ class Backbone(ABC):
     def grid(self, image_size: tuple[int, int] | None = None) -> tuple[int, int]:
         """(height, width) in patches of an image of that size in pixels (default: the model's own)."""
 
+    def channels(self, i: int) -> int:
+        """Channels of a token in block i."""
+        return self.width
+
+    def grid_at(self, i: int, grid: tuple[int, int]) -> tuple[int, int]:
+        """(height, width) in tokens before block i, of an image of `grid` patches (hierarchical: fewer)."""
+        return grid
+
+    @property
+    def within(self) -> range:
+        """The blocks that the default places of a method cut evenly."""
+        return range(self.depth)
+
+    @property
+    def taps(self) -> list[int]:
+        """The blocks after which timm's `forward_intermediates` takes features, in the order of its indices."""
+        return list(range(self.depth))
+
+    def normed_tap(self, i: int) -> bool:
+        """Whether the final norm fits features after block i."""
+        return self.channels(i) == self.width
+
+    # -- what may run on it
+
+    def admit(self, method) -> None:  # noqa: B027  most families carry any
+        """Raise ValueError, with the reason, for a method that this family cannot carry."""
+
+    def admit_places(self, method) -> None:  # noqa: B027
+        """Raise ValueError, with the reason, for places that this model cannot serve; the method is bound by now."""
+
     # -- running it
 
     @abstractmethod
     def embed(self, images: Tensor) -> Tokens:
         """Images [b, 3, height, width] to tokens, positions added."""
+
+    def enter(self, i: int, tokens: Tokens) -> Tokens:
+        """What happens to all tokens before block i: patch merging, where a new stage begins."""
+        return tokens
 
     @abstractmethod
     def probe(self, i: int, tokens: Tokens) -> Evidence:
@@ -88,6 +122,14 @@ class Backbone(ABC):
     @abstractmethod
     def head(self, tokens: Tokens, pre_logits: bool = False) -> Tensor:
         """Pooling and classifier; merged tokens weigh by size in average pooling."""
+
+    def as_features(self, tokens: Tokens) -> Tensor:
+        """What the model's own `forward_features` returns, [b, p+n, c] or [b, height, width, c]."""
+        return tokens.x
+
+    def as_tokens(self, x: Tensor) -> Tokens:
+        """Tokens of what `forward_features` has returned."""
+        return Tokens(x, prefix=self.prefix, grid=self.grid())
 
     # -- what it costs
 
@@ -128,6 +170,10 @@ class Backbone(ABC):
     @abstractmethod
     def mlp_macs(self, i: int, tokens: int) -> int:
         """MLP of block i."""
+
+    def block_macs(self, i: int, attended: int, left: int, grid: tuple[int, int]) -> int:
+        """Block i with `attended` patch tokens in its attention, `left` in its MLP, of an image of `grid` patches."""
+        return self.attention_macs(i, attended + self.prefix) + self.mlp_macs(i, left + self.prefix)
 
     @abstractmethod
     def head_macs(self, tokens: int) -> int:

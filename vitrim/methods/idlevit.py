@@ -48,9 +48,10 @@ class IdleViT(Method):
         self.score, self.stages = score, stages
 
     def bind(self, body: Backbone) -> None:
-        starts = even_places(body.depth, self.stages - 1)
-        blocks = range(starts[0], body.depth) if self.blocks is None else check_places(self.blocks, body.depth)
-        shares = self._shares(len(blocks), [*starts, body.depth])
+        cut = body.within
+        starts = [cut.start + block for block in even_places(len(cut), self.stages - 1)]
+        blocks = range(starts[0], cut.stop) if self.blocks is None else check_places(self.blocks, body.depth)
+        shares = self._shares(len(blocks), [*starts, cut.stop])
         self.places = tuple(Place(j, block, shares[j]) for j, block in enumerate(blocks))
         if not body.voters and self.score != "predictor":
             raise ValueError(
@@ -68,7 +69,7 @@ class IdleViT(Method):
 
     def build(self, body: Backbone) -> None:
         if self.score == "predictor":
-            self.predictors = nn.ModuleList(Predictor(body.width) for _ in self.places)
+            self.predictors = nn.ModuleList(Predictor(body.channels(p.block)) for p in self.places)
 
     def forward(self, tokens: Tokens, evidence: Evidence, place: Place) -> Reduction | None:
         k = floor_count(place.keep, tokens.n)
@@ -92,7 +93,7 @@ class IdleViT(Method):
         if floor_count(place.keep, n) == n:
             return 0
         if self.score == "predictor":
-            return Predictor.macs(body.width, n)
+            return Predictor.macs(body.channels(place.block), n)
         if self.score == "logit":
             return body.class_logit_macs(place.block, n)
         return body.voter_query_macs(place.block) + body.key_macs(place.block, n) + class_row_macs(body, place, n)
