@@ -21,6 +21,7 @@ from vitrim.data import open_dataset, open_loader
 from vitrim.training import RECIPES, RunStopped, Settings, checkpoints, finetune, get_recipe, override, short
 from vitrim.training.objective import Teacher
 from vitrim.training.photographs import GlobalBatches, seed_of
+from vitrim.training.recipes import for_methods
 from vitrim.training.steps import Stepper
 
 HERE = Path(__file__).parent
@@ -39,7 +40,9 @@ def photographs(tmp_path_factory):
 
 
 def quick(recipe="distill", **changes):
-    return override(get_recipe(recipe, small=True), **{"batch_size": 8, "epochs": 2, "lr": 1e-3, **changes})
+    return override(
+        get_recipe(recipe, small=True), **{"batch_size": 8, "epochs": 2, "lr": 1e-3, "backbone_scale": 1.0, **changes}
+    )
 
 
 def run(photographs, out, recipe=None, method="evit", keep=0.6, **more):
@@ -83,6 +86,14 @@ def test_published_numbers():
     assert (tofe.weights.approximation, tofe.weights.budget, tofe.frozen_epochs) == (2, 5, 5)
     assert (dynamic.weights.ratio, dynamic.weights.logit_kl, dynamic.weights.token_mse) == (2, 0.5, 0.5)
     assert get_recipe("evit_scratch").keep_start == 10
+
+
+def test_distill_adds_what_a_method_cannot_be_trained_without():
+    distill, tofe = get_recipe("distill"), get_recipe("tofe")
+    assert for_methods(distill, ["tofe"]).weights.budget == 5
+    assert for_methods(distill, ["dynamicvit"]).weights.ratio == 2
+    assert for_methods(distill, ["evit"]) == distill
+    assert for_methods(tofe, ["dynamicvit"]) == tofe
 
 
 def test_override_reaches_every_part_and_refuses_the_rest():

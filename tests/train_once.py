@@ -58,7 +58,9 @@ def main():
     torch.set_num_threads(1)
     if args.kill is not None:
         kill_before(args.kill, args.saved_at)
-    recipe = override(get_recipe(args.recipe, small=True), batch_size=args.batch_size, epochs=2, lr=1e-3)
+    recipe = override(
+        get_recipe(args.recipe, small=True), batch_size=args.batch_size, epochs=2, lr=1e-3, backbone_scale=1.0
+    )
     settings = Settings(args.out, cpu=True, show=False, log_every=1)
     report = finetune(small_model(), args.method, args.data, recipe, settings, keep=0.6, resume=args.resume)
     assert int(os.environ.get("WORLD_SIZE", "1")) == args.processes

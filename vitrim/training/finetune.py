@@ -20,10 +20,10 @@ from ..methods import Method
 from ..model import ReducedViT, config_of, unwrap
 from ..storage import load, save
 from .loop import Run, make_accelerator
-from .objective import Objective, Teacher, dense_macs, restore_blocks
+from .objective import Objective, Teacher, dense_macs, own_counts, restore_blocks
 from .optim import set_drop_path
 from .photographs import TrainingPhotographs, unlabelled
-from .recipes import Recipe
+from .recipes import Recipe, for_methods
 from .settings import Settings
 
 
@@ -64,12 +64,14 @@ def finetune(
     model = unwrap(model)
     check_recipe(recipe, model)
     student = attach(model, method, macs=macs, copy=True, **options)
+    recipe = for_methods(recipe, [m.name for m in student.methods])
     _check_method(recipe, student)
     photographs = open_photographs(data, model, recipe, settings, limit)
     accelerator = make_accelerator(settings, any(m.learns for m in student.methods))
     check_processes(accelerator)
     set_drop_path(student.backbone, recipe.drop_path)
-    teacher = Teacher(copy.deepcopy(model), restore_blocks(student)) if recipe.teaches or judge_on else None
+    after = restore_blocks(student) if recipe.weights.approximation else ()
+    teacher = Teacher(copy.deepcopy(model), after) if recipe.teaches or judge_on else None
     identity = identity_of(model, student, data, len(photographs), macs)
     judge = Judge(teacher, judge_on, settings) if judge_on is not None and accelerator.is_main_process else None
     lessons = teacher if recipe.teaches else None
@@ -158,7 +160,7 @@ def objective_of(recipe: Recipe, student: ReducedViT, macs: float | None) -> Obj
     budget = macs * dense if macs is not None else profile(student).macs
 
     def counted(witnesses) -> torch.Tensor:
-        return image_macs(student, torch.stack([w.selected.sum(dim=1) for w in witnesses], dim=1))
+        return image_macs(student, own_counts(student, witnesses))
 
     return Objective(recipe, budget, dense, counted)
 

@@ -136,6 +136,14 @@ def restore_blocks(student: ReducedViT) -> list[int]:
     return sorted({end - 1 for end in ends if end is not None})
 
 
+def own_counts(student: ReducedViT, witnesses: Sequence[Witness]) -> Float[Tensor, "b places"] | None:
+    """Patch tokens that each image kept at the places of the method that lets images keep counts of their own (ToFe),
+    with gradient to the masks; None without such a method."""
+    names = [method.name for method in student.methods if method.per_image]
+    counts = [w.selected.sum(dim=1) for w in witnesses if w.method in names]
+    return torch.stack(counts, dim=1) if counts else None
+
+
 def dense_macs(student: ReducedViT) -> int:
     """MACs of the dense model for one image."""
     return plan_macs(student.body, (), student.body.grid())

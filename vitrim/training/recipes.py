@@ -6,7 +6,7 @@ machines: 1 to 3 epochs, small batches, light augmentation.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 
 from ..losses import Cut
@@ -140,11 +140,12 @@ def dynamicvit() -> Recipe:
 def distill() -> Recipe:
     """No labels at all: KL and feature losses to the dense teacher, on photographs of the user's own, for any method.
 
-    For when the model's behaviour over all its classes must be kept. Our own recipe: no paper prints it.
+    For when the model's behaviour over all its classes must be kept. Our own recipe: no paper prints it. Methods that
+    cannot be trained without a loss of their own (ToFe's budget, DynamicViT's ratio) get it besides.
     """
     return Recipe(
         "distill", None, 10, 256, lr=5e-5, min_lr=1e-6, weight_decay=0.05, clip_grad=1.0, labels=False,
-        weights=Weights(classification=0.0, logit_kl=1.0, features=1.0),
+        weights=Weights(classification=0.0, logit_kl=1.0, features=100.0),
         augmentation=replace(LIGHT, scale=(0.35, 1.0), smoothing=0.0),
     )  # fmt: skip
 
@@ -157,18 +158,18 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
 def short(recipe: Recipe, epochs: int = 1) -> Recipe:
     """The recipe's form for a small machine: `epochs` (1 to 3), batches of 32, light augmentation, no warm-up.
 
-    The peak is 5e-5, or 5e-4 where the backbone has a rate of its own: right for some hundred steps.
+    Learned parts start from random weights and have some hundred steps: their peak is 1e-3, the backbone's 5e-5.
     """
     smoothing = recipe.augmentation.smoothing if recipe.labels else 0.0
     return replace(
         recipe,
         epochs=epochs,
         batch_size=32,
-        lr=5e-4 if recipe.backbone_scale < 1 else 5e-5,
-        min_lr=1e-6,
+        lr=1e-3,
+        min_lr=2e-5,
+        backbone_scale=0.05,
         warmup_epochs=0,
         frozen_epochs=0,
-        backbone_scale=max(recipe.backbone_scale, 0.1) if recipe.backbone_scale < 1 else 1.0,
         keep_start=0,
         keep_epochs=0,
         clip_grad=1.0,
@@ -177,6 +178,20 @@ def short(recipe: Recipe, epochs: int = 1) -> Recipe:
         judge_ema=False,
         augmentation=replace(LIGHT, smoothing=smoothing),
     )
+
+
+# What a method cannot be trained without, whatever the recipe.
+NEEDED = {
+    "tofe": {"approximation": 2.0, "budget": 5.0},
+    "dynamicvit": {"ratio": 2.0},
+}
+
+
+def for_methods(recipe: Recipe, names: Sequence[str]) -> Recipe:
+    """A recipe for any method, with the losses that these methods need besides; others stay as they are."""
+    needed = {} if recipe.method else {key: value for name in names for key, value in NEEDED.get(name, {}).items()}
+    missing = {key: value for key, value in needed.items() if not getattr(recipe.weights, key)}
+    return replace(recipe, weights=replace(recipe.weights, **missing))
 
 
 def get_recipe(name: str, *, small: bool = False) -> Recipe:

@@ -11,9 +11,10 @@ from timm.utils import ModelEmaV3
 from torch import Tensor
 
 from ..model import ReducedViT
+from ..records import Learning
 from ..schedule import cosine_keep
 from .checkpoints import RunStopped
-from .objective import Objective, Teacher
+from .objective import Objective, Teacher, own_counts
 from .optim import make_optimizer, make_schedule, set_learning
 from .photographs import make_mixup, mixed, seed_everything, seed_of
 from .recipes import Recipe
@@ -88,8 +89,20 @@ class Stepper:
             lesson = None if self.teacher is None else self.teacher(images)
             logits, learned = self.model(images, losses=True)
         parts = self.objective.parts(logits, learned, target, lesson)
+        self._store_counts(learned)
         shares = {f"kept {w.place.block}": w.selected.detach().mean() for w in learned.witnesses}
         return self.objective.total(parts), {**parts, **shares}
+
+    def _store_counts(self, learned: Learning) -> None:
+        """ToFe's running means of the tokens kept, over all processes; they travel with the weights."""
+        counts = own_counts(self.student, learned.witnesses)
+        if counts is None:
+            return
+        height, width = learned.tokens.grid
+        everyones = self.accelerator.gather(counts.detach())
+        for method in self.student.methods:
+            if method.per_image:
+                method.update_counts(everyones, height * width)
 
     def _means(self, step: int, parts: dict[str, Tensor]) -> dict[str, float]:
         """Means over all processes, as numbers. Raises RunStopped if the loss is not finite."""
