@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import re
-import sys
 from collections.abc import Sequence
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import Field, fields, is_dataclass, replace
 from typing import Any, TypeVar
 
 import tyro
@@ -15,13 +14,15 @@ import tyro
 Config = TypeVar("Config")
 _SIDES, _ENDS = "│|", ("╭", "╰", "+")
 _RULE = re.compile(r"^\s*[─━-]{5,}\s*$")
-_HINT = "Perhaps you meant"
+_OPTION = re.compile(r"--[\w-]+(?=[\s,]|$)")
+_UNREADABLE = re.compile(r"Error parsing (\S+): Could not find valid parse for arguments: \[(.*)\]")
+_HINT, _MISSING = "Perhaps you meant", "Missing from"
 
 
 def parse(config: type[Config], arguments: Sequence[str], prog: str) -> Config:
-    """The command's options from its arguments; `--help` prints them and leaves.
+    """The command's options from its arguments; `--help` prints them and leaves by SystemExit.
 
-    Raises ValueError, in one line, for what tyro refuses.
+    Raises ValueError, in one line, for what tyro refuses, and for an option of several values that got none.
     """
     shown = io.StringIO()
     settings = (tyro.conf.DisallowNone, tyro.conf.OmitArgPrefixes)
@@ -30,39 +31,47 @@ def parse(config: type[Config], arguments: Sequence[str], prog: str) -> Config:
             parsed = tyro.cli(config, args=list(arguments), prog=prog, config=settings)
     except SystemExit as stop:
         if stop.code in (0, None):
-            sys.stdout.flush()
             raise
         raise ValueError(one_line(shown.getvalue(), prog)) from None
-    return _forget_flags_not_given(parsed, arguments)
+    return _as_typed(parsed, {_name_in(argument) for argument in arguments if argument.startswith("--")})
 
 
 def one_line(box: str, prog: str) -> str:
     """What a box of tyro's says, without its frame, and where to read on."""
     rows = [row.strip().strip(_SIDES).strip() for row in box.splitlines() if not row.strip().startswith(_ENDS)]
-    said = " ".join(_first_section(rows)).replace(f"Missing from {prog}:", "missing:")
-    near = _suggestions(rows)
-    hint = f" (did you mean {' or '.join(near)}?)" if near else ""
-    return f"{said[:1].lower()}{said[1:]}{hint}; see {prog} --help"
-
-
-def _first_section(rows: list[str]) -> list[str]:
     end = next((i for i, row in enumerate(rows) if _RULE.match(row)), len(rows))
-    return [row.rstrip(".") for row in rows[:end] if row]
+    section = [row.rstrip(".") for row in rows[:end] if row]
+    near = _options_in(rows[next((i for i, row in enumerate(rows) if row.startswith(_HINT)), len(rows)) :])
+    hint = f" (did you mean {' or '.join(near)}?)" if near else ""
+    return f"{_said(section)}{hint}; see {prog} --help"
 
 
-def _suggestions(rows: list[str]) -> list[str]:
-    after = next((i for i, row in enumerate(rows) if row.startswith(_HINT)), len(rows))
-    return [match[0] for row in rows[after:] if (match := re.match(r"--[\w-]+(?=[\s,]|$)", row))]
+def _said(section: list[str]) -> str:
+    text = " ".join(section)
+    if text.startswith(_MISSING):
+        return f"missing: {', '.join(_options_in(section))}"
+    text = _UNREADABLE.sub(r"\1: cannot read \2", text).removeprefix("Error parsing ")
+    return text[:1].lower() + text[1:]
 
 
-def _forget_flags_not_given(config: Any, arguments: Sequence[str]) -> Any:
-    """None for every method flag (`--fuse`, `--no-fuse`) that nobody typed, so that the method's own default holds."""
-    typed = {argument.lstrip("-").replace("_", "-").removeprefix("no-") for argument in arguments}
-    changed = {}
-    for field in fields(config):
-        value = getattr(config, field.name)
-        if is_dataclass(value):
-            changed[field.name] = _forget_flags_not_given(value, arguments)
-        elif field.metadata.get("method_flag") and field.name.replace("_", "-") not in typed:
-            changed[field.name] = None
-    return replace(config, **changed)
+def _options_in(rows: list[str]) -> list[str]:
+    return [match[0] for row in rows if (match := _OPTION.match(row))]
+
+
+def _name_in(argument: str) -> str:
+    """`keep` of `--keep`, `--keep=0.7` and, for flags, `--no-keep`."""
+    return argument.removeprefix("--").partition("=")[0].replace("-", "_").removeprefix("no_")
+
+
+def _as_typed(config: Any, typed: set[str]) -> Any:
+    """The configuration, with None for every method flag that nobody typed, so that the method's own default holds."""
+    return replace(config, **{field.name: _value_as_typed(config, field, typed) for field in fields(config)})
+
+
+def _value_as_typed(config: Any, field: Field, typed: set[str]) -> Any:
+    value = getattr(config, field.name)
+    if is_dataclass(value):
+        return _as_typed(value, typed)
+    if value == () and field.name in typed:
+        raise ValueError(f"--{field.name.replace('_', '-')}: give at least one value")
+    return None if field.metadata.get("method_flag") and field.name not in typed else value

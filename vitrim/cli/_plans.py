@@ -45,7 +45,7 @@ def _all_options(method: Method) -> dict[str, Any]:
     return {name: list(value) if isinstance(value, (tuple, range)) else value for name, value in values.items()}
 
 
-def oneplan_of(subject: Subject, config: Any, seed: int) -> Plan:
+def one_plan(subject: Subject, config: Any, seed: int) -> Plan:
     """The reduced model of `profile` and `evaluate`: several values of the dial are one for each place.
 
     Raises ValueError for options that the method does not take, and for a budget beside a keep rate.
