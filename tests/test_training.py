@@ -315,7 +315,7 @@ def test_one_class_is_refused(photographs, tmp_path):
 def test_a_recipe_whose_loss_the_method_lacks_is_refused(photographs, tmp_path):
     with pytest.raises(ValueError, match="'cut', which only idlevit"):
         run(photographs, tmp_path, quick("idlevit"), method="evit")
-    with pytest.raises(ValueError, match="'ratio', which only dynamicvit"):
+    with pytest.raises(ValueError, match="'ratio', which only dynamicvit and tofe"):
         run(photographs, tmp_path, quick("dynamicvit"), method="evit")
 
 

@@ -36,7 +36,7 @@ class TrainingOptions:
     val_crop_pct: Annotated[float | None, hinted("the model's own")] = None
     """share of the resized validation image that the centre crop keeps"""
     limit: Annotated[int | None, hinted("all")] = None
-    """only the first so many training photographs"""
+    """only so many training photographs, drawn at random"""
     recipe: Literal[tuple(RECIPES)] = "distill"
     """the published run; distill needs no labels"""
     short: bool = False

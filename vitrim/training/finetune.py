@@ -22,7 +22,7 @@ from ..storage import load, save
 from .loop import Run, make_accelerator
 from .objective import Objective, Teacher, dense_macs, own_counts, restore_blocks
 from .optim import set_drop_path
-from .photographs import TrainingPhotographs, unlabelled
+from .photographs import TrainingPhotographs, seed_of, unlabelled
 from .recipes import Recipe, for_methods
 from .settings import Settings
 
@@ -57,7 +57,7 @@ def finetune(
     macs, options: as for `vitrim.reduce`. For ToFe `macs` is also the target that its budget loss learns towards
     judge_on: a loader of validation photographs; accuracy and agreement with the dense model after every epoch
     resume:   go on from the last checkpoint in `settings.out`
-    limit:    only the first so many training photographs
+    limit:    only so many training photographs, drawn at random
 
     Raises ValueError for what cannot be trained, in one line, and `RunStopped` (one too) for what breaks off.
     """
@@ -120,12 +120,12 @@ def check_recipe(recipe: Recipe, model: nn.Module) -> None:
 
 def _check_method(recipe: Recipe, student: ReducedViT) -> None:
     names = [m.name for m in student.methods]
-    wanted = {"cut": "idlevit", "approximation": "tofe", "budget": "tofe", "ratio": "dynamicvit"}
-    for part, method in wanted.items():
-        if getattr(recipe.weights, part) and method not in names:
+    able = {"cut": ("idlevit",), "approximation": ("tofe",), "budget": ("tofe",), "ratio": ("dynamicvit", "tofe")}
+    for part, methods in able.items():
+        if getattr(recipe.weights, part) and not set(methods) & set(names):
             raise ValueError(
-                f"recipe {recipe.name} has the loss {part!r}, which only {method} can compute, and the method is "
-                f"{', '.join(names)}: use --method {method}, --recipe distill, or set its weight to 0"
+                f"recipe {recipe.name} has the loss {part!r}, which only {' and '.join(methods)} can compute, and the "
+                f"method is {', '.join(names)}: use another method, --recipe distill, or set its weight to 0"
             )
 
 
@@ -134,7 +134,7 @@ def open_photographs(
 ) -> TrainingPhotographs:
     """Training photographs, labelled or not as the recipe says. Raises ValueError for what cannot be trained on."""
     if recipe.labels:
-        photographs = open_dataset(data, model, limit=limit)
+        photographs = open_dataset(data, model)
         if not hasattr(photographs, "chosen"):
             raise ValueError(
                 f"{data} can only be read from start to end, and training needs random access: use a folder"
@@ -143,8 +143,20 @@ def open_photographs(
             only = photographs.classes.names[0]
             raise ValueError(f"{data} has one class ({only}): there is nothing to tell apart; use --recipe distill")
     else:
-        photographs = unlabelled(data, data_config(model), limit)
+        photographs = unlabelled(data, data_config(model))
+    photographs.chosen = drawn(len(photographs), limit, settings.seed, photographs.chosen)
     return TrainingPhotographs(photographs, recipe.augmentation, settings.seed)
+
+
+def drawn(size: int, limit: int | None, seed: int, chosen: list[int] | None) -> list[int] | None:
+    """`limit` places drawn at random from all; folders come class by class, so the first ones would be of one class."""
+    if limit is None or limit >= size:
+        return chosen
+    if limit < 1:
+        raise ValueError(f"limit is {limit}: give a whole number from 1")
+    generator = torch.Generator().manual_seed(seed_of(seed, size))
+    places = sorted(torch.randperm(size, generator=generator)[:limit].tolist())
+    return places if chosen is None else [chosen[place] for place in places]
 
 
 def check_processes(accelerator) -> None:
@@ -162,7 +174,8 @@ def objective_of(recipe: Recipe, student: ReducedViT, macs: float | None) -> Obj
     def counted(witnesses) -> torch.Tensor:
         return image_macs(student, own_counts(student, witnesses))
 
-    return Objective(recipe, budget, dense, counted)
+    rates = tuple(place.keep for method in student.methods for place in method.places if place.keep is not None)
+    return Objective(recipe, budget, dense, counted, rates)
 
 
 def identity_of(model: nn.Module, student: ReducedViT, data, images: int, macs: float | None) -> dict[str, Any]:

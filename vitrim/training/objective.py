@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -55,13 +55,16 @@ class Teacher(nn.Module):
 class Objective:
     """The parts of a recipe's loss for one student.
 
-    budget: the MACs to learn towards (ToFe), and the dense model's
+    budget, dense: the MACs to learn towards (ToFe), and the dense model's
+    per_image:     witnesses to the MACs of each image
+    rates:         the shares of tokens that the ratio loss holds the stages to
     """
 
     recipe: Recipe
     budget: float
     dense: float
-    per_image: object = None
+    per_image: Callable[[Sequence[Witness]], Tensor] | None = None
+    rates: tuple[float, ...] = ()
 
     def parts(self, logits: Tensor, learned: Learning, target: Tensor, lesson: Lesson | None) -> dict[str, Tensor]:
         """Unweighted parts, scalars, by the names in `Weights`; only those whose weight is not 0."""
@@ -74,7 +77,7 @@ class Objective:
             "cut": lambda: cut_loss(learned.witnesses, self.recipe.cut_part),
             "approximation": lambda: approximation_loss(learned.witnesses, lesson),
             "budget": lambda: losses.macs_budget(self.per_image(learned.witnesses), self.budget, self.dense),
-            "ratio": lambda: ratio_loss(learned.witnesses),
+            "ratio": lambda: losses.keep_ratio([w.selected for w in learned.witnesses], list(self.rates)),
         }
         return {name: way() for name, way in ways.items() if getattr(weights, name)}
 
@@ -123,11 +126,6 @@ def approximation_loss(witnesses: Sequence[Witness], lesson: Lesson) -> Tensor:
         frozen = witness.selected.detach() < 0.5
         stages.append(losses.approximation(witness.restored[:, prefix:], teacher[:, prefix:], frozen))
     return torch.stack(stages).mean()
-
-
-def ratio_loss(witnesses: Sequence[Witness]) -> Tensor:
-    """DynamicViT's ratio loss over its stages."""
-    return losses.keep_ratio([w.selected for w in witnesses], [w.place.keep for w in witnesses])
 
 
 def restore_blocks(student: ReducedViT) -> list[int]:

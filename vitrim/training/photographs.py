@@ -80,7 +80,7 @@ def training_transform(config: dict, augmentation: Augmentation):
     )
 
 
-def unlabelled(folder: str | Path, config: dict, limit: int | None = None) -> Photographs:
+def unlabelled(folder: str | Path, config: dict) -> Photographs:
     """All images below a folder, whatever its shape, without labels.
 
     Raises ValueError for a folder that is missing or holds no image.
@@ -92,7 +92,7 @@ def unlabelled(folder: str | Path, config: dict, limit: int | None = None) -> Ph
     files = sorted(str(path) for path in folder.rglob("*") if path.suffix.lower() in endings and path.is_file())
     if not files:
         raise ValueError(f"{folder} holds no image ({', '.join(sorted(endings))})")
-    source = Files(folder, [(file, 0) for file in files[:limit]], None)
+    source = Files(folder, [(file, 0) for file in files], None)
     return Photographs(source, Classes((), (), "no labels"), config, None)
 
 

@@ -94,15 +94,16 @@ class Stepper:
         return self.objective.total(parts), {**parts, **shares}
 
     def _store_counts(self, learned: Learning) -> None:
-        """ToFe's running means of the tokens kept, over all processes; they travel with the weights."""
+        """ToFe's running means of the tokens kept, over all processes; they travel with the weights. Where a ratio
+        loss holds the stages to fixed shares (its Table V), those stay."""
         counts = own_counts(self.student, learned.witnesses)
-        if counts is None:
+        if counts is None or self.recipe.weights.ratio:
             return
-        height, width = learned.tokens.grid
+        patches = learned.witnesses[0].selected.shape[1]  # masked, so every token is still there
         everyones = self.accelerator.gather(counts.detach())
         for method in self.student.methods:
             if method.per_image:
-                method.update_counts(everyones, height * width)
+                method.update_counts(everyones, patches)
 
     def _means(self, step: int, parts: dict[str, Tensor]) -> dict[str, float]:
         """Means over all processes, as numbers. Raises RunStopped if the loss is not finite."""

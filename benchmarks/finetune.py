@@ -1,0 +1,145 @@
+"""What fine-tuning wins back on a small machine: the real DeiT-Ti on Imagenette's photographs.
+
+    python benchmarks/finetune.py methods     # every method before and after `distill`, same MACs, photographs, steps
+    python benchmarks/finetune.py claims      # the papers' ablations on this ground
+    python benchmarks/finetune.py classes     # learn on five classes, judge on the other five, and the other way round
+
+Accuracies are top-1 over all 1000 classes, on the first --per-class validation photographs of each class, crop 1.0.
+Results are appended to benchmarks/results/finetune_GROUP.json; what is there already is not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+import time
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import timm
+
+import vitrim
+from vitrim.checkpoint import load_checkpoint
+from vitrim.data import open_dataset, open_loader
+from vitrim.evaluate import environment, evaluate_many
+from vitrim.training import Settings, finetune, get_recipe, override
+
+SHARED = Path(os.environ.get("VITRIM_SHARED", Path(__file__).resolve().parents[2] / "shared"))
+RESULTS = Path(__file__).parent / "results"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One run: a method at a share of the dense MACs, a recipe, and what is changed about it."""
+
+    name: str
+    method: str
+    macs: float = 0.5
+    recipe: str = "distill"
+    options: dict[str, Any] = field(default_factory=dict)
+    changes: dict[str, Any] = field(default_factory=dict)
+    learn: str = "all"  # classes it learns on: "all", "first" five or "last" five
+    judge: str = "all"
+
+
+METHODS = [Trial(name, name) for name in ("tome", "bat", "evit", "topk", "dpcknn", "idlevit", "dynamicvit", "tofe")]
+CLAIMS = [
+    Trial("idlevit, no cut loss", "idlevit", recipe="idlevit", changes={"cut": 0.0}),
+    Trial("idlevit, cut loss", "idlevit", recipe="idlevit"),
+    Trial("tofe, reuse", "tofe", recipe="tofe"),
+    Trial("tofe, no reuse", "tofe", recipe="tofe", options={"reuse": False}),
+    Trial("tofe, fixed counts", "tofe", recipe="tofe", changes={"budget": 0.0, "ratio": 2.0}),
+    Trial("bat, none", "bat", options={"merge": "none"}),
+    Trial("bat, pack", "bat", options={"merge": "pack"}),
+    Trial("bat, cluster", "bat", options={"merge": "cluster"}),
+    Trial("bat, cluster+match", "bat", options={"merge": "cluster+match"}),
+]
+CLASSES = [
+    Trial(f"{method}, {learn} five seen", method, learn=learn, judge=judge)
+    for method in ("tome", "evit")
+    for learn, judge in (("first", "last"), ("last", "first"))
+]
+BUDGETS = [
+    Trial(f"tofe, {share}, instance", "tofe", macs=share, recipe="tofe", options={"adaptive": "instance"})
+    for share in (0.4, 0.5, 0.7)
+]
+GROUPS = {"methods": METHODS, "claims": CLAIMS, "classes": CLASSES, "budgets": BUDGETS}
+
+
+def dense_model():
+    model = timm.create_model("deit_tiny_patch16_224")
+    load_checkpoint(model, SHARED / "weights" / "deit_tiny_patch16_224.safetensors")
+    return model.eval()
+
+
+def folder_of(split: str, which: str, parent: Path) -> Path:
+    """Imagenette's split, or a folder of links to half of its classes."""
+    whole = SHARED / "data" / "imagenette" / split
+    if which == "all":
+        return whole
+    classes = sorted(p.name for p in whole.iterdir() if p.is_dir())
+    half = parent / f"{split}-{which}"
+    half.mkdir(exist_ok=True)
+    for name in classes[:5] if which == "first" else classes[5:]:
+        (half / name).symlink_to(whole / name)
+    return half
+
+
+def judged(models, folder: Path, args) -> dict[str, dict]:
+    dense = next(iter(models.values()))
+    loader = open_loader(open_dataset(folder, dense, crop_pct=1.0, limit_per_class=args.per_class), 32, 0)
+    found = evaluate_many(models, loader, dtype="bfloat16" if args.precision == "bf16" else "float32")
+    return {
+        name: {"top1": r.top1, "interval": r.top1_interval, "agreement": r.agreement, "images": r.images}
+        for name, r in found.items()
+    }
+
+
+def run(trial: Trial, args, work: Path) -> dict[str, Any]:
+    dense, begin = dense_model(), time.time()
+    changes = {"batch_size": args.batch, **trial.changes}
+    recipe = override(get_recipe(trial.recipe, small=True), **changes)
+    settings = Settings(work / "run", precision=args.precision, cpu=True, workers=0, log_every=10, save_minutes=60)
+    before = vitrim.reduce(dense, trial.method, macs=trial.macs, **trial.options)
+    learn, judge = folder_of("train", trial.learn, work), folder_of("val", trial.judge, work)
+    report = finetune(
+        dense, trial.method, learn, recipe, settings, macs=trial.macs, limit=args.batch * args.steps, **trial.options
+    )
+    minutes = (time.time() - begin) / 60
+    figures = judged({"dense": dense, "before": before, "after": report.model}, judge, args)
+    costs = {"share_before": vitrim.profile(before).share, "share_after": vitrim.profile(report.model).share}
+    last = (work / "run" / "steps.csv").read_text().splitlines()
+    loss = dict(zip(last[0].split(","), last[-1].split(","), strict=True))
+    return {"trial": trial.name, "steps": report.steps, "minutes": round(minutes, 2), **costs, **figures, "last": loss}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("group", choices=GROUPS)
+    parser.add_argument("--only", nargs="+", help="only trials whose name holds one of these")
+    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--per-class", type=int, default=100)
+    parser.add_argument("--precision", default="no", choices=["no", "bf16"])
+    args = parser.parse_args()
+    warnings.filterwarnings("ignore", category=vitrim.build.UntrainedWarning)
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"finetune_{args.group}.json"
+    done = json.loads(path.read_text()) if path.exists() else {"settings": vars(args) | environment(), "trials": []}
+    for trial in GROUPS[args.group]:
+        known = [d["trial"] for d in done["trials"]]
+        if trial.name in known or (args.only and not any(part in trial.name for part in args.only)):
+            continue
+        with tempfile.TemporaryDirectory() as work:
+            result = run(trial, args, Path(work))
+        print(trial.name, json.dumps({k: v for k, v in result.items() if k != "last"}), flush=True)
+        done["trials"].append(result)
+        path.write_text(json.dumps(done, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
