@@ -54,6 +54,7 @@ class BAT(EViT):
     name = "bat"
     title = "keep the attentive tokens, cluster the rest, match alike ones"
     keeps_none = True
+    weighs = True
 
     def __init__(
         self,
