@@ -1,0 +1,153 @@
+"""Fill the tables of README.md and docs/ from benchmarks/results/*.json; no figure there is typed by hand.
+
+    python benchmarks/tables.py            # rewrite the sections between <!-- table: NAME --> and <!-- end -->
+    python benchmarks/tables.py --check    # exit 1 if a section is not what the results say
+
+How the results were made is written above each table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import re
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+SHARED = Path(os.environ.get("VITRIM_SHARED", ROOT.parent / "shared"))
+SECTION = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def results(name: str) -> dict:
+    return json.loads((RESULTS / f"{name}.json").read_text())
+
+
+def markdown(titles: list[str], rows: list[list[str]]) -> str:
+    lines = [titles, ["---", *["---:"] * (len(titles) - 1)], *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def interval(bounds) -> str:
+    return f"{bounds[0]:.1f} to {bounds[1]:.1f}"
+
+
+def label(row: dict) -> str:
+    if row["method"] == "dense":
+        return "dense"
+    return " ".join(
+        [row["method"], *(f"{key} {row['options'][key]}" for key in ("keep", "r") if key in row["options"])]
+    )
+
+
+def measured_on(found: dict) -> str:
+    versions = f"torch {found['torch']}, timm {found['timm']}"
+    return (
+        f"{found['processor']}, {found['threads']} threads, {found['dtype']}, batch {found['batch_size']}; {versions}"
+    )
+
+
+def compare_table(found: dict) -> str:
+    titles = ["", "GMACs", "of dense", "top-1", "95 %", "change", "agreement", "speed-up"]
+    rows = []
+    for row in found["rows"]:
+        figures = [label(row), f"{row['gmacs']:.2f}", f"{row['share']:.0%}", f"{row['top1']:.1f}"]
+        figures += [interval(row["top1_interval"]), f"{row['change']:+.1f}" if "change" in row else ""]
+        figures += [f"{row['agreement']:.1f}" if "change" in row else "", f"{row['speed_up']:.2f}"]
+        rows.append(figures)
+    images = f"{found['images']:,} photographs, crop {found['crop_pct']:g}; {measured_on(found)}."
+    return markdown(titles, rows) + f"\n\n{images}"
+
+
+def readme() -> str:
+    return compare_table(results("compare_evit"))
+
+
+def all_methods() -> str:
+    return compare_table(results("compare_all"))
+
+
+def speed(name: str) -> str:
+    found = results(name)
+    titles = ["model", "batch", "GMACs", "promised", "measured", "kept"]
+    rows = [
+        [r["model"], str(r["batch_size"]), f"{r['gmacs']:.3f}", f"{r['promise']:.2f}", f"{r['speed_up']:.2f}"]
+        + [f"{r['kept']:.2f}"]
+        for r in found["rows"]
+        if r["model"] != "dense"
+    ]
+    where = f"{found['model']}, {found['processor']}, {found['threads']} threads, torch {found['torch']}."
+    return markdown(titles, rows) + f"\n\n{where}"
+
+
+def finetuned(name: str) -> str:
+    found = results(name)
+    titles = ["", "share of dense MACs", "before", "after", "95 %", "agreement before", "after", "dense"]
+    rows = []
+    for trial in found["trials"]:
+        dense, before, after = trial["dense"], trial["before"], trial["after"]
+        line = [trial["trial"], f"{trial['share_after']:.2f}", f"{before['top1']:.1f}", f"{after['top1']:.1f}"]
+        line += [interval(after["interval"]), f"{before['agreement']:.1f}", f"{after['agreement']:.1f}"]
+        rows.append([*line, f"{dense['top1']:.1f}"])
+    made = found["settings"]
+    what = f"{made['steps']} steps of {made['batch']} photographs, precision {made['precision']}"
+    minutes = sorted(trial["minutes"] for trial in found["trials"])
+    images = found["trials"][0]["after"]["images"]
+    note = f"{what}; judged on {images:,} photographs; {minutes[0]:.1f} to {minutes[-1]:.1f} minutes a run"
+    return markdown(titles, rows) + f"\n\n{note} ({made['processor']}, {made['threads']} threads)."
+
+
+def published() -> str:
+    """Published GMACs beside ours, every row that has them and that vitrim can build."""
+    sys.path.insert(0, str(ROOT / "tests"))
+    from published import plan_of_row  # what the test of the same file walks
+
+    titles = ["paper, table", "method", "backbone", "size", "keep", "published", "vitrim"]
+    rows = []
+    with open(SHARED / "spec" / "published.csv", newline="") as file:
+        for row in csv.DictReader(file):
+            ours = plan_of_row(row)
+            if ours is None:
+                continue
+            where = f"{row['paper']} {row['table']}"
+            line = [where, row["method"], row["backbone"], row["image_size"], row["keep"] or row["note"]]
+            rows.append([*line, row["gmacs"], f"{ours:.2f}"])
+    return markdown(titles, rows)
+
+
+TABLES = {
+    "readme": readme,
+    "all_methods": all_methods,
+    "published": published,
+    **{name: (lambda name=name: speed(name)) for name in ("speed_evit", "speed_all", "speed_ragged")},
+    **{
+        f"finetune_{group}": (lambda group=group: finetuned(f"finetune_{group}"))
+        for group in ("methods", "claims", "classes", "budgets")
+    },
+}
+
+
+def filled(text: str) -> str:
+    return SECTION.sub(lambda match: f"{match[1]}{TABLES[match[2]]()}\n{match[3]}", text)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true")
+    args, stale = parser.parse_args(), []
+    for page in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
+        text = page.read_text()
+        new = filled(text)
+        if new != text:
+            stale.append(str(page.relative_to(ROOT)))
+            if not args.check:
+                page.write_text(new)
+    print("\n".join(stale) or "all tables are what the results say")
+    return 1 if args.check and stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
