@@ -95,9 +95,9 @@ def _plain(cls=VisionTransformer, **options) -> Callable[[], nn.Module]:
     return partial(cls, **{**SMALL, **options})
 
 
-def _gated() -> nn.Module:
+def _gated(depth: int) -> nn.Module:
     """Gated attention, heads wider than dim / heads, norms inside both halves; timm builds none with a gate."""
-    model = _plain(scale_mlp_norm=True)()
+    model = _plain(scale_mlp_norm=True, depth=depth)()
     for block in model.blocks:
         block.attn = Attention(
             48, 3, attn_head_dim=20, qkv_bias=True, scale_norm=True, gated=True, norm_layer=LayerNorm
@@ -121,7 +121,7 @@ BACKBONES: tuple[BackboneRow, ...] = (
     BackboneRow("max", _plain(global_pool="max")),
     BackboneRow("qk_norm", _plain(qk_norm=True, pos_embed="none")),
     BackboneRow("swiglu", _plain(mlp_layer=SwiGLUPacked, act_layer=nn.SiLU, init_values=1e-5)),
-    BackboneRow("gated", _gated),
+    BackboneRow("gated", partial(_gated, depth=4)),
     BackboneRow("dynamic", _plain(img_size=32, dynamic_img_size=True), image=(32, 56)),
     BackboneRow("dropout", _plain(drop_rate=0.2, pos_drop_rate=0.2, proj_drop_rate=0.2, attn_drop_rate=0.2)),
     BackboneRow("features", _plain(num_classes=0)),
@@ -147,6 +147,8 @@ METHODS: tuple[MethodRow, ...] = (
     MethodRow("tome", "tome", dict(r=3), order_free=False, off={"r": 0}),
     MethodRow("tome-plain", "tome", dict(r=(5, 4), at=(0, 2), proportional=False), order_free=False, off={"r": 0}),
     MethodRow("dynamicvit", "dynamicvit", dict(keep=0.7)),
+    MethodRow("dpcknn", "dpcknn", dict(keep=0.7)),
+    MethodRow("dpcknn-plain", "dpcknn", dict(keep=(0.8, 0.4), at=(0, 2), proportional=False)),
     MethodRow("tofe", "tofe", dict(keep=0.6), reuses=True),
     MethodRow(
         "tofe-conv", "tofe", dict(keep=(0.6, 0.3), at=(0, 2), approximator="conv"), order_free=False, reuses=True
@@ -192,14 +194,30 @@ def _cover() -> Iterator[tuple[BackboneRow, MethodRow]]:
     yield from ((next(b for b in BACKBONES if fits(b, m)), m) for m in waiting)
 
 
-def pairs(walk: str = "all", where: Callable[[BackboneRow, MethodRow], bool] = lambda b, m: True) -> list:
+def pairs(
+    walk: str = "all",
+    where: Callable[[BackboneRow, MethodRow], bool] = lambda b, m: True,
+    shallow: bool = False,
+) -> list:
     """Valid combinations as pytest parameters (backbone row, method row).
 
-    walk: "all" combinations; for slow tools "star" (methods on one backbone, backbones with one method) or "cover"
-          (every row at least once)
+    walk:    "all" combinations; for slow tools "star" (methods on one backbone, backbones with one method) or "cover"
+             (every row at least once)
+    shallow: models two blocks deep, for tools whose time goes by the number of operations
     """
     walks = {"all": _all, "star": _star, "cover": _cover}
-    return [pytest.param(b, m, id=f"{b.name}-{m.id}") for b, m in walks[walk]() if where(b, m)]
+    cut = _shallow if shallow else lambda b, m: (b, m)
+    return [pytest.param(*cut(b, m), id=f"{b.name}-{m.id}") for b, m in walks[walk]() if where(b, m)]
+
+
+def _shallow(backbone: BackboneRow, method: MethodRow) -> tuple[BackboneRow, MethodRow]:
+    """The same rows on a model of two blocks, reduced in both, where the row's model can be built with a depth."""
+    if "depth" not in getattr(backbone.build, "keywords", {}):
+        return backbone, method
+    names = vitrim.METHODS[method.name].option_names()
+    both = {key: (0, 1) for key in ("at", "blocks") if key in names}
+    build = partial(backbone.build, depth=2)
+    return replace(backbone, build=build), replace(method, options={**method.options, **both})
 
 
 def backbones(where: Callable[[BackboneRow], bool] = lambda b: True) -> list:
@@ -213,16 +231,9 @@ def methods(where: Callable[[MethodRow], bool] = lambda m: True) -> list:
 
 
 def families() -> list:
-    """One (backbone, method) for every family, two blocks deep where the row's model takes a depth, for slow tools."""
+    """One (backbone, method) for every family, two blocks deep, for the slowest tools."""
     rows = {b.family: b for b in reversed(BACKBONES)}
     return [pytest.param(*_shallow(b, next(m for m in METHODS if fits(b, m))), id=f) for f, b in rows.items()]
-
-
-def _shallow(backbone: BackboneRow, method: MethodRow) -> tuple[BackboneRow, MethodRow]:
-    if "depth" not in getattr(backbone.build, "keywords", {}):
-        return backbone, method
-    build = partial(backbone.build, depth=2)
-    return replace(backbone, build=build), replace(method, options={**method.options, "at": 1})
 
 
 # -- models and images
