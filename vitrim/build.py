@@ -153,13 +153,13 @@ def _dialled(methods: Sequence[Method], dial: str | None) -> int:
 
 def check_stack(methods: Sequence[Method], depth: int) -> None:
     """Raise ValueError, with the reason, where the maps of a stack cannot follow one another."""
-    taken: dict[tuple[int, str], str] = {}
+    taken: dict[tuple[int, str], Method] = {}
     for method in methods:
         for place in method.places:
-            other = taken.setdefault((place.block, method.acts), method.name)
-            if other != method.name:
+            other = taken.setdefault((place.block, method.acts), method)
+            if other is not method:
                 raise ValueError(
-                    f"{other} and {method.name} both act in block {place.block}, and the second "
+                    f"{other.name} and {method.name} both act in block {place.block}, and the second "
                     "would see evidence of tokens that are gone: give them different blocks with at="
                 )
     for method in methods:
