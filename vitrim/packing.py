@@ -44,6 +44,11 @@ class Layout:
         return (0, *accumulate(self.lengths))
 
     @cached_property
+    def back(self) -> tuple[int, ...]:
+        """Where in `lengths` each image of the batch stands; for layouts in which none is missing."""
+        return tuple(sorted(range(self.batch), key=self.order.__getitem__))
+
+    @cached_property
     def buckets(self) -> tuple[tuple[int, int], ...]:
         """(images, rows of each) of the runs of neighbours with equal length."""
         return tuple((len(list(run)), length) for length, run in groupby(self.lengths))
@@ -71,8 +76,9 @@ class Layout:
 
     def prefix_rows(self, x: Float[Tensor, "1 t c"]) -> Float[Tensor, "b p c"]:
         """The prefix tokens of every image, in the order of the batch."""
-        first = self.numbers(x.device)[:, : self.prefix]
-        return x[0].index_select(0, first.flatten()).view(self.batch, self.prefix, x.shape[-1])
+        first = torch.tensor([self.starts[j] for j in self.back], device=x.device).unsqueeze(1)
+        rows = first + torch.arange(self.prefix, device=x.device)
+        return x[0].index_select(0, rows.flatten()).unflatten(0, (self.batch, self.prefix))
 
     def patch_rows(self, x: Float[Tensor, "1 t c"]) -> Float[Tensor, "1 tp c"]:
         """The patch tokens of all images, with the layout `patches`."""
@@ -101,8 +107,7 @@ class Layout:
     def pooled(self, function: Callable[[Tensor], Tensor], x: Float[Tensor, "1 t c"]) -> Float[Tensor, "b d"]:
         """`function`, from [k, length, c] to [k, d], on every bucket; in the order of the batch."""
         rows = torch.cat([function(part) for part in self.split(x)])
-        back = sorted(range(self.batch), key=self.order.__getitem__)
-        return rows.index_select(0, torch.tensor(back, device=x.device))
+        return rows.index_select(0, torch.tensor(self.back, device=x.device))
 
     def pad(self, x: Float[Tensor, "1 t c"], value: float = 0.0) -> Float[Tensor, "b longest c"]:
         """As a dense batch, in its order, `value` behind each image's last token."""
