@@ -85,6 +85,10 @@ class Backbone(ABC):
         """Whether the final norm fits features after block i."""
         return self.channels(i) == self.width
 
+    def whole_by(self, block: int) -> int | None:
+        """The block before which tokens left out at `block` must be back; None: they need not come back."""
+        return None
+
     # -- what may run on it
 
     def admit(self, method) -> None:  # noqa: B027  most families carry any

@@ -92,6 +92,10 @@ class SwinBackbone(Backbone):
         """The last block of every stage."""
         return [i for i in range(self.depth) if i + 1 == self.depth or self.places[i + 1][1] == 0]
 
+    def whole_by(self, block):
+        """The end of its stage: patch merging and the pooling at the end need the whole grid."""
+        return 1 + min(end for end in self.taps if end >= block)
+
     def admit(self, method):
         if not method.undoes:
             raise ValueError(
@@ -101,8 +105,8 @@ class SwinBackbone(Backbone):
 
     def admit_places(self, method):
         for place in method.places:
-            stage, until = self.places[place.block][0], method.until(place)
-            if until is None or self.places[until - 1][0] != stage:
+            until = method.until(place)
+            if until is None or until > self.whole_by(place.block):
                 raise ValueError(
                     f"{method.name} at block {place.block} holds tokens outside beyond its stage (stages end after "
                     f"blocks {', '.join(map(str, self.taps))}): tokens must keep their grid where Swin merges patches"

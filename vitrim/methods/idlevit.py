@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..backbones.base import Backbone
 from ..evidence import Evidence
-from ..reductions import Keep, Reduction
+from ..reductions import Keep, Mask, Reduction
 from ..schedule import Place, check_keep, check_places, even_places, floor_count
 from ..tokens import Tokens
 from ._predictor import Predictor
 from .base import Method, class_row_macs, top
+from .dynamicvit import best_mask
 
 SCORES = ("logit", "softmax", "predictor")
 
@@ -27,7 +29,9 @@ class IdleViT(Method):
     blocks: the idling blocks, from 0; default all of stages 2 to 4 (3 to 11 of 12). Powers of κ go by the even split,
             counted along the idling blocks (the authors' training script: `blocks=range(4, 12)`)
     score:  "logit": mean over heads of q_cls . k before softmax (the published algorithm; the key projection is folded
-            into the query); "softmax": EViT's class attention; "predictor": DynamicViT's, to be trained
+            into the query); "softmax": EViT's class attention; "predictor": DynamicViT's, to be trained: for models
+            without [CLS], and for Swin (Table 3), where the blocks of the third stage idle. It trains masked, its
+            decisions drawn by straight-through Gumbel softmax
     stages: number of stages
 
     Raises ValueError for options out of range and, when bound, for a model without [CLS] unless score="predictor".
@@ -46,6 +50,7 @@ class IdleViT(Method):
             raise ValueError(f"stages={stages!r}: give a whole number from 2")
         self.blocks = blocks if blocks is None else ((blocks,) if isinstance(blocks, int) else tuple(blocks))
         self.score, self.stages = score, stages
+        self.trains_masked = score == "predictor"
 
     def bind(self, body: Backbone) -> None:
         cut = body.within
@@ -75,13 +80,18 @@ class IdleViT(Method):
         k = floor_count(place.keep, tokens.n)
         if k == tokens.n:
             return None
-        scores = self._scores(tokens, evidence, place)
+        if self.score == "predictor":
+            return self._predicted(self.predictors[place.index](tokens.patches), k)
+        scores = evidence.class_logits() if self.score == "logit" else evidence.class_attention()
         return Keep(top(scores, k), scores=scores)
 
-    def _scores(self, tokens: Tokens, evidence: Evidence, place: Place) -> Float[Tensor, "b n"]:
-        if self.score == "predictor":
-            return self.predictors[place.index](tokens.patches)[..., 0]
-        return evidence.class_logits() if self.score == "logit" else evidence.class_attention()
+    def _predicted(self, decision: Float[Tensor, "b n 2"], k: int) -> Reduction:
+        """The k best by the predictor; in training each token's own decision, drawn, as a mask over all."""
+        scores = decision[..., 0]
+        if not self.masked:
+            return Keep(top(scores, k), scores=scores)
+        drawn = F.gumbel_softmax(decision, tau=1.0, hard=True)[..., 0] if self.training else best_mask(scores, k, None)
+        return Mask(drawn, scores=scores)
 
     def until(self, place: Place) -> int:
         return place.block + 1

@@ -3,6 +3,7 @@ Reusing for Efficient Vision Transformer Inference", 2025)."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from ..backbones.base import Backbone
 from ..packing import pack
 from ..reductions import Keep, Mask, Reduction
-from ..schedule import Place, check_keep, check_places, round_count
+from ..schedule import Place, check_keep, round_count
 from ..tokens import Tokens
 from ._tofe_parts import APPROXIMATORS, SELECTORS
 from .base import Method
@@ -78,15 +79,27 @@ class ToFe(Method):
         return self.adaptive == "instance"
 
     def bind(self, body: Backbone) -> None:
-        at = check_places(self.at, body.depth) if self.at is not None else self.default_places(body.depth)
-        height, width = body.grid()
+        at = self.blocks_of(body)
         shares = zip(at, self._shares(len(at)), strict=True)
-        self.places = tuple(Place(j, block, share, height * width) for j, (block, share) in enumerate(shares))
+        patches = [math.prod(body.grid_at(block, body.grid())) for block in at]
+        self.places = tuple(Place(j, block, share, patches[j]) for j, (block, share) in enumerate(shares))
+        self._ends = self._recoveries(body)
         if self.ragged:
             try:
                 body.check_ragged()
             except ValueError as reason:
                 raise ValueError(f'tofe with adaptive="instance": {reason}; use adaptive="batch"') from None
+
+    def _recoveries(self, body: Backbone) -> list[int | None]:
+        """The block before which the frozen tokens of each stage are recovered: the next stage, or where the model
+        needs its whole grid; None: never."""
+        if not self.reuse:
+            return [None] * len(self.places)
+        ends = []
+        for place, following in zip(self.places, [*self.places[1:], None], strict=True):
+            known = [end for end in (following and following.block, body.whole_by(place.block)) if end is not None]
+            ends.append(min(known, default=None))
+        return ends
 
     def _shares(self, stages: int) -> list[float]:
         """The share of N that each stage keeps at first."""
@@ -98,11 +111,12 @@ class ToFe(Method):
         return [one ** (j + 1) for j in range(stages)]
 
     def build(self, body: Backbone) -> None:
-        self.selectors = nn.ModuleList(SELECTORS[self.selector](body.width) for _ in self.places)
+        sizes = [(body.channels(place.block), body.heads(place.block)[0]) for place in self.places]
+        self.selectors = nn.ModuleList(SELECTORS[self.selector](channels) for channels, _ in sizes)
         approximator = APPROXIMATORS[self.approximator]
         if self.reuse and approximator is not None:
-            heads = [body.heads(place.block)[0] for place in self.places[:-1]]
-            self.approximators = nn.ModuleList(approximator(body.width, h) for h in heads)
+            recovered = [size for size, end in zip(sizes, self._ends, strict=True) if end is not None]
+            self.approximators = nn.ModuleList(approximator(*size) for size in recovered)
         self.register_buffer("kept_shares", torch.tensor([place.keep for place in self.places]))
 
     # -- Algorithm 1
@@ -142,9 +156,9 @@ class ToFe(Method):
         return Mask(mask if tokens.mask is None else mask * tokens.mask, scores=_scores(z, tokens))
 
     def until(self, place: Place) -> int | None:
-        """Frozen tokens are recovered before the next stage; those of the last stage, never."""
-        last = place.index == len(self.places) - 1
-        return None if last or not self.reuse else self.places[place.index + 1].block
+        """Frozen tokens are recovered before the next stage; those of the last stage never, but where the model needs
+        its whole grid (Swin)."""
+        return self._ends[place.index]
 
     def thaw(self, outside: Tokens, reduction: Reduction, place: Place) -> Tokens:
         """x + Approx(x) of the frozen tokens, and of them alone (Eq. 6); of all, where they are masked (Eq. 16)."""
@@ -216,11 +230,12 @@ class ToFe(Method):
         if self._keeps_all(place, n, place.patches) and (kept is None or not self.training):
             return 0
         approximator = APPROXIMATORS[self.approximator]
-        selecting = SELECTORS[self.selector].macs(body.width, n)
+        channels = body.channels(place.block)
+        selecting = SELECTORS[self.selector].macs(channels, n)
         if approximator is None or self.until(place) is None:
             return selecting
         kept = self.count(place, n) if kept is None else kept
-        return selecting + approximator.macs(body.width, n, n - kept)
+        return selecting + approximator.macs(channels, n, n - kept)
 
 
 def _scores(z: Float[Tensor, "b n 2"], tokens: Tokens) -> Float[Tensor, "b n"]:
