@@ -86,6 +86,7 @@ def plan_cost(
                 outside = (n, method.until(place))
             n = given["kept"] if given else method.count(place, n)
         attended = n
+        own += sum(method.watch_macs(i, n, body) for method in methods)
         for method, place in acting(methods, i, "between", patches):
             own += method.macs(place, n, body)
             n = method.count(place, n)

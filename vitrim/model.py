@@ -158,6 +158,8 @@ class ReducedViT(TimmInterface, nn.Module):
     def _reduce(self, i: int, tokens: Tokens, evidence: Evidence, ask: Ask):
         """Reductions between attention and MLP of block i."""
         reduction, seen = None, ()
+        for method in self.methods:
+            tokens = method.watch(tokens, evidence, i)
         for method, place in acting(self.methods, i, "between"):
             reduction = method(tokens, evidence, place)
             if reduction is None:

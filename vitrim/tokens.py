@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from .packing import Layout, Pack
-from .reductions import Mask, Reduction, take_rows
+from .reductions import Fuse, Keep, Mask, Reduction, put_rows, take_rows
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,7 @@ class Tokens:
     position: [b, n] the patch whose place each token has taken, if `placed`; None: token j has the place of patch j.
             In a ragged batch [1, T], -1 for prefix tokens
     guide:  [b, n] scores from outside (EViT Table 14)
+    running: [b, n] scores that a method carries from block to block (Evo-ViT's global class attention)
     seed:   [b] integers that depend on the image alone, for methods that draw at random
     mixed:  [n0] True for patches that mix-token training took from another image of the batch (LV-ViT); None: none
     layout: where the images lie in a ragged batch, x [1, T, c]; None: x is dense
@@ -57,6 +58,7 @@ class Tokens:
     placed: bool = False
     position: Tensor | None = None
     guide: Tensor | None = None
+    running: Tensor | None = None
     seed: Tensor | None = None
     mixed: Tensor | None = None
     layout: Layout | None = None
@@ -128,6 +130,7 @@ class Tokens:
             mask=None if self.mask is None else take_rows(self.mask, reduction.representatives()),
             position=self._moved(reduction) if self.placed else None,
             guide=None if self.guide is None else take_rows(self.guide, reduction.representatives()),
+            running=None if self.running is None else take_rows(self.running, reduction.representatives()),
             steps=self.steps + step,
         )
 
@@ -139,7 +142,7 @@ class Tokens:
         x = reduction.shrink(self.x, self.prefix)
         position = self._packed_positions(reduction) if self.placed else None
         steps = self.steps + step
-        return replace(self, x=x, position=position, guide=None, layout=reduction.layout, steps=steps)
+        return replace(self, x=x, position=position, guide=None, running=None, layout=reduction.layout, steps=steps)
 
     def _packed_positions(self, reduction: Pack) -> Int[Tensor, "1 t"]:
         """Places of all rows; -1 for prefix tokens."""
@@ -176,7 +179,11 @@ class Tokens:
 
     def restore(self, reduction: Reduction, outside: Tokens) -> Tokens:
         """Undo `reduction`: `outside` are the tokens from before it, these are what became of the shrunk ones."""
-        return outside.with_x(reduction.restore(self.x, outside.x, self.prefix))
+        tokens = outside.with_x(reduction.restore(self.x, outside.x, self.prefix))
+        if self.running is None or not isinstance(reduction, (Keep, Fuse)):
+            return tokens
+        kept = self.running[:, : reduction.index.shape[1]]
+        return replace(tokens, running=put_rows(outside.running, reduction.index, kept))
 
     def _patch_numbers(self) -> Int[Tensor, "b n0"]:
         n0 = self.grid[0] * self.grid[1]

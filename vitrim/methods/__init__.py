@@ -8,12 +8,13 @@ from .bat import BAT
 from .dpcknn import DPCKNN
 from .dynamicvit import DynamicViT
 from .evit import EViT
+from .evovit import EvoViT
 from .guide import LastClassAttention
 from .idlevit import IdleViT
 from .tofe import ToFe
 from .tome import ToMe
 
-_ALL = (EViT, BAT, IdleViT, ToFe, ToMe, DynamicViT, DPCKNN, TopK, Random, Grid)
+_ALL = (EViT, BAT, IdleViT, ToFe, ToMe, DynamicViT, DPCKNN, EvoViT, TopK, Random, Grid)
 METHODS: dict[str, type[Method]] = {cls.name: cls for cls in _ALL}
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "METHODS",
     "DynamicViT",
     "EViT",
+    "EvoViT",
     "Grid",
     "IdleViT",
     "LastClassAttention",

@@ -129,6 +129,10 @@ class Method(nn.Module):
         """What the tokens left outside have become by the time they are put back: unchanged, if nobody says more."""
         return outside
 
+    def watch(self, tokens: Tokens, evidence: Evidence, block: int) -> Tokens:
+        """Take note, in `tokens.running`, of a block's attention for decisions in later ones; called in every block."""
+        return tokens
+
     # -- what it will cost
 
     def count(self, place: Place, n: int) -> int:
@@ -137,6 +141,10 @@ class Method(nn.Module):
 
     def macs(self, place: Place, n: int, body: Backbone) -> int:
         """Multiply-accumulates of deciding and applying at this place, with n patch tokens, for one image."""
+        return 0
+
+    def watch_macs(self, block: int, n: int, body: Backbone) -> int:
+        """Multiply-accumulates of `watch`, with n patch tokens in the block's attention."""
         return 0
 
     # -- what it was made with

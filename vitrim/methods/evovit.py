@@ -1,0 +1,101 @@
+"""Evo-ViT: informative tokens are updated slowly, all others fast (Xu et al., "Evo-ViT: Slow-Fast Token Evolution for
+Dynamic Vision Transformer", AAAI 2022)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from ..backbones.base import Backbone
+from ..evidence import Evidence
+from ..reductions import Fuse, Reduction
+from ..schedule import Place, check_keep, check_places, floor_count
+from ..tokens import Tokens
+from ._checks import check_count
+from .base import Method, class_row_macs, top
+
+
+class EvoViT(Method):
+    """Before each of the chosen blocks the floor(keep * N) patch tokens with the largest global class attention are the
+    informative ones. They go through the block together with one representative of all others, their mean weighted by
+    global class attention; the others get the representative's update ("slow-fast updating", paper section 3).
+
+    Global class attention is the class attention averaged over the blocks so far, g <- momentum * g +
+    (1 - momentum) * a; a token that stood outside a block keeps its g.
+
+    keep:     share of the N patch tokens that is informative; or one share for each of the blocks
+    blocks:   the blocks, counted from 0; default all but the first third (4 to 11 of 12)
+    stages:   the blocks are cut into so many parts, and part s keeps keep^s of N; 1: all of them keep the same
+    momentum: of the global class attention, in [0, 1); 0: only the block before counts
+
+    Raises ValueError for options out of range and, when bound, for a model without [CLS].
+    """
+
+    name = "evovit"
+    title = "update informative tokens slowly, the others fast"
+    acts = "before"
+    blind = True
+
+    def __init__(self, keep: Any = 0.5, blocks: Any = None, stages: int = 1, momentum: float = 0.5):
+        super().__init__(keep)
+        self.blocks = blocks if blocks is None else ((blocks,) if isinstance(blocks, int) else tuple(blocks))
+        self.stages = check_count("stages", stages, 1)
+        if isinstance(momentum, bool) or not isinstance(momentum, (int, float)) or not 0 <= momentum < 1:
+            raise ValueError(f"momentum={momentum!r} is not in [0, 1)")
+        self.momentum = momentum
+
+    def bind(self, body: Backbone) -> None:
+        if not body.voters:
+            raise ValueError(f"evovit needs a [CLS] token and {type(body.model).__name__} has none: try tome or dpcknn")
+        default = range(max(1, body.depth // 3), body.depth)
+        blocks = default if self.blocks is None else check_places(self.blocks, body.depth)
+        if 0 in blocks:
+            raise ValueError("blocks: evovit chooses by the class attention of the blocks before, and block 0 has none")
+        shares = self._shares(len(blocks))
+        self.places = tuple(Place(j, block, share) for j, (block, share) in enumerate(zip(blocks, shares, strict=True)))
+
+    def _shares(self, blocks: int) -> list[float]:
+        """The share of N that each of the blocks keeps."""
+        if isinstance(self.keep, Sequence):
+            rates = check_keep(self.keep, blocks)
+            return list(rates) * (blocks if len(rates) == 1 else 1)
+        starts = [blocks * s // self.stages for s in range(self.stages)]
+        return [self.keep ** sum(j >= start for start in starts) for j in range(blocks)]
+
+    def watch(self, tokens: Tokens, evidence: Evidence, block: int) -> Tokens:
+        if not self._needed(block):
+            return tokens
+        attention, running = evidence.class_attention(), tokens.running
+        if running is not None:
+            attention = self.momentum * running + (1 - self.momentum) * attention
+        return replace(tokens, running=attention)
+
+    def _needed(self, block: int) -> bool:
+        """Whether a later block decides by what this one attends to."""
+        return any(place.block > block and place.keep < 1 for place in self.places)
+
+    def forward(self, tokens: Tokens, evidence: Evidence | None, place: Place) -> Reduction | None:
+        k = self._informative(place, tokens.n)
+        if k == tokens.n:
+            return None
+        kept = top(tokens.running, k)
+        weights = tokens.running.scatter(1, kept, 0.0)
+        return Fuse(kept, weights / weights.sum(dim=1, keepdim=True), scores=tokens.running)
+
+    def until(self, place: Place) -> int:
+        return place.block + 1
+
+    def _informative(self, place: Place, n: int) -> int:
+        return max(floor_count(place.keep, n), 1)
+
+    def count(self, place: Place, n: int) -> int:
+        k = self._informative(place, n)
+        return n if k == n else k + 1
+
+    def macs(self, place: Place, n: int, body: Backbone) -> int:
+        """The representative is summed twice: before the block, and after it to know its update."""
+        return 0 if self._informative(place, n) == n else 2 * n * body.width
+
+    def watch_macs(self, block: int, n: int, body: Backbone) -> int:
+        return class_row_macs(body, Place(0, block), n) if self._needed(block) else 0
