@@ -28,6 +28,9 @@ BAD_INPUT, INTERRUPTED, READER_GONE = 2, 130, 141
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (default: this process's own) and return the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a terminal without κ gets a question mark, not an error
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning

@@ -55,7 +55,8 @@ def _owners() -> dict[str, list[type[Method]]]:
 
 
 def _member(name: str, owners: list[type[Method]], several: str, keep_default: str | None) -> tuple[str, Any, Any]:
-    kind, many = _type_of(name, owners[0])
+    kinds, manies = zip(*(_type_of(name, cls) for cls in owners), strict=True)
+    kind, many = float if float in kinds else kinds[0], any(manies)
     is_dial = any(cls.dial == name for cls in owners)
     text = _help(name, owners) + (f"; {several}" if is_dial else "")
     default = keep_default if name == "keep" and keep_default else _defaults(name, owners)

@@ -52,6 +52,19 @@ def open_model(options: ModelOptions) -> Subject:
     return Subject(name, model.eval())
 
 
+def open_untrained(options: ModelOptions, seed: int) -> Subject:
+    """The model with random weights, the same for the same seed, to be trained from scratch.
+
+    Raises ValueError for names and sizes that do not fit, and for a checkpoint beside it.
+    """
+    if options.checkpoint is not None:
+        raise ValueError("--scratch starts from random weights: leave out --checkpoint")
+    name, arguments = _name(options), _arguments(options)
+    _check_buildable(name, arguments)
+    torch.manual_seed(seed)
+    return Subject(name, timm.create_model(name, **arguments).eval())
+
+
 def open_model_without_weights(options: ModelOptions) -> Subject:
     """The model on the meta device, for what depends on shapes alone. A checkpoint, where given, is read and must fit.
 

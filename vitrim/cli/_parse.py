@@ -14,8 +14,13 @@ import tyro
 Config = TypeVar("Config")
 _SIDES, _ENDS = "│|", ("╭", "╰", "+")
 _RULE = re.compile(r"^\s*[─━-]{5,}\s*$")
-_OPTION = re.compile(r"--[\w-]+(?=[\s,]|$)")
-_UNREADABLE = re.compile(r"Error parsing (\S+): Could not find valid parse for arguments: \[(.*)\]")
+_OPTION = re.compile(r"--[a-z][\w-]*(?=[\s,]|$)")
+_UNREADABLE = re.compile(
+    r"Could not find valid parse for arguments: \[(?P<a>.*)\]"
+    r"|no type matching .*? could be instantiated from \[(?P<b>.*?)\].*"
+    r"|invalid literal for int\(\) with base 10: (?P<c>.*)"
+    r"|could not convert string to float: (?P<d>.*)"
+)
 _HINT, _MISSING = "Perhaps you meant", "Missing from"
 
 
@@ -37,20 +42,27 @@ def parse(config: type[Config], arguments: Sequence[str], prog: str) -> Config:
 
 
 def one_line(box: str, prog: str) -> str:
-    """What a box of tyro's says, without its frame, and where to read on."""
-    rows = [row.strip().strip(_SIDES).strip() for row in box.splitlines() if not row.strip().startswith(_ENDS)]
+    """What a box of tyro's says, and where to read on."""
+    rows = _inside(box)
     end = next((i for i, row in enumerate(rows) if _RULE.match(row)), len(rows))
-    section = [row.rstrip(".") for row in rows[:end] if row]
+    section = [row.rstrip(".") for row in rows[:end]]
     near = _options_in(rows[next((i for i, row in enumerate(rows) if row.startswith(_HINT)), len(rows)) :])
     hint = f" (did you mean {' or '.join(near)}?)" if near else ""
     return f"{_said(section)}{hint}; see {prog} --help"
+
+
+def _inside(box: str) -> list[str]:
+    """The rows of a box; without UTF-8 tyro draws none, but puts a title and a rule on top."""
+    rows = [row.strip().strip(_SIDES).strip() for row in box.splitlines() if not row.strip().startswith(_ENDS)]
+    rows = [row for row in rows if row]
+    return rows[2:] if len(rows) > 1 and _RULE.match(rows[1]) else rows
 
 
 def _said(section: list[str]) -> str:
     text = " ".join(section)
     if text.startswith(_MISSING):
         return f"missing: {', '.join(_options_in(section))}"
-    text = _UNREADABLE.sub(r"\1: cannot read \2", text).removeprefix("Error parsing ")
+    text = _UNREADABLE.sub(lambda match: f"cannot read {match[match.lastgroup]}", text).removeprefix("Error parsing ")
     return text[:1].lower() + text[1:]
 
 

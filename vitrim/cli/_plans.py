@@ -54,13 +54,12 @@ def one_plan(subject: Subject, config: Any, seed: int) -> Plan:
     if _as_saved(subject, names, given, budgets):
         return plan_of(subject.saved)
     (name,) = _one("--method", _known(subject, names))
-    options, dial = _options(subject, name, given, seed), METHODS[name].dial
+    dial = METHODS[name].dial
+    options = _options(subject, name, _singles(given), seed)
     if budgets:
         if dial in given:
             raise ValueError(f"--macs solves for --{dial}: give one of the two")
         return _budgeted(subject, name, options, *_one("--macs", budgets))
-    if dial in options:
-        options[dial] = _single(options[dial])
     return plan_of(reduce(subject.dense, make_method(name, **options)))
 
 
@@ -79,8 +78,10 @@ def many_plans(subject: Subject, config: Any, seed: int) -> list[Plan]:
 
 
 def _rows(subject: Subject, name: str, given: dict[str, Any], budgets: Sequence[float], seed: int) -> list[Plan]:
-    mine = {key: value for key, value in given.items() if key in METHODS[name].option_names()}
-    options, dial = _options(subject, name, mine, seed), METHODS[name].dial
+    dial = METHODS[name].dial
+    mine = {key: value for key, value in given.items() if key in METHODS[name].option_names() and key != dial}
+    rates = {dial: given[dial]} if dial in given else {}
+    options = _options(subject, name, {**_singles(mine), **rates}, seed)
     settings = [{**options, dial: value} for value in _values(options.pop(dial, None), dial, budgets)]
     if not settings and not budgets:
         settings = [options]
@@ -139,8 +140,10 @@ def _one(option: str, given: Sequence[Any]) -> Sequence[Any]:
     return given
 
 
-def _single(value: Any) -> Any:
-    return value[0] if isinstance(value, tuple) and len(value) == 1 else value
+def _singles(given: dict[str, Any]) -> dict[str, Any]:
+    """One value alone is the value for all places."""
+    alone = {key: value[0] for key, value in given.items() if isinstance(value, tuple) and len(value) == 1}
+    return {**given, **alone}
 
 
 def _budgeted(subject: Subject, name: str, options: dict[str, Any], budget: float) -> Plan:
