@@ -172,16 +172,15 @@ def pack(
     stays = F.pad(kept, (prefix, 0), value=True)
     numbers = before.numbers(kept.device) if before else torch.arange(stays.numel(), device=kept.device).view(b, -1)
     goes = ~stays & (numbers >= 0)
-    counts = stays.sum(dim=1).tolist()
-    order = sorted(range(b), key=counts.__getitem__)
-    rows, layout = _lay(stays, numbers, order, counts, prefix)
-    order = sorted(range(b), key=(left := goes.sum(dim=1).tolist()).__getitem__)
-    rest, rest_layout = _lay(goes, numbers, order, left, 0)
+    counts = torch.stack([stays.sum(dim=1), goes.sum(dim=1)]).tolist()
+    rows, layout = _lay(stays, numbers, counts[0], prefix)
+    rest, rest_layout = _lay(goes, numbers, counts[1], 0)
     return Pack(kept, rows, layout, rest, rest_layout, scores=scores)
 
 
-def _lay(chosen: Tensor, numbers: Tensor, order: list[int], counts: list[int], prefix: int) -> tuple[Tensor, Layout]:
-    """The numbers of the chosen tokens image by image in that order, and their layout."""
+def _lay(chosen: Tensor, numbers: Tensor, counts: list[int], prefix: int) -> tuple[Tensor, Layout]:
+    """The numbers of the chosen tokens image by image, in the order of their counts, and their layout."""
+    order = sorted(range(len(counts)), key=counts.__getitem__)
     by_length = torch.tensor(order, device=chosen.device)
     index = chosen.index_select(0, by_length).flatten().nonzero().squeeze(1)
     present = tuple(image for image in order if counts[image])
