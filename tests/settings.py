@@ -19,6 +19,8 @@ import pytest
 import torch
 from timm.layers import Attention, LayerNorm, SwiGLUPacked
 from timm.models.deit import VisionTransformerDistilled
+from timm.models.eva import Eva
+from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -48,7 +50,7 @@ class BackboneRow:
 
     build:   makes it; its parameters are randomised afterwards
     cls:     it has a [CLS] token
-    grid:    its tokens must keep their grid at every block border (Swin): only methods that undo within the block fit
+    grid:    its tokens must keep their grid (Swin): only methods that idle or freeze fit
     image:   (height, width) of the images in pixels
     family:  models of one family share an adapter; expensive tools run once for each
     """
@@ -105,7 +107,17 @@ def _gated(depth: int) -> nn.Module:
     return model
 
 
+def _rope(**options) -> Callable[[], nn.Module]:
+    return partial(Eva, **SMALL, use_rot_pos_emb=True, **options)
+
+
+def _swin() -> nn.Module:
+    heads, depths = (1, 2, 4, 8), (1, 1, 4, 1)
+    return SwinTransformer(48, 2, embed_dim=16, depths=depths, num_heads=heads, window_size=3, num_classes=CLASSES)
+
+
 _NO_CLS = dict(class_token=False)
+_DINOV3 = dict(num_reg_tokens=4, use_abs_pos_emb=False, init_values=1e-5, qkv_bias=False)
 
 BACKBONES: tuple[BackboneRow, ...] = (
     BackboneRow("deit", _plain()),
@@ -127,6 +139,10 @@ BACKBONES: tuple[BackboneRow, ...] = (
     BackboneRow("features", _plain(num_classes=0)),
     BackboneRow("rectangle", _plain(img_size=(24, 64), patch_size=(8, 16)), image=(24, 64)),
     BackboneRow("lvvit", partial(LVViT, **SMALL, stem_channels=8, token_labels=False), family="lvvit"),
+    BackboneRow("eva02", _rope(qkv_fused=False, swiglu_mlp=True, scale_mlp=True, ref_feat_shape=(3, 3)), family="rope"),
+    BackboneRow("dinov3", _rope(rope_type="dinov3", rope_rotate_half=True, **_DINOV3), family="rope"),
+    BackboneRow("rope_mixed", _rope(attn_type="rope", rope_type="mixed", global_pool="token"), family="rope"),
+    BackboneRow("swin", _swin, cls=False, grid=True, image=(48, 48), family="swin"),
 )
 
 METHODS: tuple[MethodRow, ...] = (
@@ -149,6 +165,8 @@ METHODS: tuple[MethodRow, ...] = (
     MethodRow("dynamicvit", "dynamicvit", dict(keep=0.7)),
     MethodRow("dpcknn", "dpcknn", dict(keep=0.7)),
     MethodRow("dpcknn-plain", "dpcknn", dict(keep=(0.8, 0.4), at=(0, 2), proportional=False)),
+    MethodRow("evovit", "evovit", dict(keep=0.5), needs_cls=True, keeps_grid=True),
+    MethodRow("evovit-stages", "evovit", dict(keep=0.7, stages=3, momentum=0.9), needs_cls=True, keeps_grid=True),
     MethodRow("tofe", "tofe", dict(keep=0.6), reuses=True),
     MethodRow(
         "tofe-conv", "tofe", dict(keep=(0.6, 0.3), at=(0, 2), approximator="conv"), order_free=False, reuses=True
@@ -167,7 +185,7 @@ METHODS: tuple[MethodRow, ...] = (
 
 def fits(backbone: BackboneRow, method: MethodRow) -> bool:
     """Whether the method can be put on the backbone; tests of refusals check the rest."""
-    return (backbone.cls or not method.needs_cls) and (not backbone.grid or method.keeps_grid)
+    return (backbone.cls or not method.needs_cls) and (not backbone.grid or method.keeps_grid or method.reuses)
 
 
 def _all() -> Iterator[tuple[BackboneRow, MethodRow]]:
@@ -215,7 +233,9 @@ def _shallow(backbone: BackboneRow, method: MethodRow) -> tuple[BackboneRow, Met
     if "depth" not in getattr(backbone.build, "keywords", {}):
         return backbone, method
     names = vitrim.METHODS[method.name].option_names()
-    both = {key: (0, 1) for key in ("at", "blocks") if key in names}
+    both = {key: value for key, value in {"at": (0, 1), "blocks": (0, 1), "stages": 2}.items() if key in names}
+    if method.name == "evovit":  # it decides by the block before
+        both = {"blocks": (1,), "stages": 1}
     build = partial(backbone.build, depth=2)
     return replace(backbone, build=build), replace(method, options={**method.options, **both})
 
@@ -276,6 +296,13 @@ def reduced(backbone: BackboneRow, method: MethodRow, **changed: Any) -> vitrim.
     for one in model.methods:
         randomise(one, seed=1)
     return model.eval() if method.static else level(model.eval(), images(backbone, batch=8, seed=2))
+
+
+def nothing(backbone: BackboneRow) -> vitrim.ReducedViT:
+    """The row's model with a method on it that keeps every token."""
+    if backbone.grid:
+        return attach(dense(backbone), "idlevit", keep=1.0, score="predictor")
+    return attach(dense(backbone), "random", keep=1.0)
 
 
 @torch.no_grad()

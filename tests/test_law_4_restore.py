@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import timm
 import torch
-from settings import backbones, capture, dense, images, pairs, reduced
+from settings import backbones, capture, dense, images, nothing, pairs, reduced
 
 import vitrim
 from vitrim.reductions import Keep
@@ -58,12 +58,9 @@ def test_features_are_timms_where_nothing_is_reduced(backbone, method):
 @pytest.mark.parametrize("norm", [False, True])
 @pytest.mark.parametrize("backbone", backbones())
 def test_intermediates_are_timms_where_nothing_is_reduced(backbone, norm):
-    x, theirs = images(backbone), dense(backbone)
-    ours = vitrim.reduce(dense(backbone), "random", keep=1.0)
-    for options in (
-        dict(indices=3),
-        dict(indices=[0, 2], stop_early=True, output_fmt="NLC", return_prefix_tokens=True),
-    ):
+    x, ours, theirs = images(backbone), nothing(backbone), dense(backbone)
+    more = {} if backbone.grid else dict(output_fmt="NLC", return_prefix_tokens=True)  # timm's Swin has neither
+    for options in (dict(indices=3), dict(indices=[0, 2], stop_early=True, **more)):
         final, grids = ours.forward_intermediates(x, norm=norm, **options)
         expected, wanted = theirs.forward_intermediates(x, norm=norm, **options)
         assert torch.equal(final, expected)
@@ -78,9 +75,11 @@ def test_restored_features_cover_the_image(backbone, method):
     _, trace = model(x, trace=True)
     n0, p = trace[-1].owners.shape[1], model.num_prefix_tokens
     whole, zeros = (model.forward_features(x, restore=True, fill=fill) for fill in ("last", "zeros"))
+    if backbone.grid:
+        whole, zeros = whole.flatten(1, 2), zeros.flatten(1, 2)
     assert whole.shape == zeros.shape == (2, p + n0, model.num_features)
     assert whole.isfinite().all() and zeros.isfinite().all()
-    left = model.forward_features(x)
+    left = model.forward_features(x).reshape(2, -1, model.num_features)
     if left.shape[1] == p + n0:  # everything was undone on the way
         torch.testing.assert_close(whole, left)
         return
