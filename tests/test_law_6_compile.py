@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from settings import dense, families, images, pairs, reduced
+from settings import backbones, dense, families, images, pairs, reduced
 
 import vitrim
 
@@ -18,7 +18,7 @@ def fresh_compiler():
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("backbone", "method"), pairs("cover", where=lambda b, m: m.static))
+@pytest.mark.parametrize(("backbone", "method"), pairs("cover", lambda b, m: m.static, shallow=True))
 def test_compiles_to_one_graph(backbone, method):
     x, model = images(backbone), reduced(backbone, method)
     compiled = torch.compile(model, backend="eager", fullgraph=True)
@@ -46,7 +46,7 @@ def test_training_compiles_to_one_graph():
 
 @torch.no_grad()
 def test_compiled_models_are_unwrapped():
-    backbone, _ = families()[0].values
+    backbone = backbones(lambda b: b.cls)[0].values[0]
     x, model = images(backbone), dense(backbone)
     compiled = torch.compile(model, backend="eager")
     fast = vitrim.reduce(compiled, "evit", keep=0.5)
