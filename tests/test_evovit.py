@@ -132,6 +132,7 @@ def test_global_attention_is_not_formed_where_nobody_asks():
         (dict(blocks=(0, 1)), "block 0 has none"),
         (dict(blocks=(9,)), "not a block"),
         (dict(stages=0), "stages=0"),
+        (dict(stages=4), "stages=4 for 3 blocks"),
         (dict(momentum=1.0), "momentum=1.0"),
         (dict(keep=(0.5, 0.4)), "2 keep rates for 3 places"),
         (dict(at=3), "no option at"),

@@ -60,6 +60,8 @@ class EvoViT(Method):
         if isinstance(self.keep, Sequence):
             rates = check_keep(self.keep, blocks)
             return list(rates) * (blocks if len(rates) == 1 else 1)
+        if self.stages > blocks:
+            raise ValueError(f"stages={self.stages} for {blocks} blocks: give no more stages than blocks")
         starts = [blocks * s // self.stages for s in range(self.stages)]
         return [self.keep ** sum(j >= start for start in starts) for j in range(blocks)]
 
