@@ -411,9 +411,11 @@ def test_ragged_batches_are_refused_where_images_return_their_tokens():
 
 def test_stacks_that_ragged_batches_cannot_carry_are_refused():
     model, ragged = dense(ROWS["deit"]), vitrim.ToFe(adaptive="instance", at=(1, 2))
-    with pytest.raises(ValueError, match="evit cannot follow"):
+    with pytest.raises(ValueError, match="evit cannot work on such a batch"):
         attach(model, [ragged, vitrim.EViT(at=3)])
-    with pytest.raises(ValueError, match="tome cannot merge before it"):
+    with pytest.raises(ValueError, match="evovit cannot work on such a batch"):
+        attach(model, [vitrim.EvoViT(blocks=1), vitrim.ToFe(adaptive="instance", at=(2, 3))])
+    with pytest.raises(ValueError, match="tome has merged tokens, which cannot be packed"):
         attach(model, [vitrim.ToMe(r=2, at=0), ragged])
     with pytest.raises(ValueError, match="evit at block 1 would act while tofe holds tokens outside"):
         attach(model, [vitrim.ToFe(at=(1, 3)), vitrim.EViT(at=1)])

@@ -170,12 +170,15 @@ def check_stack(methods: Sequence[Method], depth: int) -> None:
 
 
 def _check_ragged(method: Method, methods: Sequence[Method]) -> None:
+    way_out = 'give it adaptive="batch", or ' if "adaptive" in method.option_names() else ""
     for other in methods:
-        after = any(place.block > method.places[0].block for place in other.places)
+        watches = type(other).watch is not Method.watch  # and would watch ragged blocks, too
+        after = watches or any(place.block > method.places[0].block for place in other.places)
         if other is not method and (after or other.weighs):
             raise ValueError(
-                f"{method.name} leaves every image a number of tokens of its own, and {other.name} cannot "
-                f'{"follow" if after else "merge before it"}: give {method.name} adaptive="batch", or leave one out'
+                f"{method.name} leaves every image a number of tokens of its own, and {other.name} "
+                f"{'cannot work on such a batch' if after else 'has merged tokens, which cannot be packed so'}: "
+                f"{way_out}leave one out"
             )
 
 
