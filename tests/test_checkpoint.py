@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from timm.layers import resample_abs_pos_embed
 from torch import nn
 
+from vitrim.build import attach
 from vitrim.checkpoint import load_checkpoint
 
 
@@ -44,6 +45,23 @@ def test_wrapped_and_prefixed_state_dicts_load(tmp_path, wrapper, prefix):
     torch.save({wrapper: state, "epoch": 3, "arch": "vit"}, tmp_path / "w.pth")
     assert load_checkpoint(target, str(tmp_path / "w.pth")) == ()
     assert same(source, target)
+
+
+@pytest.mark.parametrize("method", ["evit", "dynamicvit"])
+def test_of_a_saved_reduced_model_the_backbone_is_taken(tmp_path, method):
+    source, target = vit(0, depth=4), vit(1, depth=4, img_size=64)
+    attach(source, method).save(tmp_path)
+    notes = load_checkpoint(target, tmp_path / "model.safetensors")
+    assert any("of the method left out" in note for note in notes) == (method == "dynamicvit")
+    assert any(note.startswith("pos_embed resampled") for note in notes)
+    assert torch.equal(source.blocks[3].mlp.fc1.weight, target.blocks[3].mlp.fc1.weight)
+
+
+def test_lvvit_is_resampled_too(tmp_path):
+    small = dict(patch_size=8, embed_dim=16, depth=2, num_heads=2, stem_channels=4, num_classes=3)
+    torch.save(timm.create_model("lvvit_t", img_size=32, **small).state_dict(), tmp_path / "w.pth")
+    larger = timm.create_model("lvvit_t", img_size=48, **small)
+    assert load_checkpoint(larger, tmp_path / "w.pth") == ("pos_embed resampled from 1 x 17 x 16 to 1 x 37 x 16",)
 
 
 def test_averaged_weights_come_first(tmp_path):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
 from safetensors.torch import load_file
@@ -211,6 +212,73 @@ def test_keep_rates_follow_the_schedule_of_the_scratch_recipe(photographs, tmp_p
     assert report.model.methods[0].places[0].keep == pytest.approx(0.6)
 
 
+def test_a_run_that_ends_before_its_schedule_is_saved_at_its_own_keep_rates(photographs, tmp_path):
+    plan = replace(quick("evit_scratch", epochs=1), keep_epochs=2)
+    report = run(photographs, tmp_path, plan)
+    assert float(rows(tmp_path / "steps.csv")[-1]["keep 1"]) > 0.6
+    assert report.model.methods[0].places[0].keep == pytest.approx(0.6)
+
+
+def test_from_scratch_nobody_teaches_and_the_student_is_judged_alone(photographs, tmp_path):
+    loader = open_loader(open_dataset(photographs, small_model()), 8, 0)
+    plan = quick("evit_scratch", epochs=1)
+    report = run(photographs, tmp_path, plan, judge_on=loader, scratch=True)
+    assert "top1" in report.figures
+    assert not {"agreement", "dense_top1"} & report.figures.keys()
+    with pytest.raises(ValueError, match="recipe distill learns from the dense model, and from scratch there is none"):
+        run(photographs, tmp_path, scratch=True)
+
+
+def lvvit():
+    size = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 4, "num_heads": 2, "stem_channels": 8}
+    return timm.create_model("lvvit_t", num_classes=3, **size).eval()
+
+
+def swin():
+    size = {"img_size": 64, "window_size": 4, "embed_dim": 16, "depths": (1, 1, 4, 1), "num_heads": (1, 2, 4, 8)}
+    return timm.create_model("swin_tiny_patch4_window7_224", num_classes=3, **size).eval()
+
+
+@pytest.mark.parametrize(
+    ("make", "method", "recipe", "options"),
+    [
+        (lvvit, "evit", "evit_finetune", {"keep": 0.6}),
+        (lvvit, "idlevit", "idlevit", {"keep": 0.6}),
+        (swin, "idlevit", "idlevit", {"keep": 0.6, "score": "predictor"}),
+        (swin, "tofe", "tofe", {"keep": 0.6, "at": (3, 5)}),
+    ],
+)
+def test_other_families_train_and_their_results_load(photographs, tmp_path, make, method, recipe, options):
+    settings = Settings(tmp_path, cpu=True, show=False, log_every=1)
+    report = finetune(make(), method, photographs, quick(recipe, epochs=1, drop_path=0.1), settings, **options)
+    assert report.steps == len(rows(tmp_path / "steps.csv")) == 2
+    assert vitrim.load(tmp_path).methods[0].name == method
+
+
+def test_a_predictor_learns_its_keep_rates(photographs, tmp_path):
+    options = {"method": "idlevit", "score": "predictor"}
+    run(photographs, tmp_path, quick(epochs=1), **options)
+    assert "ratio" in rows(tmp_path / "steps.csv")[0]
+
+
+def test_learned_parts_start_from_the_seed(photographs, tmp_path):
+    plan = quick("dynamicvit", epochs=1)
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        run(photographs, tmp_path / str(seed), plan, method="dynamicvit")
+    one, two = (load_file(tmp_path / str(seed) / "model.safetensors") for seed in (1, 2))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_what_a_method_has_learned_is_where_the_next_run_starts(photographs, tmp_path):
+    first = run(photographs, tmp_path / "1", quick("dynamicvit", epochs=1), method="dynamicvit").model.methods[0]
+    frozen = quick("dynamicvit", epochs=1, lr=1e-30, min_lr=0.0)
+    settings = Settings(tmp_path / "2", cpu=True, show=False)
+    second = finetune(small_model(), first, photographs, frozen, settings).model.methods[0]
+    pairs = zip(first.parameters(), second.parameters(), strict=True)
+    assert all(torch.allclose(one, two) for one, two in pairs)
+
+
 def test_the_backbone_rests_in_the_frozen_epochs(photographs, tmp_path):
     plan = replace(quick("dynamicvit", epochs=1), frozen_epochs=1)
     report = run(photographs, tmp_path, plan, method="dynamicvit")
@@ -317,6 +385,13 @@ def test_a_recipe_whose_loss_the_method_lacks_is_refused(photographs, tmp_path):
         run(photographs, tmp_path, quick("idlevit"), method="evit")
     with pytest.raises(ValueError, match="'ratio', which only dynamicvit and tofe"):
         run(photographs, tmp_path, quick("dynamicvit"), method="evit")
+
+
+def test_token_labels_and_guides_are_refused(photographs, tmp_path):
+    with pytest.raises(ValueError, match="token labels are no part"):
+        run(photographs, tmp_path, quick("evit_finetune", token_labels=1.0))
+    with pytest.raises(ValueError, match="guided by a callable"):
+        run(photographs, tmp_path, score=lambda images: images[:, 0, ::8, ::8].flatten(1))
 
 
 def test_an_empty_or_missing_folder_is_refused(tmp_path):

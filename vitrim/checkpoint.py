@@ -23,21 +23,30 @@ def load_checkpoint(model: nn.Module, path: str | Path) -> tuple[str, ...]:
     Reads .safetensors, and .pth, .pt, .bin with `weights_only`: nothing is unpickled. Weights may lie under
     `state_dict_ema`, `model_ema`, `state_dict` or `model` (the first of these that is there), with the prefixes of DDP
     and torch.compile. timm's own conversion for the model's family is applied: it renames the keys of original releases
-    (DINOv2, DeiT-III, CLIP) and resamples position embeddings of another resolution. A model that is compiled or
-    wrapped by DDP is unwrapped.
+    (DINOv2, DeiT-III, CLIP) and resamples position embeddings of another resolution. Of a reduced model's
+    `model.safetensors` the backbone is taken. A model that is compiled or wrapped by DDP is unwrapped.
 
     Returns the changes in words; empty if the weights went in as they were. Raises ValueError, and leaves the model as
     it was, for a file that is missing, no checkpoint, or pickled code, and for missing, unexpected or misshapen keys.
     """
     model = unwrap_model(model)
     path = Path(path).expanduser()
-    raw = _read(path)
+    raw, left_out = _backbone(_read(path))
     weights = _convert(raw, model, path)
     problem = _misfit(weights, model, raw)
     if problem:
         raise ValueError(f"{path} does not fit the model: {problem}")
     model.load_state_dict(weights, strict=True)
-    return _changes(raw, weights)
+    return (*left_out, *_changes(raw, weights))
+
+
+def _backbone(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """The backbone's weights, if the state is that of a reduced model, and what of it is left out in words."""
+    if not all(key.startswith(("backbone.", "methods.")) for key in state):
+        return state, ()
+    learned = [key for key in state if key.startswith("methods.")]
+    note = (f"{len(learned)} keys of the method left out: {few(learned)}",) if learned else ()
+    return {key.removeprefix("backbone."): state[key] for key in state if key not in learned}, note
 
 
 def _read(path: Path) -> dict[str, Tensor]:

@@ -150,7 +150,9 @@ def _data_config(
             f"the model takes {own[0]} x {own[1]} pixels and img_size asks for {size[0]} x {size[1]}: "
             f"create the model with img_size={img_size} or dynamic_img_size=True"
         )
-    channels = embed.proj.in_channels if embed else cfg.get("input_size", (3,))[0]
+    # LV-ViT's stem has convolutions before its projection.
+    first = getattr(embed, "conv1", getattr(embed, "proj", None))
+    channels = first.in_channels if embed else cfg.get("input_size", (3,))[0]
     args = {"crop_pct": crop_pct, "input_size": (channels, *size) if size else None, "in_chans": channels}
     config = resolve_data_config(args, pretrained_cfg=cfg, model=model)
     if channels not in (1, 3) or len(config["mean"]) != channels:

@@ -14,7 +14,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from timm.layers import PatchEmbed, nchw_to
 from timm.models import checkpoint_seq
-from timm.models.vision_transformer import Block, VisionTransformer
+from timm.models.vision_transformer import (
+    Block,
+    VisionTransformer,
+    checkpoint_filter_fn,  # noqa: F401  timm's way of converting checkpoints is looked for beside the model
+)
 from torch import Tensor, nn
 
 from ..tokens import Tokens

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import typing
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
+from accelerate import PartialState
 
+from ..build import UntrainedWarning
+from ..cost import profile
 from ..data import open_dataset, open_loader
 from ..evaluate import environment
-from ..training import RECIPES, Augmentation, Recipe, Report, Settings, Weights, finetune, get_recipe, override
+from ..training import RECIPES, Augmentation, Recipe, Settings, Weights, finetune, get_recipe, override
+from ..training import Report as Trained
 from ._files import check_output, write_json
 from ._method_options import method_options_class
-from ._model import open_model
+from ._model import Subject, open_model, open_untrained
 from ._options import ModelOptions, OutputOptions, hinted
 from ._parse import parse
-from ._plans import one_plan
+from ._plans import Plan, one_plan, plan_of
+from ._table import Report
 
 MethodOptions: Any = method_options_class("several values: one for each of the method's places")
 
@@ -39,6 +45,8 @@ class TrainingOptions:
     """only so many training photographs, drawn at random"""
     recipe: Literal[tuple(RECIPES)] = "distill"
     """the published run; distill needs no labels"""
+    scratch: bool = False
+    """start from random weights, not from trained ones (evit_scratch, bat_scratch; no recipe that has a teacher)"""
     short: bool = False
     """the recipe's form for small machines: 1 epoch, batches of 32, light augmentation"""
     resume: bool = False
@@ -76,7 +84,7 @@ class MachineOptions:
 def _field_options(cls: type) -> list[tuple[str, Any, Any]]:
     """Every field of a recipe's part as an option that is None where nobody typed it."""
     hints = typing.get_type_hints(cls)
-    skipped = ("name", "method", "weights", "augmentation", "labels")
+    skipped = ("name", "method", "weights", "augmentation", "labels", "token_labels")
     names = [f.name for f in fields(cls) if f.name not in skipped]
     return [(name, Annotated[hints[name] | None, hinted("the recipe's")], field(default=None)) for name in names]
 
@@ -111,10 +119,9 @@ def run(arguments: Sequence[str], prog: str) -> None:
     check_output(config.output.json)
     if config.machine.threads:
         torch.set_num_threads(config.machine.threads)
-    subject = open_model(config.model)
-    plan = one_plan(subject, config.method, config.machine.seed)
+    subject, plan = _start(config)
     recipe = _recipe(config)
-    report = finetune(
+    trained = finetune(
         subject.dense,
         list(plan.model.methods),
         config.training.data,
@@ -124,8 +131,20 @@ def run(arguments: Sequence[str], prog: str) -> None:
         judge_on=_judging(config, subject.dense),
         resume=config.training.resume,
         limit=config.training.limit,
+        scratch=config.training.scratch,
     )
-    _tell(config, subject.name, recipe, report)
+    if PartialState().is_main_process:
+        _tell(config, subject.name, recipe, trained)
+
+
+def _start(config: FinetuneConfig) -> tuple[Subject, Plan]:
+    """The dense model and the reduced one, whose learned parts may be random: they are about to be trained."""
+    random = config.training.scratch
+    subject = open_untrained(config.model, config.machine.seed) if random else open_model(config.model)
+    torch.manual_seed(config.machine.seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UntrainedWarning)
+        return subject, one_plan(subject, config.method, config.machine.seed)
 
 
 def _recipe(config: FinetuneConfig) -> Recipe:
@@ -162,11 +181,15 @@ def _judging(config: FinetuneConfig, model: torch.nn.Module):
     return open_loader(photographs, batch_size=32, workers=config.machine.workers)
 
 
-def _tell(config: FinetuneConfig, name: str, recipe: Recipe, report: Report) -> None:
-    for file, reason in sorted(report.unreadable.items()):
-        print(f"skipped {file}: {reason}")
-    figures = "  ".join(f"{key} {value:.2f}" for key, value in report.figures.items())
-    print(f"{report.steps} steps of {recipe.name}; {figures or 'nothing was judged (--val)'}")
-    print(f"saved {config.training.out}: use it with --checkpoint {config.training.out}")
-    summary = {"model": name, "recipe": recipe.name, "steps": report.steps, "out": str(config.training.out)}
-    write_json(config.output.json, {**summary, **report.figures, **environment(seed=config.machine.seed)})
+def _tell(config: FinetuneConfig, name: str, recipe: Recipe, trained: Trained) -> None:
+    report, cost, plan = Report(config.output.json), profile(trained.model), plan_of(trained.model)
+    for file, reason in sorted(trained.unreadable.items()):
+        report.line(f"skipped {file}: {reason}")
+    figures = "  ".join(f"{key} {value:.2f}" for key, value in trained.figures.items())
+    report.line(f"{trained.steps} steps of {recipe.name}; {figures or 'nothing was judged (--val)'}")
+    report.line(f"{cost.gmacs:.3f} of {cost.dense_gmacs:.3f} GMACs")
+    report.line(f"saved {config.training.out}: use it with --checkpoint {config.training.out}")
+    made = {"model": name, "method": plan.name, "options": plan.options, "recipe": recipe.name, "steps": trained.steps}
+    cost_figures = {"gmacs": cost.gmacs, "dense_gmacs": cost.dense_gmacs, "tokens": cost.tokens, "params": cost.params}
+    where = {"out": str(config.training.out), "skipped": trained.unreadable, **environment(seed=config.machine.seed)}
+    write_json(config.output.json, {**made, **cost_figures, **trained.figures, **where})

@@ -22,8 +22,8 @@ from ..storage import load, save
 from .loop import Run, make_accelerator
 from .objective import Objective, Teacher, dense_macs, own_counts, restore_blocks
 from .optim import set_drop_path
-from .photographs import TrainingPhotographs, seed_of, unlabelled
-from .recipes import Recipe, for_methods
+from .photographs import TrainingPhotographs, seed_everything, seed_of, unlabelled
+from .recipes import NEEDED, Recipe, for_methods
 from .settings import Settings
 
 
@@ -48,6 +48,7 @@ def finetune(
     judge_on: DataLoader | None = None,
     resume: bool = False,
     limit: int | None = None,
+    scratch: bool = False,
     **options: Any,
 ) -> Report:
     """Fine-tune `model` with a method, and save the result in `settings.out` (for `vitrim.load`).
@@ -58,20 +59,27 @@ def finetune(
     judge_on: a loader of validation photographs; accuracy and agreement with the dense model after every epoch
     resume:   go on from the last checkpoint in `settings.out`
     limit:    only so many training photographs, drawn at random
+    scratch:  the weights of `model` are random: it teaches nothing, and the student is judged alone
 
     Raises ValueError for what cannot be trained, in one line, and `RunStopped` (one too) for what breaks off.
     """
     model = unwrap(model)
     check_recipe(recipe, model)
+    seed_everything(settings.seed)  # learned parts start from random weights
     student = attach(model, method, macs=macs, copy=True, **options)
-    recipe = for_methods(recipe, [m.name for m in student.methods])
+    _carry_over(method, student)
+    recipe = for_methods(recipe, [_learns_like(m) for m in student.methods])
     _check_method(recipe, student)
+    _check_start(recipe, scratch)
+    if hasattr(student.backbone, "token_labels"):
+        student.backbone.token_labels = False  # LV-ViT: its prediction in train mode too
     photographs = open_photographs(data, model, recipe, settings, limit)
     accelerator = make_accelerator(settings, any(m.learns for m in student.methods))
     check_processes(accelerator)
     set_drop_path(student.backbone, recipe.drop_path)
     after = restore_blocks(student) if recipe.weights.approximation else ()
-    teacher = Teacher(copy.deepcopy(model), after) if recipe.teaches or judge_on else None
+    taught = recipe.teaches or (judge_on is not None and not scratch)
+    teacher = Teacher(copy.deepcopy(model), after) if taught else None
     identity = identity_of(model, student, data, len(photographs), macs)
     judge = Judge(teacher, judge_on, settings) if judge_on is not None and accelerator.is_main_process else None
     lessons = teacher if recipe.teaches else None
@@ -88,21 +96,21 @@ def finetune(
 
 
 class Judge:
-    """Accuracy and agreement of the student, on validation photographs, beside the dense model."""
+    """Accuracy and agreement of the student, on validation photographs, beside the dense model where there is one."""
 
-    def __init__(self, teacher: Teacher, loader: DataLoader, settings: Settings):
+    def __init__(self, teacher: Teacher | None, loader: DataLoader, settings: Settings):
         self.teacher, self.loader, self.settings = teacher, loader, settings
         self.figures: dict[str, float] = {}
 
     def __call__(self, student: ReducedViT) -> dict[str, float]:
         device = next(student.parameters()).device
         dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.settings.precision, torch.float32)
-        models = {"dense": self.teacher.model.to(device), "student": student}
-        results = evaluate_many(models, self.loader, device=device, dtype=dtype)
-        fields, dense = results["student"].as_dict(), results["dense"].as_dict()
+        dense = {} if self.teacher is None else {"dense": self.teacher.model.to(device)}
+        results = evaluate_many({**dense, "student": student}, self.loader, device=device, dtype=dtype)
+        fields, beside = results["student"].as_dict(), results["dense"].as_dict() if dense else {}
         names = [name for name in ("top1", "top5", "agreement", "cosine", "knn") if fields.get(name) is not None]
         self.figures = {name: fields[name] for name in names}
-        self.figures |= {f"dense_{name}": dense[name] for name in names if name in ("top1", "knn")}
+        self.figures |= {f"dense_{name}": beside[name] for name in names if name in beside and name in ("top1", "knn")}
         return self.figures
 
 
@@ -116,11 +124,42 @@ def check_recipe(recipe: Recipe, model: nn.Module) -> None:
     if recipe.batch_size < 1 or recipe.epochs < 1 or not recipe.lr > 0:
         given = f"epochs {recipe.epochs}, batch size {recipe.batch_size}, lr {recipe.lr}"
         raise ValueError(f"{given}: give whole numbers from 1, and a learning rate above 0")
+    if recipe.weights.token_labels:
+        raise ValueError(
+            "token labels are no part of these runs: vitrim.losses.token_labels is there for a loop of your own"
+        )
+
+
+def _carry_over(method: str | Method | Sequence[Method], student: ReducedViT) -> None:
+    """Methods that have learned already go on from there."""
+    given = [] if isinstance(method, str) else [method] if isinstance(method, Method) else method
+    for one, own in zip(given, student.methods, strict=False):
+        if one.learns:
+            own.load_state_dict(one.state_dict())
+
+
+def _check_start(recipe: Recipe, scratch: bool) -> None:
+    if scratch and recipe.teaches:
+        raise ValueError(
+            f"recipe {recipe.name} learns from the dense model, and from scratch there is none: use --recipe "
+            "evit_scratch or bat_scratch, or set the weights of logit_kl, features, token_mse and approximation to 0"
+        )
+
+
+def _learns_like(method: Method) -> str:
+    """The name by which `NEEDED` knows what a method cannot be trained without: other masked ones hold their keep
+    rates as DynamicViT does."""
+    return "dynamicvit" if method.trains_masked and method.name not in NEEDED else method.name
 
 
 def _check_method(recipe: Recipe, student: ReducedViT) -> None:
     names = [m.name for m in student.methods]
-    able = {"cut": ("idlevit",), "approximation": ("tofe",), "budget": ("tofe",), "ratio": ("dynamicvit", "tofe")}
+    guided = [m.name for m in student.methods if m.guide is not None]
+    if guided:
+        raise ValueError(f"{guided[0]} is guided by a callable, which could not be saved with the result: leave it out")
+    masked = [m.name for m in student.methods if m.trains_masked]
+    able = {"cut": ("idlevit",), "approximation": ("tofe",), "budget": ("tofe",)}
+    able["ratio"] = tuple(dict.fromkeys(["dynamicvit", "tofe", *masked]))
     for part, methods in able.items():
         if getattr(recipe.weights, part) and not set(methods) & set(names):
             raise ValueError(
@@ -184,6 +223,7 @@ def identity_of(model: nn.Module, student: ReducedViT, data, images: int, macs: 
     return {
         "model": architecture,
         "classes": model.num_classes,
+        "image_size": list(data_config(model)["input_size"][1:]),
         "methods": repr(config_of(student)),
         "macs": macs,
         "data": str(data),
@@ -200,16 +240,9 @@ def save_and_compare(model: ReducedViT, folder: Path, tolerance: float = 1e-4) -
     model = copy.deepcopy(model).cpu().eval()
     save(model, folder)
     again = load(folder)
-    height, width = (side * patch for side, patch in zip(model.body.grid(), _patch(model), strict=True))
-    channels = next(p for p in model.backbone.patch_embed.parameters() if p.dim() == 4).shape[1]
-    images = torch.randn(2, channels, height, width, generator=torch.Generator().manual_seed(0))
+    images = torch.randn(2, *data_config(model.backbone)["input_size"], generator=torch.Generator().manual_seed(0))
     difference = (model(images) - again(images)).abs().max().item()
     if not difference <= tolerance:
         raise ValueError(
             f"{folder} was written, but the model loaded from it differs by {difference:.3g}: do not use it"
         )
-
-
-def _patch(model: ReducedViT) -> tuple[int, int]:
-    patch = model.backbone.patch_embed.patch_size
-    return (patch, patch) if isinstance(patch, int) else tuple(patch)

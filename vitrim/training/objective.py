@@ -43,7 +43,7 @@ class Teacher(nn.Module):
         body = find_family(self.model)(self.model)
         tokens, stages = body.embed(images), {}
         for i in range(body.depth):
-            tokens, _ = body.attend(i, tokens)
+            tokens, _ = body.attend(i, body.enter(i, tokens))
             tokens = body.mlp(i, tokens)
             if i in self.after:
                 stages[i] = tokens.x

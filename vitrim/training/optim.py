@@ -63,7 +63,7 @@ def set_drop_path(backbone: nn.Module, rate: float) -> None:
     """Stochastic depth that rises linearly to `rate` over the blocks, on models built without it too."""
     from timm.layers import DropPath
 
-    blocks = backbone.blocks
+    blocks = [module for module in backbone.modules() if hasattr(module, "drop_path1") or hasattr(module, "drop_path")]
     for i, block in enumerate(blocks):
         share = rate * i / max(1, len(blocks) - 1)
         for name in ("drop_path", "drop_path1", "drop_path2"):

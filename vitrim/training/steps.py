@@ -127,14 +127,22 @@ class Stepper:
     def _turn_keep_rates(self, step: int) -> None:
         """EViT's and BAT's schedule: 1 first, then a cosine down to each place's own rate."""
         start, long = self.recipe.keep_start * self.each, self.recipe.keep_epochs * self.each
-        if not start and not long:
+        if not self._scheduled:
             return
         for method, rates in zip(self.student.methods, self.rates, strict=True):
             method.set_rates([cosine_keep(rate, step, start, max(1, long)) for rate in rates])
+
+    @property
+    def _scheduled(self) -> bool:
+        return bool(self.recipe.keep_start or self.recipe.keep_epochs)
 
     def _keep_rates(self) -> dict[str, float]:
         return {f"keep {p.block}": p.keep for m in self.student.methods for p in m.places if p.keep is not None}
 
     def result(self) -> ReducedViT:
-        """The student to judge and to keep, in eval mode: the running mean's weights where the recipe says so."""
+        """The student to judge and to keep, in eval mode, at its own keep rates wherever their schedule stands; the
+        running mean's weights where the recipe says so."""
+        for method, rates in zip(self.student.methods, self.rates, strict=True):
+            if self._scheduled:
+                method.set_rates(rates)
         return (self.ema.module if self.ema is not None and self.recipe.judge_ema else self.student).eval()

@@ -1,0 +1,75 @@
+"""`vitrim finetune`: a run from the command line, and what is refused; on random weights and images made here."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vitrim.cli import main
+
+TINY = ["--model", "vit_tiny_patch16_224", "--image-size", "32", "--num-classes", "3", "--scratch"]
+QUICK = ["--short", "--batch-size", "4", "--cpu", "--workers", "0"]
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory):
+    """Six images of three classes."""
+    root = tmp_path_factory.mktemp("photographs")
+    draw = np.random.default_rng(0)
+    for i in range(6):
+        (root / "abc"[i % 3]).mkdir(exist_ok=True)
+        file = root / "abc"[i % 3] / f"{i}.png"
+        Image.fromarray(draw.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(file)
+    return root
+
+
+@pytest.fixture(scope="module")
+def trained(photographs, tmp_path_factory):
+    out = tmp_path_factory.mktemp("run")
+    where = ["--data", str(photographs), "--val", str(photographs), "--out", str(out), "--json", str(out / "f.json")]
+    assert main(["finetune", *TINY, *QUICK, *where, "--recipe", "evit_scratch", "--keep", "0.5"]) == 0
+    return out
+
+
+def test_a_run_writes_what_its_json_says(trained):
+    figures = json.loads((trained / "f.json").read_text())
+    assert (figures["method"], figures["options"]["keep"], figures["recipe"]) == ("evit", 0.5, "evit_scratch")
+    assert figures["gmacs"] < figures["dense_gmacs"]
+    assert figures["steps"] == 1
+    assert 0 <= figures["top1"] <= 100
+    names = {path.name for path in trained.iterdir()}
+    assert {"config.json", "model.safetensors", "steps.csv", "epochs.csv", "checkpoints"} <= names
+    assert {path.name for path in (trained / "checkpoints").iterdir()} == {"last.pt", "best.pt"}
+
+
+def test_its_result_is_evaluated_and_trained_on(trained, photographs, tmp_path, capsys):
+    data = ["--data", str(photographs), "--device", "cpu", "--rounds", "1"]
+    assert main(["evaluate", "--checkpoint", str(trained), *data, "--workers", "0"]) == 0
+    weights = ["--checkpoint", str(trained / "model.safetensors"), "--image-size", "48", "--num-classes", "3"]
+    where = ["--data", str(photographs), "--out", str(tmp_path), "--json", "-"]
+    capsys.readouterr()
+    assert main(["finetune", "--model", "vit_tiny_patch16_224", *weights, *QUICK, *where]) == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out)["recipe"] == "distill"
+    assert "pos_embed resampled" in said.err
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--data", "nowhere", "--recipe", "evit_scratch"], "nowhere"),
+        (["--data", "nowhere"], "learns from the dense model, and from scratch there is none"),
+        (["--recipe", "evit_scratch", "--checkpoint", "w.pth"], "--scratch starts from random weights"),
+        (["--recipe", "tofe", "--method", "evit"], "which only tofe can compute"),
+        (["--recipe", "evit_scratch", "--macs", "0.01"], "can be had"),
+        (["--recipe", "evit_scratch", "--resume"], "nothing to resume"),
+    ],
+)
+def test_refusals_are_one_line(photographs, tmp_path, capsys, more, said):
+    data = [] if "--data" in more else ["--data", str(photographs)]
+    assert main(["finetune", *TINY, *QUICK, *data, "--out", str(tmp_path), *more]) == 2
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("vitrim: error: ")
+    assert error.count("\n") == 0
+    assert said in error
