@@ -5,6 +5,7 @@ from .build import UntrainedWarning, reduce
 from .cost import Profile, image_macs, profile
 from .evidence import Evidence
 from .methods import (
+    ATS,
     BAT,
     DPCKNN,
     METHODS,
@@ -27,6 +28,7 @@ from .storage import load, save
 from .tokens import Tokens
 
 __all__ = [
+    "ATS",
     "BAT",
     "DPCKNN",
     "METHODS",

@@ -88,8 +88,9 @@ def plan_cost(
         attended = n
         own += sum(method.watch_macs(i, n, body) for method in methods)
         for method, place in acting(methods, i, "between", patches):
-            own += method.macs(place, n, body)
-            n = method.count(place, n)
+            given = {} if kept is None or i not in kept else {"kept": kept[i]}
+            own += method.macs(place, n, body, **given)
+            n = given["kept"] if given else method.count(place, n)
         blocks.append(BlockCost(i, attended, n, body.block_macs(i, attended, n, grid), own))
         if outside is not None and outside[1] == i + 1:
             n, outside = outside[0], None

@@ -14,6 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from .packing import Layout
+
 
 @dataclass(frozen=True)
 class Evidence:
@@ -23,8 +25,9 @@ class Evidence:
     layer:    the layer's projections (`queries(h)`, `keys(h)`, `folded(h)`)
     prefix:   p
     voters:   prefix tokens whose attention counts: [CLS], and the distillation token beside it; registers never vote
-    q, k:     [b, h, p+n, d] if the attention has formed them already
+    q, k, v:  [b, h, p+n, d] if the attention has formed them already
     key_bias: [b, p+n] what is added to the logits of a key
+    layout:   where the images lie in a ragged batch: then q, k, v are [1, h, T, d]
     """
 
     h: Tensor
@@ -33,7 +36,9 @@ class Evidence:
     voters: tuple[int, ...]
     q: Tensor | None = None
     k: Tensor | None = None
+    v: Tensor | None = None
     key_bias: Tensor | None = None
+    layout: Layout | None = None
 
     def queries(self) -> Float[Tensor, "b h pn d"]:
         """Queries of all tokens, after norm and rotation where the layer has them."""
@@ -48,7 +53,20 @@ class Evidence:
 
         The entries are not renormalised after the prefix entries are left out. N*C multiply-adds.
         """
-        return self._softmax(self._voter_queries())[..., self.prefix :].mean(dim=(1, 2))
+        return self.class_rows().mean(dim=(1, 2))
+
+    def class_rows(self) -> Float[Tensor, "b h v n"]:
+        """softmax(q_cls K^T / sqrt(d)) of every head and voter, patch entries only. In a ragged batch, which attention
+        must have run on, n is the largest number of an image, and entries behind an image's last token are 0."""
+        q = self._voter_queries() if self.layout is None else self._padded(self.q)[:, :, list(self.voters)]
+        return self._softmax(q)[..., self.prefix :]
+
+    def value_norms(self) -> Float[Tensor, "b h n"]:
+        """Euclidean norm of the values of every head, patch tokens only; attention must have run."""
+        norms = self.v.float().norm(dim=-1)
+        if self.layout is not None:
+            norms = self.layout.pad(norms.transpose(1, 2)).transpose(1, 2)
+        return norms[..., self.prefix :]
 
     def token_attention(self) -> Float[Tensor, "b n"]:
         """Mean over heads and over all rows of the attention map, patch entries only (EViT Eq. 4). Forms the map."""
@@ -86,10 +104,18 @@ class Evidence:
         voters = list(self.voters)
         return self.layer.queries(self.h[:, voters], prefix_only=True) if self.q is None else self.q[:, :, voters]
 
+    def _padded(self, x: Float[Tensor, "1 h t d"]) -> Float[Tensor, "b h n d"]:
+        """The rows of a ragged batch as a dense one, zeros behind an image's last token."""
+        heads = x.shape[1]
+        return self.layout.pad(x.transpose(1, 2).flatten(2)).unflatten(2, (heads, -1)).transpose(1, 2)
+
     def _softmax(self, q: Float[Tensor, "b h r d"]) -> Float[Tensor, "b h r pn"]:
-        k = self.keys()
+        k = self.keys() if self.layout is None else self._padded(self.keys())
         with torch.autocast(q.device.type, enabled=False):
             logits = (q.float() * q.shape[-1] ** -0.5) @ k.float().transpose(-2, -1)
         if self.key_bias is not None:
             logits = logits + self.key_bias[:, None, None].float()
+        if self.layout is not None:
+            absent = self.layout.numbers(logits.device) < 0
+            logits = logits.masked_fill(absent[:, None, None], float("-inf"))
         return logits.softmax(dim=-1)

@@ -109,4 +109,5 @@ def witness_place(method: Method, place: Place, n: int, evidence: Evidence, redu
 def _positions(reduction: Reduction, n: int) -> Float[Tensor, "b n"]:
     """1 for the tokens of before whose positions the tokens of after have; as many as there are tokens after."""
     index = reduction.representatives()
-    return torch.zeros(index.shape[0], n, device=index.device).scatter(1, index, 1.0)
+    index = torch.where(index < 0, n, index)  # behind the last token of an image of a ragged batch
+    return torch.zeros(index.shape[0], n + 1, device=index.device).scatter(1, index, 1.0)[:, :n]

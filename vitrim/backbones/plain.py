@@ -128,7 +128,9 @@ class PlainBackbone(Backbone):
         x = attention(q, k, v, key_bias=bias, key_mask=mask, layout=tokens.layout, dropout=dropout)
         x = attn.norm(x)
         x = x if gate is None else x * gate
-        evidence = Evidence(h, Projections(attn), self.prefix, self.voters, q=q, k=k, key_bias=bias)
+        evidence = Evidence(
+            h, Projections(attn), self.prefix, self.voters, q=q, k=k, v=v, key_bias=bias, layout=tokens.layout
+        )
         return attn.proj_drop(attn.proj(x)), evidence
 
     def mlp(self, i, tokens):

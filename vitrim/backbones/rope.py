@@ -159,7 +159,7 @@ class RopeBackbone(PlainBackbone):
         x = attention(q, k, v, key_bias=bias, key_mask=tokens.key_mask, layout=tokens.layout, dropout=dropout)
         x = attn.norm(x)
         x = x if gate is None else x * gate
-        evidence = Evidence(h, layer, self.prefix, self.voters, q=q, k=k, key_bias=bias)
+        evidence = Evidence(h, layer, self.prefix, self.voters, q=q, k=k, v=v, key_bias=bias, layout=tokens.layout)
         return attn.proj_drop(attn.proj(x)), evidence
 
     def mlp(self, i, tokens):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .ats import ATS
 from .base import Method
 from .baselines import Grid, Random, TopK
 from .bat import BAT
@@ -14,10 +15,11 @@ from .idlevit import IdleViT
 from .tofe import ToFe
 from .tome import ToMe
 
-_ALL = (EViT, BAT, IdleViT, ToFe, ToMe, DynamicViT, DPCKNN, EvoViT, TopK, Random, Grid)
+_ALL = (EViT, BAT, IdleViT, ToFe, ToMe, DynamicViT, DPCKNN, EvoViT, ATS, TopK, Random, Grid)
 METHODS: dict[str, type[Method]] = {cls.name: cls for cls in _ALL}
 
 __all__ = [
+    "ATS",
     "BAT",
     "DPCKNN",
     "METHODS",
