@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -202,6 +204,27 @@ def test_a_layout_without_images_gives_no_rows():
     layout = Layout((), (), 0, 3)
     assert ragged_attention(*_heads(()), layout).shape == (1, 0, 24)
     assert layout.longest == 0
+
+
+def _kernel_on_cpu(q, k, v, bounds_q, bounds_k, longest_q, longest_k, **options):
+    """Stands in for torch's `varlen_attn`, as its documentation has it: rows [T, h, d], cumulative lengths, maxima."""
+    assert bounds_q.dtype == bounds_k.dtype == torch.int32 and options in ({}, {"num_splits": 1})
+    edges = bounds_q.tolist()
+    assert edges == bounds_k.tolist() and edges[0] == 0 and edges[-1] == len(q)
+    assert longest_q == longest_k == max(b - a for a, b in pairwise(edges))
+    parts = [tuple(t[a:b].transpose(0, 1) for t in (q, k, v)) for a, b in pairwise(edges)]
+    return torch.cat([F.scaled_dot_product_attention(*part).transpose(0, 1) for part in parts])
+
+
+def test_the_variable_length_kernel_is_called_as_documented(monkeypatch):
+    monkeypatch.setattr("vitrim.attention.varlen_attn", _kernel_on_cpu)
+    monkeypatch.setattr("vitrim.attention._has_kernel", lambda q: True)
+    lengths = (2, 3, 3, 7)
+    layout = Layout(lengths, (3, 1, 0, 2), 1, 4)
+    q, k, v = _heads(lengths)
+    torch.testing.assert_close(
+        ragged_attention(q, k, v, layout), _slow_attention(q, k, v, layout), rtol=1e-5, atol=1e-6
+    )
 
 
 @pytest.mark.skipif(not torch.cuda.is_available() or varlen_attn is None, reason="needs CUDA and torch's varlen_attn")

@@ -82,15 +82,25 @@ def ragged_attention(q, k, v, layout: Layout, dropout: float = 0.0) -> Float[Ten
     """
     if not layout.lengths:
         return q.transpose(1, 2).flatten(2)
-    half = q.dtype in (torch.float16, torch.bfloat16)
-    if varlen_attn is not None and q.is_cuda and half and not dropout:
-        bounds = layout.cumulative(q.device)
-        q, k, v = (t[0].transpose(0, 1) for t in (q, k, v))
-        out = varlen_attn(q, k, v, bounds, bounds, layout.longest, layout.longest, **_ONE_SPLIT)
-        return out.flatten(1).unsqueeze(0)
+    if not dropout and _has_kernel(q):
+        return _in_one_kernel(q, k, v, layout)
     parts = zip(*(_by_bucket(t, layout) for t in (q, k, v)), strict=True)
     outs = [F.scaled_dot_product_attention(*part, dropout_p=dropout) for part in parts]
     return torch.cat([out.transpose(1, 2).flatten(2).flatten(0, 1) for out in outs]).unsqueeze(0)
+
+
+def _has_kernel(q: Tensor) -> bool:
+    """Whether the variable-length kernel takes these heads."""
+    if varlen_attn is None or not q.is_cuda or q.dtype not in (torch.float16, torch.bfloat16):
+        return False
+    return torch.cuda.get_device_capability(q.device) >= (8, 0) and q.shape[-1] % 8 == 0 and q.shape[-1] <= 256
+
+
+def _in_one_kernel(q, k, v, layout: Layout) -> Float[Tensor, "1 t hd"]:
+    bounds = layout.cumulative(q.device)
+    q, k, v = (t[0].transpose(0, 1) for t in (q, k, v))
+    out = varlen_attn(q, k, v, bounds, bounds, layout.longest, layout.longest, **_ONE_SPLIT)
+    return out.flatten(1).unsqueeze(0)
 
 
 def _by_bucket(x: Float[Tensor, "1 h t d"], layout: Layout) -> list[Float[Tensor, "k h n d"]]:

@@ -65,7 +65,10 @@ class Layout:
 
     def cumulative(self, device: torch.device) -> Int[Tensor, " b1"]:
         """Cumulative lengths, from 0 to T, as variable-length kernels take them."""
-        return torch.tensor(self.starts, dtype=torch.int32, device=device)
+        known = self.__dict__.setdefault("_cumulative", {})  # one copy to the device for all blocks of a stage
+        if device not in known:
+            known[device] = torch.tensor(self.starts, dtype=torch.int32, device=device)
+        return known[device]
 
     def numbers(self, device: torch.device) -> Int[Tensor, "b longest"]:
         """The row of each image's j-th token, in the order of the batch; -1 behind its last."""
