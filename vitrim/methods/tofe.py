@@ -124,7 +124,7 @@ class ToFe(Method):
     def forward(self, tokens: Tokens, evidence: None, place: Place) -> Reduction | None:
         patches = tokens.grid[0] * tokens.grid[1]
         learning = self.masked and self.training
-        if self._keeps_all(place, tokens.n, patches) and not learning:
+        if not learning and self._keeps_all(place, tokens.n, patches):
             return None
         z = self.selectors[place.index](tokens)  # Eq. 8
         if learning:
