@@ -166,6 +166,7 @@ METHODS: tuple[MethodRow, ...] = (
     MethodRow("dpcknn", "dpcknn", dict(keep=0.7)),
     MethodRow("dpcknn-plain", "dpcknn", dict(keep=(0.8, 0.4), at=(0, 2), proportional=False)),
     MethodRow("evovit", "evovit", dict(keep=0.5), needs_cls=True, keeps_grid=True),
+    MethodRow("ats", "ats", dict(keep=0.7), needs_cls=True, order_free=False, static=False, off=None),
     MethodRow("evovit-stages", "evovit", dict(keep=0.7, stages=3, momentum=0.9), needs_cls=True, keeps_grid=True),
     MethodRow("tofe", "tofe", dict(keep=0.6), reuses=True),
     MethodRow(
@@ -313,7 +314,7 @@ def level(model: vitrim.ReducedViT, x: Tensor) -> vitrim.ReducedViT:
         last = [m for m in selector.modules() if isinstance(m, nn.Linear)][-1]
         last.bias[0] -= (z[..., 0] - z[..., 1]).median()
 
-    for selector in model.methods[0].selectors:
+    for selector in getattr(model.methods[0], "selectors", ()):
         hook = selector.register_forward_hook(centre)
         model(x)
         hook.remove()

@@ -166,7 +166,9 @@ def _check_trace(owners: Tensor, kept: Tensor) -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("backbone", "method"), pairs("star", where=lambda b, m: not (m.keeps_grid or m.reuses)))
+@pytest.mark.parametrize(
+    ("backbone", "method"), pairs("star", where=lambda b, m: m.static and not (m.keeps_grid or m.reuses))
+)
 def test_trace_owners_are_the_decisions_composed(backbone, method):
     model = reduced(backbone, method)
     seen = capture(model)
