@@ -8,7 +8,6 @@ products cost the same however many tokens are in them, and that is what is coun
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import cached_property
 from typing import ClassVar
 
 from timm.layers import Mlp
@@ -23,16 +22,23 @@ from torch import Tensor, nn
 
 from ..tokens import Tokens
 from ._windows import WindowEvidence, attend_windows
-from .base import Backbone
+from .base import Backbone, add_residual
 from .plain import linear_weights
 
 
 class SwinBackbone(Backbone):
-    """timm's `SwinTransformer`, exactly this type. Blocks count from 0 over all stages."""
+    """timm's `SwinTransformer`, exactly this type. Blocks count from 0 over all stages.
+
+    places: (stage, number in the stage) of every block
+    """
 
     family = "swin"
     models = (SwinTransformer,)
     kinds: ClassVar[dict[str, str]] = {"Swin": "swin_tiny_patch4_window7_224"}
+
+    def __init__(self, model):
+        super().__init__(model)
+        self.places = [(s, j) for s, stage in enumerate(model.layers) for j in range(len(stage.blocks))]
 
     @classmethod
     def check(cls, model):
@@ -45,11 +51,6 @@ class SwinBackbone(Backbone):
                 _check_type("an MLP", block.mlp, Mlp)
 
     # -- what the model is
-
-    @cached_property
-    def places(self) -> list[tuple[int, int]]:
-        """(stage, number in the stage) of every block."""
-        return [(s, j) for s, stage in enumerate(self.model.layers) for j in range(len(stage.blocks))]
 
     def block(self, i: int) -> SwinTransformerBlock:
         """Block i, counted over all stages."""
@@ -161,11 +162,11 @@ class SwinBackbone(Backbone):
         else:
             out = attend_windows(block, h, tokens)
         evidence = WindowEvidence(h, block, prefix=0, voters=(), grid=tokens.grid)
-        return tokens.with_x(tokens.x + block.drop_path1(out)), evidence
+        return tokens.with_x(add_residual(tokens.x, block.drop_path1(out))), evidence
 
     def mlp(self, i, tokens):
         block = self.block(i)
-        return tokens.with_x(tokens.x + block.drop_path2(block.mlp(block.norm2(tokens.x))))
+        return tokens.with_x(add_residual(tokens.x, block.drop_path2(block.mlp(block.norm2(tokens.x)))))
 
     def norm(self, x):
         return self.model.norm(x)
