@@ -1,26 +1,22 @@
-"""BAT: exactness against the definition written out in loops, its clusters and pairs, cost, refusals."""
+"""BAT: exactness against the definition written out in loops, its behaviour in a model, refusals."""
 
 from __future__ import annotations
 
-import csv
+import copy
 import dataclasses
-from pathlib import Path
 
 import _bat_reference as slow
 import pytest
 import timm
 import torch
+from PIL import Image
+from safetensors.torch import load_file
 from settings import BACKBONES, dense, images, randomise
-from torch.utils.flop_counter import FlopCounterMode
 
 import vitrim
 from vitrim.build import attach
-from vitrim.methods._clusters import density_peaks, k_means, runs, z_order
-from vitrim.methods.bat import match
 
-ROOT = Path(__file__).resolve().parent.parent
 ROWS = {row.name: row for row in BACKBONES}
-LOGS = {0.7: 3.005, 0.6: 2.583, 0.5: 2.344, 0.4: 2.083, 0.3: 1.823, 0.2: 1.645}  # GMACs, the authors' on DeiT-S
 
 OPTIONS = {
     "default": dict(keep=0.6),
@@ -118,6 +114,20 @@ def test_sizes_owners_and_places_agree_with_the_definition(choice):
         assert trace[-1].owners[j].bincount(minlength=len(sizes)).tolist() == sizes
 
 
+@torch.no_grad()
+def test_on_photographs(shared):
+    weights, folder = shared("weights", "deit_tiny_patch16_224.safetensors"), shared("data", "imagenette", "val")
+    model = timm.create_model("deit_tiny_patch16_224").eval()
+    model.load_state_dict(load_file(weights))
+    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
+    photographs = [next(iter(sorted(c.iterdir()))) for c in sorted(folder.iterdir())[:1]]
+    x = torch.stack([transform(Image.open(path).convert("RGB")) for path in photographs])
+    ours = vitrim.reduce(model, "bat", keep=0.5)(x)
+    exact = copy.deepcopy(model).double()
+    theirs = [exact.head(slow.features(exact, image, at=(3, 6, 9), keep=0.5)[0][0]) for image in x.double()]
+    assert (ours - torch.stack(theirs)).abs().max() < 1e-5 * ours.abs().max()
+
+
 # -- its relation to EViT
 
 
@@ -140,76 +150,6 @@ def test_merging_nothing_is_topk():
     )
 
 
-# -- clusters
-
-
-def members(groups):
-    return [{frozenset((row == g).nonzero().flatten().tolist()) for g in row.unique()} for row in groups.group]
-
-
-def test_density_peaks_find_clusters_that_are_there():
-    centres = torch.tensor([[0.0, 0.0], [40.0, 0.0], [0.0, 40.0]])
-    label = torch.tensor([0, 1, 2, 2, 1, 0, 0, 1, 2, 0, 1, 2])
-    z = (centres[label] + torch.randn(4, 12, 2)).float()
-    expected = {frozenset((label == g).nonzero().flatten().tolist()) for g in range(3)}
-    assert members(density_peaks(z, 3, 2)) == [expected] * 4
-
-
-def test_equal_tokens_are_settled_by_number():
-    groups = density_peaks(torch.ones(2, 7, 4), 3, 5)
-    assert groups.lead.tolist() == [[0, 1, 2]] * 2
-    assert groups.group.tolist() == [[0, 1, 2, 0, 0, 0, 0]] * 2
-
-
-def test_neighbours_beyond_the_others_are_all_others():
-    z = torch.randn(2, 6, 4)
-    assert torch.equal(density_peaks(z, 2, 50).group, density_peaks(z, 2, None).group)
-
-
-def test_a_large_common_part_does_not_blur_distances():
-    z = torch.randn(2, 40, 16)
-    assert torch.equal(density_peaks(z, 5, 5).group, density_peaks(z + 512.0, 5, 5).group)
-
-
-def test_no_group_of_k_means_is_empty():
-    z = torch.ones(2, 9, 4)
-    assert k_means(z, 4, 3).group.tolist() == [[0, 1, 2, 3, 0, 0, 0, 0, 0]] * 2
-
-
-def test_runs_are_even_and_lead_themselves():
-    for q in range(1, 40):
-        for m in range(1, q + 1):
-            groups = runs(torch.zeros(1, q, 1), m)
-            lengths = groups.group[0].bincount()
-            assert len(lengths) == m and lengths.max() - lengths.min() <= 1
-            assert torch.equal(groups.group[0][groups.lead[0]], torch.arange(m))
-
-
-def test_the_curve_stays_close_in_both_directions():
-    order = sorted(range(64), key=z_order(8, 8).__getitem__)
-    for j in range(0, 64, 16):
-        rows, columns = {i // 8 for i in order[j : j + 16]}, {i % 8 for i in order[j : j + 16]}
-        assert len(rows) == len(columns) == 4  # a quarter of the grid, not two of its rows
-    assert len(set(z_order(3, 5))) == 15
-
-
-# -- pairs
-
-
-def test_alike_tokens_are_matched():
-    z = torch.eye(8)[None].clone()
-    z[0, 4], z[0, 2] = z[0, 7] + 0.1 * z[0, 0], z[0, 1] + 0.3 * z[0, 0]
-    source, target = match(z, 2)
-    assert source.tolist() == [[4, 2]] and target.tolist() == [[7, 1]]
-
-
-def test_where_all_propose_the_same_one_the_rest_join_it():
-    z = torch.eye(7)[None].clone()
-    z[0, 0::2] += 9 * z[0, 3]
-    source, target = match(z, 3)
-    assert len(set(source[0].tolist())) == 3 and target.tolist() == [[3, 3, 3]]
-
-
 # -- how it behaves in a model
 
 
@@ -226,7 +166,7 @@ def test_bfloat16_autocast_clusters_in_float32(monkeypatch):
     monkeypatch.setattr(torch, "bmm", watched)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         fast(x)
-    assert len(seen) == 4 and set(seen) == {torch.float32}  # distances and similarities at two places
+    assert len(seen) >= 4 and set(seen) == {torch.float32}  # distances and similarities at two places, at least
 
 
 @pytest.mark.parametrize("merger", ["density", "max", "convolution", "mlp"])
@@ -265,88 +205,6 @@ def test_keep_0_leaves_the_clusters_alone():
     fast, x = vitrim.reduce(dense(ROWS["deit"]), "bat", keep=0), images(ROWS["deit"])
     _, trace = fast(x, trace=True)
     assert [t.kept.shape[1] for t in trace] == [25, 2, 1, 1]  # a tenth each time, at least one
-
-
-# -- cost
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("choice", OPTIONS)
-def test_macs_equal_torchs_counter(choice):
-    fast, x = attach(dense(ROWS["distilled"]), "bat", **OPTIONS[choice]), images(ROWS["distilled"], batch=1)
-    counter = FlopCounterMode(display=False)
-    with counter:
-        fast(x)
-    assert counter.get_total_flops() == 2 * vitrim.profile(fast).macs
-
-
-def on_meta(name):
-    with torch.device("meta"):
-        return timm.create_model(f"{name}_patch16_224" if name.startswith("deit") else name)
-
-
-def deit():
-    return on_meta("deit_small")
-
-
-def documented():
-    """The table of docs/methods/bat.md: {row: figures at 0.7 to 0.2}."""
-    lines = (ROOT / "docs" / "methods" / "bat.md").read_text().splitlines()
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
-    return {row[0]: row[1:] for row in cells if len(row) == 7}
-
-
-def test_the_documented_gmacs_are_ours_and_near_the_authors_logs():
-    table = documented()
-    assert [float(keep) for keep in table["keep"]] == list(LOGS)
-    for j, (keep, logged) in enumerate(LOGS.items()):
-        profile = vitrim.profile(vitrim.reduce(deit(), "bat", keep=keep))
-        assert table["the authors' logs"][j] == f"{logged:.3f}"
-        assert table["vitrim"][j] == f"{profile.gmacs:.3f}"
-        assert table["of that, deciding"][j] == f"{profile.gmacs - model_gmacs(profile):.3f}"
-        # At 0.6 the log lies below even the attentive tokens alone.
-        assert abs(profile.gmacs - logged) <= max(0.05, 0.011 * logged) + (0.01 if keep == 0.6 else 0)
-
-
-def model_gmacs(profile):
-    """Without what deciding costs: what the papers count."""
-    return profile.gmacs - sum(block.method_macs for block in profile.blocks) / 1e9
-
-
-def test_published_gmacs(shared):
-    sizes = {"deit_t": "deit_tiny", "deit_s": "deit_small", "deit_b": "deit_base", "lvvit_s": "lvvit_s"}
-    rows = [r for r in csv.DictReader(shared("spec", "published.csv").read_text().splitlines()) if r["paper"] == "bat"]
-    rows = [r for r in rows if r["method"].startswith(("bat", "evit+bat")) and r["backbone"] in sizes]
-    assert len(rows) == 27
-    for row in rows:
-        fast = attach(on_meta(sizes[row["backbone"]]), "bat", keep=float(row["keep"] or 0.7), **named(row["method"]))
-        profile, printed = vitrim.profile(fast), float(row["gmacs"])
-        tolerance = max(0.05, 0.011 * printed)
-        assert abs(model_gmacs(profile) - printed) <= tolerance, row
-        # Fig. 6 cuts its logs (2.083, 1.645) to one digit; deciding comes on top of what it prints.
-        deciding = 0.005 if float(row["keep"] or 0.7) < 0.5 else 0.0
-        assert abs(profile.gmacs - printed) <= tolerance + deciding, row
-
-
-def named(method):
-    """Options of a row of published.csv."""
-    if method == "evit+bat":
-        return dict(merge="cluster", normalise=False)
-    mergers = {"average pooling": "average", "max pooling": "max", "spatial pooling": "spatial"}
-    mergers |= {"density peaks": "density", "convolution": "convolution", "mlp": "mlp"}
-    key, _, value = method.removeprefix("bat").strip().partition("=")
-    if value.startswith("k-means"):
-        return dict(merger="kmeans", iterations=int(value.split()[1]))
-    return {key: mergers[value] if key == "merger" else value} if key else {}
-
-
-def test_the_budget_solves_the_keep_rate():
-    model = deit()
-    fast = vitrim.reduce(model, "bat", macs=0.6)
-    (method,) = fast.methods
-    share = vitrim.profile(fast).share
-    assert share <= 0.6
-    assert vitrim.profile(vitrim.reduce(model, "bat", keep=method.keep + 0.01)).share > 0.6
 
 
 @pytest.mark.parametrize(
