@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ._precision import without_autocast
 from .packing import Layout
 
 
@@ -80,7 +81,7 @@ class Evidence:
         keys are normalised per head or rotated by position it cannot be folded, and the keys are projected.
         """
         patches = self.h[:, self.prefix :]
-        with torch.autocast(self.h.device.type, enabled=False):
+        with without_autocast(self.h.device):
             folded = self.layer.folded(self.h[:, list(self.voters)].float())
             if folded is not None:
                 return torch.bmm(patches.float(), folded.unsqueeze(2)).squeeze(2)
@@ -101,7 +102,7 @@ class Evidence:
 
     def _voter_queries(self) -> Float[Tensor, "b h v d"]:
         """Queries of the voters alone; before the attention has run no other query is projected."""
-        voters = list(self.voters)
+        voters = slice(self.voters[0], self.voters[-1] + 1)  # they stand side by side
         return self.layer.queries(self.h[:, voters], prefix_only=True) if self.q is None else self.q[:, :, voters]
 
     def _padded(self, x: Float[Tensor, "1 h t d"]) -> Float[Tensor, "b h n d"]:
@@ -111,11 +112,20 @@ class Evidence:
 
     def _softmax(self, q: Float[Tensor, "b h r d"]) -> Float[Tensor, "b h r pn"]:
         k = self.keys() if self.layout is None else self._padded(self.keys())
-        with torch.autocast(q.device.type, enabled=False):
-            logits = (q.float() * q.shape[-1] ** -0.5) @ k.float().transpose(-2, -1)
+        with without_autocast(q.device):
+            logits = _products(q.float() * q.shape[-1] ** -0.5, k.float())
         if self.key_bias is not None:
             logits = logits + self.key_bias[:, None, None].float()
         if self.layout is not None:
             absent = self.layout.numbers(logits.device) < 0
             logits = logits.masked_fill(absent[:, None, None], float("-inf"))
         return logits.softmax(dim=-1)
+
+
+def _products(q: Float[Tensor, "b h r d"], k: Float[Tensor, "b h n d"]) -> Float[Tensor, "b h r n"]:
+    """q k^T. Keys are a view whose images and heads do not lie evenly, so a batched product over both would copy them
+    all; for a few rows on CPU one product for each head is faster."""
+    if q.shape[0] == 1 or q.shape[2] > 4 or q.device.type != "cpu":
+        return q @ k.transpose(-2, -1)
+    heads = zip(q.unbind(1), k.unbind(1), strict=True)
+    return torch.stack([torch.bmm(one, keys.transpose(1, 2)) for one, keys in heads], dim=1)

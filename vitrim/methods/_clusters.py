@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from .._precision import without_autocast
+
 REACH = 3  # tokens that one layer of the convolution sees
 
 
@@ -34,7 +36,7 @@ def full_precision(z: Tensor) -> Tensor:
 
 def squared_distances(z: Float[Tensor, "b q c"]) -> Float[Tensor, "b q q"]:
     """||z_i - z_j||^2 / C, in float32 whatever the autocast."""
-    with torch.autocast(z.device.type, enabled=False):
+    with without_autocast(z.device):
         z = full_precision(z)
         square = z.square().sum(dim=2)
         products = torch.bmm(z, z.transpose(1, 2))
@@ -101,7 +103,7 @@ def own_group(group: Int[Tensor, "b q"], lead: Int[Tensor, "b m"]) -> Int[Tensor
 
 def k_means(z: Float[Tensor, "b q c"], m: int, iterations: int) -> Groups:
     """k-means from the first m tokens, 1 < m < q. These stay in their groups, so that none is ever empty."""
-    with torch.autocast(z.device.type, enabled=False):
+    with without_autocast(z.device):
         z = full_precision(z)
         lead = torch.arange(m, device=z.device).expand(z.shape[0], m)
         centres = z[:, :m]

@@ -6,12 +6,12 @@ Shapes: b images, n patch tokens, f frozen ones, c channels. A ragged batch has 
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from timm.layers import Mlp
 from torch import Tensor, nn
 
+from .._precision import without_autocast
 from ..attention import attention
 from ..packing import Layout, Pack
 from ..reductions import Mask, Reduction
@@ -37,7 +37,7 @@ class MlpSelector(nn.Module):
     def forward(self, tokens: Tokens) -> Float[Tensor, "b n 2"]:
         """Log-probabilities (keep, freeze) of every patch token."""
         x = self.hidden(tokens.patches)
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x.device):
             z = F.linear(x.float(), self.decide.weight.float(), self.decide.bias.float())
         return z.log_softmax(dim=-1)
 

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from .._precision import without_autocast
 from ..backbones.base import Backbone
 from ..evidence import Evidence
 from ..reductions import Keep, Reduction, take_rows
@@ -175,7 +176,7 @@ def match(features: Float[Tensor, "b k c"], p: int) -> tuple[Int[Tensor, "b p"],
     By rank, even and odd tokens alternate. Each even one proposes its most similar odd one by cosine. The best
     proposals with distinct partners hold; should there be fewer than p, the best of the others join them.
     """
-    with torch.autocast(features.device.type, enabled=False):
+    with without_autocast(features.device):
         features = features.detach().to(torch.promote_types(features.dtype, torch.float32))
         unit = F.normalize(features, dim=2)
         similar = torch.bmm(unit[:, 0::2], unit[:, 1::2].transpose(1, 2))

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from .._precision import without_autocast
 from ..backbones.base import Backbone
 from ..evidence import Evidence
 from ..reductions import Merge, Reduction
@@ -86,7 +87,7 @@ def bipartite_soft_matching(
     Set A are the tokens first, first + 2, ...; B the others. Each token of A proposes its most similar one of B by
     cosine; the r best proposals hold. Several tokens of A may move to the same one of B, none of B moves.
     """
-    with torch.autocast(features.device.type, enabled=False):
+    with without_autocast(features.device):
         unit = F.normalize(features, dim=-1)
         similar = unit[:, first::2] @ unit[:, 1 - first :: 2].transpose(1, 2)
     best, partner = similar.max(dim=2)
