@@ -20,7 +20,7 @@ from ..evidence import Evidence
 from ..packing import Layout
 from ..tokens import Tokens
 from ._projections import Projections
-from .base import Backbone
+from .base import Backbone, add_residual
 
 
 class PlainBackbone(Backbone):
@@ -116,7 +116,7 @@ class PlainBackbone(Backbone):
         block = self.model.blocks[i]
         h = block.norm1(tokens.x) if normed is None else normed
         out, evidence = self._attention(block.attn, h, tokens)
-        return tokens.with_x(tokens.x + block.drop_path1(block.ls1(out))), evidence
+        return tokens.with_x(add_residual(tokens.x, block.drop_path1(block.ls1(out)))), evidence
 
     def _attention(self, attn: Attention, h: Tensor, tokens: Tokens) -> tuple[Tensor, Evidence]:
         b, n, _ = h.shape
@@ -135,7 +135,8 @@ class PlainBackbone(Backbone):
 
     def mlp(self, i, tokens):
         block = self.model.blocks[i]
-        return tokens.with_x(tokens.x + block.drop_path2(block.ls2(block.mlp(block.norm2(tokens.x)))))
+        x = tokens.x
+        return tokens.with_x(add_residual(x, block.drop_path2(block.ls2(block.mlp(block.norm2(x))))))
 
     def norm(self, x):
         return self.model.norm(x)
@@ -200,7 +201,7 @@ class PlainBackbone(Backbone):
         model = self.model
         classifier = linear_weights(model.head) + linear_weights(getattr(model, "head_dist", None))
         if model.attn_pool is None:
-            return classifier
+            return classifier if model.global_pool else classifier * tokens
         pooled = tokens if self.pools_prefix else tokens - self.prefix
         return classifier + _latent_pool_macs(model.attn_pool, pooled)
 
@@ -221,7 +222,7 @@ def _latent_pool_macs(pool: AttentionPoolLatent, tokens: int) -> int:
 def _counted_macs(embed: nn.Module, grid: tuple[int, int]) -> int:
     """Stems other than one convolution (hybrids): counted by torch on the meta device, nothing runs."""
     stem = copy.deepcopy(embed).to("meta").eval()
-    height, width = (g * p for g, p in zip(grid, embed.patch_size, strict=True))
+    height, width = (g * r for g, r in zip(grid, embed.feat_ratio(as_scalar=False), strict=True))
     channels = next(p for p in stem.parameters() if p.dim() == 4).shape[1]
     counter = FlopCounterMode(display=False)
     with counter, torch.no_grad():
