@@ -7,6 +7,7 @@ import torch
 from _tofe_setup import OPTIONS, ROWS, counted_macs, kept_of, put_on
 from settings import dense, images
 from torch import nn
+from torch._dynamo.testing import CompileCounter
 
 import vitrim
 
@@ -82,3 +83,29 @@ def test_images_decide_for_themselves_whatever_their_batch():
     decided = kept_of(fast(x, trace=True)[1], fast.methods[0])
     for group in ([0, 3], [5, 1, 2], [4]):
         assert kept_of(fast(x[group], trace=True)[1], fast.methods[0]) == [decided[j] for j in group]
+
+
+# -- compilers
+
+
+@torch.no_grad()
+def test_ragged_batches_compile_around_their_shapes_and_not_again_for_every_batch():
+    torch.compiler.reset()
+    fast, counter = put_on("deit", "instance"), CompileCounter()
+    compiled = torch.compile(fast, backend=counter)
+    frames = []
+    for seed in range(5):
+        x = images(ROWS["deit"], batch=4 + seed % 3, seed=seed)
+        assert torch.equal(compiled(x), fast(x))
+        frames.append(counter.frame_count)
+    assert frames[2:] == frames[-1:] * 3
+    torch.compiler.reset()
+
+
+@torch.no_grad()
+def test_the_masked_form_exports_the_same_predictions():
+    fast, x = put_on("deit", "instance"), images(ROWS["deit"], batch=3)
+    ragged = fast(x)
+    fast.methods[0].masked = True
+    program = torch.export.export(fast, (x,))
+    torch.testing.assert_close(program.module()(x), ragged, rtol=1e-5, atol=1e-5)

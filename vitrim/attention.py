@@ -74,6 +74,7 @@ def masked_attention(q, k, v, key_mask, key_bias=None, bias=None) -> Float[Tenso
     return (scores / scores.sum(dim=-1, keepdim=True)).to(v.dtype) @ v
 
 
+@torch.compiler.disable
 def ragged_attention(q, k, v, layout: Layout, dropout: float = 0.0) -> Float[Tensor, "1 t hd"]:
     """Attention of every image of a ragged batch over its own rows; q, k, v are [1, h, T, d].
 

@@ -77,6 +77,7 @@ class Layout:
             out[image, :length] = torch.arange(start, start + length)
         return out.to(device)
 
+    @torch.compiler.disable
     def prefix_rows(self, x: Float[Tensor, "1 t c"]) -> Float[Tensor, "b p c"]:
         """The prefix tokens of every image, in the order of the batch."""
         first = torch.tensor([self.starts[j] for j in self.back], device=x.device).unsqueeze(1)
@@ -107,6 +108,7 @@ class Layout:
         """`function` on every bucket, for what looks at an image as a whole and leaves its rows in place."""
         return torch.cat([function(part).flatten(0, 1) for part in self.split(x)]).unsqueeze(0)
 
+    @torch.compiler.disable
     def pooled(self, function: Callable[[Tensor], Tensor], x: Float[Tensor, "1 t c"]) -> Float[Tensor, "b d"]:
         """`function`, from [k, length, c] to [k, d], on every bucket; in the order of the batch."""
         rows = torch.cat([function(part) for part in self.split(x)])
@@ -163,6 +165,7 @@ class Pack(Reduction):
         return torch.where(index == n, -1, index)
 
 
+@torch.compiler.disable  # shapes that depend on the images: compiled around, not through
 def pack(
     kept: Bool[Tensor, "b n"], prefix: int, before: Layout | None = None, scores: Float[Tensor, "b n"] | None = None
 ) -> Pack:
