@@ -62,6 +62,10 @@ class BackboneRow:
     image: tuple[int, int] = (40, 40)
     family: str = "plain"
 
+    def takes(self, argument: str) -> bool:
+        """Whether the model can be built with another value of that argument."""
+        return argument in getattr(self.build, "keywords", {})
+
 
 @dataclass(frozen=True)
 class MethodRow:
@@ -231,7 +235,7 @@ def pairs(
 
 def _shallow(backbone: BackboneRow, method: MethodRow) -> tuple[BackboneRow, MethodRow]:
     """The same rows on a model of two blocks, reduced in both, where the row's model can be built with a depth."""
-    if "depth" not in getattr(backbone.build, "keywords", {}):
+    if not backbone.takes("depth"):
         return backbone, method
     names = vitrim.METHODS[method.name].option_names()
     both = {key: value for key, value in {"at": (0, 1), "blocks": (0, 1), "stages": 2}.items() if key in names}
