@@ -37,6 +37,14 @@ LEAD = (
 
 
 @dataclass(kw_only=True)
+class DemoRunOptions(RunOptions):
+    """How to run it."""
+
+    rounds: int = 5  # of so many models, or timing would take longer than all else
+    """rounds in which the models are timed in turn; the median counts"""
+
+
+@dataclass(kw_only=True)
 class DemoConfig:
     """Handwritten digits among distracting fragments, read by a small model that comes with the package.
 
@@ -48,7 +56,7 @@ class DemoConfig:
     """the page to write"""
     images: int = 500
     """how many test pictures"""
-    run: RunOptions
+    run: DemoRunOptions
     output: OutputOptions
 
 
