@@ -33,7 +33,7 @@ def test_inductor_gives_the_same_logits(backbone, method):
 
 
 def test_training_compiles_to_one_graph():
-    backbone, method = families()[0].values
+    backbone, method = next(p.values for p in families() if p.values[0].family == "plain")  # nothing is drawn there
     x = images(backbone)
     gradients = []
     for compiled in (False, True):

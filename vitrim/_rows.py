@@ -13,17 +13,19 @@ def take_rows(x: Tensor, index: Int[Tensor, "b k"]) -> Tensor:
     One `index_select` over the flattened rows: on CPU more than ten times as fast as `gather` along dimension 1.
     """
     b, n = x.shape[:2]
-    offsets = torch.arange(b, device=x.device).unsqueeze(1) * n
-    rows = x.reshape(b * n, *x.shape[2:]).index_select(0, (index + offsets).flatten())
+    if b > 1:
+        index = index + torch.arange(b, device=x.device).unsqueeze(1) * n
+    rows = x.reshape(b * n, *x.shape[2:]).index_select(0, index.flatten())
     return rows.reshape(b, index.shape[1], *x.shape[2:])
 
 
 def put_rows(x: Tensor, index: Int[Tensor, "b k"], rows: Tensor) -> Tensor:
     """A copy of x [b, n, ...] whose rows `index` are replaced by `rows` [b, k, ...]."""
     b, n = x.shape[:2]
-    offsets = torch.arange(b, device=x.device).unsqueeze(1) * n
+    if b > 1:
+        index = index + torch.arange(b, device=x.device).unsqueeze(1) * n
     flat = x.reshape(b * n, *x.shape[2:])
-    flat = flat.index_copy(0, (index + offsets).flatten(), rows.reshape(-1, *x.shape[2:]).to(x.dtype))
+    flat = flat.index_copy(0, index.flatten(), rows.reshape(-1, *x.shape[2:]).to(x.dtype))
     return flat.reshape(x.shape)
 
 

@@ -9,6 +9,7 @@ import torch
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
+from .agenda import Agenda
 from .records import Ask
 
 PREFIX = "backbone."
@@ -127,10 +128,10 @@ class TimmInterface:
 
     def _collect(self, images: Tensor, take: list[int], last: int | None, norm: bool, fill: str):
         """Final features, and the tokens with every patch in place after the blocks in `take`."""
-        body, span, taken = self.body, None, []
+        body, agenda, span, taken = self.body, Agenda(self.methods), None, []
         tokens = self._embed(body, images)
         for i in range(body.depth if last is None else last + 1):
-            tokens, span, _ = self._step(body, i, tokens, span, Ask(remember=True))
+            tokens, span, _ = self._step(body, agenda, i, tokens, span, Ask(remember=True))
             if i in take:
                 whole = tokens if span is None else tokens.restore(span.reduction, span.outside)
                 grid = whole.full_grid(fill)

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ._timm import TimmInterface
+from .agenda import Agenda
 from .backbones import Backbone, find_family
-from .cost import acting
 from .evidence import Evidence
 from .methods import Method
 from .methods._random import image_seed
@@ -90,10 +90,10 @@ class ReducedViT(TimmInterface, nn.Module):
     # -- the loop
 
     def _run(self, images: Tensor, scores: Tensor | None, ask: Ask, normed=True) -> tuple[Tokens, list[Findings]]:
-        body, span, findings = self.body, None, []
+        body, agenda, span, findings = self.body, Agenda(self.methods), None, []
         tokens = self._embed(body, images, scores)
         for i in range(body.depth):
-            tokens, span, found = self._step(body, i, tokens, span, ask)
+            tokens, span, found = self._step(body, agenda, i, tokens, span, ask)
             findings.append(found)
         tokens = tokens.with_x(body.norm(tokens.x)) if normed else tokens
         return tokens, findings
@@ -127,19 +127,19 @@ class ReducedViT(TimmInterface, nn.Module):
             return checkpoint(self._block, *args, use_reentrant=False)
         return self._block(*args)
 
-    def _block(self, body: Backbone, i: int, tokens: Tokens, span: Span | None, ask: Ask):
+    def _block(self, body: Backbone, agenda: Agenda, i: int, tokens: Tokens, span: Span | None, ask: Ask):
         tokens = body.enter(i, tokens)
-        tokens, span, normed, opened, seen = self._open(body, i, tokens, span, ask)
-        tokens, between, more = self._reduce(i, *body.attend(i, tokens, normed), ask)
+        tokens, span, normed, opened, seen = self._open(body, agenda, i, tokens, span, ask)
+        tokens, between, more = self._reduce(agenda, i, *body.attend(i, tokens, normed), ask)
         tokens = body.mlp(i, tokens)
         trace = trace_block(i, tokens, span, between or opened) if ask.trace else None
         tokens, span, restored = self._close(i, tokens, span)
         return tokens, span, Findings(trace, seen + more + restored)
 
-    def _open(self, body: Backbone, i: int, tokens: Tokens, span: Span | None, ask: Ask):
+    def _open(self, body: Backbone, agenda: Agenda, i: int, tokens: Tokens, span: Span | None, ask: Ask):
         """Reductions before block i. Also returns norm1 of the tokens that go in, where it is known already."""
         normed, reduction, seen = None, None, ()
-        for method, place in acting(self.methods, i, "before"):
+        for method, place in agenda.at("before", i):
             evidence = None if method.blind else body.probe(i, tokens)
             reduction = method(tokens, evidence, place)
             if reduction is None:
@@ -155,12 +155,12 @@ class ReducedViT(TimmInterface, nn.Module):
             normed = reduction.shrink(evidence.h, tokens.prefix) if known else None
         return tokens, span, normed, reduction, seen
 
-    def _reduce(self, i: int, tokens: Tokens, evidence: Evidence, ask: Ask):
+    def _reduce(self, agenda: Agenda, i: int, tokens: Tokens, evidence: Evidence, ask: Ask):
         """Reductions between attention and MLP of block i."""
         reduction, seen = None, ()
-        for method in self.methods:
+        for method in agenda.watchers:
             tokens = method.watch(tokens, evidence, i)
-        for method, place in acting(self.methods, i, "between"):
+        for method, place in agenda.at("between", i):
             reduction = method(tokens, evidence, place)
             if reduction is None:
                 continue

@@ -110,11 +110,14 @@ class Fuse(Reduction):
         return Keep(self.index)
 
     def shrink(self, x, prefix=0):
-        fused = torch.bmm(self.weights.unsqueeze(1).to(x.dtype), x[:, prefix:])
-        return torch.cat([self._kept().shrink(x, prefix), fused], dim=1)
+        kept = take_rows(x, self.index + prefix)
+        return torch.cat([x[:, :prefix], kept, self._fused(x, prefix)], dim=1)
+
+    def _fused(self, x: Tensor, prefix: int) -> Tensor:
+        return torch.bmm(self.weights.unsqueeze(1).to(x.dtype), x[:, prefix:])
 
     def restore(self, y, x, prefix=0):
-        update = y[:, -1:] - torch.bmm(self.weights.unsqueeze(1).to(x.dtype), x[:, prefix:])
+        update = y[:, -1:] - self._fused(x, prefix)
         moved = torch.cat([x[:, :prefix], x[:, prefix:] + update], dim=1)
         return self._kept().restore(y[:, :-1], moved, prefix)
 

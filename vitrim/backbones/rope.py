@@ -19,6 +19,7 @@ from torch.nn.functional import linear
 from ..attention import attention
 from ..evidence import Evidence
 from ..tokens import Tokens
+from .base import add_residual
 from .plain import PlainBackbone, linear_weights
 
 
@@ -149,7 +150,7 @@ class RopeBackbone(PlainBackbone):
         h = _attention_input(block, tokens.x) if normed is None else normed
         out, evidence = self._rotary_attention(self._layer(i, tokens), h, tokens)
         out = block.norm1(out) if isinstance(block, EvaBlockPostNorm) else _scaled(out, block.gamma_1)
-        return tokens.with_x(tokens.x + block.drop_path1(out)), evidence
+        return tokens.with_x(add_residual(tokens.x, block.drop_path1(out))), evidence
 
     def _rotary_attention(self, layer: RotaryProjections, h: Tensor, tokens: Tokens) -> tuple[Tensor, Evidence]:
         attn, bias = layer.attn, tokens.key_bias
@@ -165,8 +166,8 @@ class RopeBackbone(PlainBackbone):
     def mlp(self, i, tokens):
         block, x = self.model.blocks[i], tokens.x
         if isinstance(block, EvaBlockPostNorm):
-            return tokens.with_x(x + block.drop_path2(block.norm2(block.mlp(x))))
-        return tokens.with_x(x + block.drop_path2(_scaled(block.mlp(block.norm2(x)), block.gamma_2)))
+            return tokens.with_x(add_residual(x, block.drop_path2(block.norm2(block.mlp(x)))))
+        return tokens.with_x(add_residual(x, block.drop_path2(_scaled(block.mlp(block.norm2(x)), block.gamma_2))))
 
     # -- what it costs
 

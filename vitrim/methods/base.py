@@ -32,6 +32,7 @@ class Method(nn.Module):
     weighs:  whether it leaves tokens that weigh more than one patch in pooling
     proportional: whether attention adds log(size) of merged tokens to the logits
     map_of:  "maps" or "logits" where its loss needs the attention map over all tokens (`Evidence.mean_map`)
+    watches: whether it takes note of every block's attention (`watch`)
     blind:   whether it decides from the tokens alone; it is given no evidence
     per_image: whether images may keep counts of their own; `macs` then takes them as `kept`
     ragged:  whether it leaves another number of tokens in every image of a batch
@@ -52,6 +53,7 @@ class Method(nn.Module):
     ragged: bool = False
     trains_masked: ClassVar[bool] = False
     map_of: str | None = None
+    watches: ClassVar[bool] = False
 
     def __init__(self, keep: Any = 1.0, at: Any = None):
         super().__init__()
@@ -130,7 +132,8 @@ class Method(nn.Module):
         return outside
 
     def watch(self, tokens: Tokens, evidence: Evidence, block: int) -> Tokens:
-        """Take note, in `tokens.running`, of a block's attention for decisions in later ones; called in every block."""
+        """Take note, in `tokens.running`, of a block's attention for decisions in later ones; called in every block of
+        methods that say `watches`."""
         return tokens
 
     # -- what it will cost

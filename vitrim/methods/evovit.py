@@ -35,6 +35,7 @@ class EvoViT(Method):
     name = "evovit"
     title = "update informative tokens slowly, the others fast"
     acts = "before"
+    watches = True
     blind = True
 
     def __init__(self, keep: Any = 0.5, blocks: Any = None, stages: int = 1, momentum: float = 0.5):
