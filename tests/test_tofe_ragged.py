@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from _tofe_setup import OPTIONS, ROWS, counted_macs, kept_of, put_on
-from settings import dense, images
+from settings import dense, images, level
 from torch import nn
 from torch._dynamo.testing import CompileCounter
 
 import vitrim
+from vitrim.build import attach
 
 
 @torch.no_grad()
@@ -91,14 +92,16 @@ def test_images_decide_for_themselves_whatever_their_batch():
 @torch.no_grad()
 def test_ragged_batches_compile_around_their_shapes_and_not_again_for_every_batch():
     torch.compiler.reset()
-    fast, counter = put_on("deit", "instance"), CompileCounter()
+    model, counter = dense(ROWS["deit"]), CompileCounter()
+    model.blocks = model.blocks[:2]  # every graph break costs seconds
+    fast = level(attach(model, "tofe", at=1, adaptive="instance").eval(), images(ROWS["deit"], batch=8))
     compiled = torch.compile(fast, backend=counter)
     frames = []
-    for seed in range(5):
-        x = images(ROWS["deit"], batch=4 + seed % 3, seed=seed)
+    for seed in range(3):
+        x = images(ROWS["deit"], batch=4 + seed % 2, seed=seed)
         assert torch.equal(compiled(x), fast(x))
         frames.append(counter.frame_count)
-    assert frames[2:] == frames[-1:] * 3
+    assert frames[0] > 0 and frames[2] == frames[1]
     torch.compiler.reset()
 
 
