@@ -130,8 +130,16 @@ TABLES = {
 }
 
 
+def section(match: re.Match) -> str:
+    try:
+        return f"{match[1]}{TABLES[match[2]]()}\n{match[3]}"
+    except FileNotFoundError as error:
+        print(f"{match[2]} stays as it is: {Path(error.filename).name} is not there", file=sys.stderr)
+        return match[0]
+
+
 def filled(text: str) -> str:
-    return SECTION.sub(lambda match: f"{match[1]}{TABLES[match[2]]()}\n{match[3]}", text)
+    return SECTION.sub(section, text)
 
 
 def main() -> int:
