@@ -43,6 +43,13 @@ def test_a_run_writes_what_its_json_says(trained):
     assert {path.name for path in (trained / "checkpoints").iterdir()} == {"last.pt", "best.pt"}
 
 
+def test_a_run_is_not_written_over(trained, photographs, capsys):
+    where = ["--data", str(photographs), "--out", str(trained), "--recipe", "evit_scratch", "--keep", "0.5"]
+    assert main(["finetune", *TINY, *QUICK, *where]) == 2
+    assert "holds a run already: go on with --resume" in capsys.readouterr().err
+    assert main(["finetune", *TINY, *QUICK, *where, "--resume"]) == 0
+
+
 def test_its_result_is_evaluated_and_trained_on(trained, photographs, tmp_path, capsys):
     data = ["--data", str(photographs), "--device", "cpu", "--rounds", "1"]
     assert main(["evaluate", "--checkpoint", str(trained), *data, "--workers", "0"]) == 0
@@ -64,6 +71,9 @@ def test_its_result_is_evaluated_and_trained_on(trained, photographs, tmp_path, 
         (["--recipe", "tofe", "--method", "evit"], "which only tofe can compute"),
         (["--recipe", "evit_scratch", "--macs", "0.01"], "can be had"),
         (["--recipe", "evit_scratch", "--resume"], "nothing to resume"),
+        (["--recipe", "evit_scratch", "--micro-batch", "0"], "--micro-batch 0: give a number from 1"),
+        (["--recipe", "evit_scratch", "--out", "/dev/null/run"], "--out /dev/null/run cannot be made"),
+        (["--recipe", "evit_scratch", "--num-classes", "4"], "3 classes (--num-classes 3)"),
     ],
 )
 def test_refusals_are_one_line(photographs, tmp_path, capsys, more, said):

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from accelerate.state import AcceleratorState
 from PIL import Image
 from safetensors.torch import load_file
 from train_once import small_model
@@ -277,6 +278,22 @@ def test_what_a_method_has_learned_is_where_the_next_run_starts(photographs, tmp
     second = finetune(small_model(), first, photographs, frozen, settings).model.methods[0]
     pairs = zip(first.parameters(), second.parameters(), strict=True)
     assert all(torch.allclose(one, two) for one, two in pairs)
+
+
+@pytest.fixture
+def fresh_accelerate():
+    """Accelerate keeps one precision for the process."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def test_mixed_precision_ends_in_a_model_of_full_precision(photographs, tmp_path, fresh_accelerate):
+    settings = Settings(tmp_path, cpu=True, show=False, precision="bf16", checkpointing=True, micro_batch=4)
+    report = finetune(small_model(), "evit", photographs, quick(epochs=1), settings, keep=0.6)
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(vitrim.load(tmp_path)(images), report.model(images))
 
 
 def test_the_backbone_rests_in_the_frozen_epochs(photographs, tmp_path):

@@ -64,9 +64,10 @@ def match_classes(names: list[str], num_classes: int, label_names: list[str] | d
         return _match_wnids(names, subset, where)
     if len(names) == num_classes:
         return Classes(tuple(names), tuple(range(num_classes)), "by name, in natural order")
+    there = len(names)
     raise ValueError(
-        f"{where} has {len(names)} classes ({few(names)}) and the model {num_classes}: name the classes by ImageNet "
-        f"wnid (n01440764) for an ImageNet model, or take a model with {len(names)} classes"
+        f"{where} has {there} classes ({few(names)}) and the model {num_classes}: name the classes by ImageNet "
+        f"wnid (n01440764) for an ImageNet model, or take a model with {there} classes (--num-classes {there})"
     )
 
 

@@ -117,16 +117,18 @@ def run(arguments: Sequence[str], prog: str) -> None:
     """Fine-tune what the arguments name."""
     config = parse(FinetuneConfig, arguments, prog)
     check_output(config.output.json)
+    settings = _settings(config)
+    _check_folder(config.training, settings)
     if config.machine.threads:
         torch.set_num_threads(config.machine.threads)
     subject, plan = _start(config)
-    recipe = _recipe(config)
+    recipe = recipe_of(config)
     trained = finetune(
         subject.dense,
         list(plan.model.methods),
         config.training.data,
         recipe,
-        _settings(config),
+        settings,
         macs=_budget(config),
         judge_on=_judging(config, subject.dense),
         resume=config.training.resume,
@@ -135,6 +137,16 @@ def run(arguments: Sequence[str], prog: str) -> None:
     )
     if PartialState().is_main_process:
         _tell(config, subject.name, recipe, trained)
+
+
+def _check_folder(training: TrainingOptions, settings: Settings) -> None:
+    """Raise ValueError where the run could not be written, or would write over another one."""
+    if settings.checkpoints.is_dir() and not training.resume:
+        raise ValueError(f"{training.out} holds a run already: go on with --resume, or give another --out")
+    try:
+        training.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"--out {training.out} cannot be made: {error.strerror or error}") from None
 
 
 def _start(config: FinetuneConfig) -> tuple[Subject, Plan]:
@@ -147,7 +159,8 @@ def _start(config: FinetuneConfig) -> tuple[Subject, Plan]:
         return subject, one_plan(subject, config.method, config.machine.seed)
 
 
-def _recipe(config: FinetuneConfig) -> Recipe:
+def recipe_of(config: FinetuneConfig) -> Recipe:
+    """The recipe that the options name, with what they change about it."""
     recipe = get_recipe(config.training.recipe, small=config.training.short)
     changes = {f.name: getattr(config.change, f.name) for f in fields(config.change)}
     return override(recipe, **{name: value for name, value in changes.items() if value is not None})

@@ -15,10 +15,10 @@ from torch.utils.data import DataLoader
 from ..build import attach
 from ..cost import image_macs, profile
 from ..data import data_config, open_dataset
-from ..evaluate import evaluate_many
 from ..methods import Method
 from ..model import ReducedViT, config_of, unwrap
 from ..storage import load, save
+from .judge import Judge
 from .loop import Run, make_accelerator
 from .objective import Objective, Teacher, dense_macs, own_counts, restore_blocks
 from .optim import set_drop_path
@@ -88,30 +88,18 @@ def finetune(
     )
     if resume:
         run.resume()
-    trained = run.train()
+    trained = _bare(run.train())
     if accelerator.is_main_process:
         save_and_compare(trained, settings.out)
     accelerator.wait_for_everyone()
     return Report(trained, judge.figures if judge else {}, run.step, run.unreadable)
 
 
-class Judge:
-    """Accuracy and agreement of the student, on validation photographs, beside the dense model where there is one."""
-
-    def __init__(self, teacher: Teacher | None, loader: DataLoader, settings: Settings):
-        self.teacher, self.loader, self.settings = teacher, loader, settings
-        self.figures: dict[str, float] = {}
-
-    def __call__(self, student: ReducedViT) -> dict[str, float]:
-        device = next(student.parameters()).device
-        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.settings.precision, torch.float32)
-        dense = {} if self.teacher is None else {"dense": self.teacher.model.to(device)}
-        results = evaluate_many({**dense, "student": student}, self.loader, device=device, dtype=dtype)
-        fields, beside = results["student"].as_dict(), results["dense"].as_dict() if dense else {}
-        names = [name for name in ("top1", "top5", "agreement", "cosine", "knn") if fields.get(name) is not None]
-        self.figures = {name: fields[name] for name in names}
-        self.figures |= {f"dense_{name}": beside[name] for name in names if name in beside and name in ("top1", "knn")}
-        return self.figures
+def _bare(model: ReducedViT) -> ReducedViT:
+    """Without the autocast that Accelerate puts around `forward`: the result computes in its weights' own precision."""
+    for name in ("forward", "_original_forward"):
+        model.__dict__.pop(name, None)
+    return model
 
 
 def check_recipe(recipe: Recipe, model: nn.Module) -> None:

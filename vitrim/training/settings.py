@@ -17,6 +17,8 @@ class Settings:
     save_minutes: write a checkpoint this often besides every epoch's end
     log_every:    steps between rows of steps.csv
     trackers:     Accelerate's: "tensorboard", "trackio", "wandb"
+
+    Raises ValueError for numbers out of range.
     """
 
     out: Path
@@ -31,6 +33,13 @@ class Settings:
     trackers: tuple[str, ...] = ()
     cpu: bool = False
     show: bool = True
+
+    def __post_init__(self):
+        smallest = {"micro_batch": 1, "workers": 0, "save_minutes": 0, "log_every": 1}
+        for name, least in smallest.items():
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"--{name.replace('_', '-')} {value}: give a number from {least}")
 
     @property
     def checkpoints(self) -> Path:
