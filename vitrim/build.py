@@ -97,7 +97,7 @@ def _build(method: Method, body: Backbone) -> None:
 def _as_methods(method: str | Method | Sequence[Method], options: dict[str, Any]) -> list[Method]:
     if isinstance(method, str):
         return [make_method(method, **options)]
-    given = [method] if isinstance(method, Method) else list(method)
+    given = list(method) if isinstance(method, Sequence) else [method]
     wrong = [m for m in given if not isinstance(m, Method)]
     if wrong or not given:
         names = ", ".join(METHODS)

@@ -44,9 +44,14 @@ def round_count(share: float, n: int) -> int:
     return math.floor(share * n + 0.5 + SLACK)
 
 
+def as_places(at: Iterable[int] | int) -> tuple[int, ...]:
+    """One block number or several, as a tuple."""
+    return tuple(at) if isinstance(at, Iterable) else (at,)
+
+
 def check_places(at: Iterable[int] | int, depth: int) -> tuple[int, ...]:
     """`at` as sorted block numbers; ValueError for places outside the model or named twice."""
-    places = (at,) if isinstance(at, int) else tuple(at)
+    places = as_places(at)
     wrong = [i for i in places if not isinstance(i, int) or isinstance(i, bool) or not 0 <= i < depth]
     if wrong or not places:
         given = wrong[0] if wrong else "no place"
@@ -68,7 +73,9 @@ def check_keep(
         wrong = isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 <= rate <= 1
         if wrong or (rate == 0 and not zero):
             allowed = "[0, 1]" if zero else "(0, 1]"
-            raise ValueError(f"keep rate {rate!r} is not in {allowed}: 0.7 keeps 70 % of the patch tokens at each place")
+            raise ValueError(
+                f"keep rate {rate!r} is not in {allowed}: 0.7 keeps 70 % of the patch tokens at each place"
+            )
     if places is not None and len(rates) not in (1, places):
         raise ValueError(f"{len(rates)} keep rates for {places} places: give one rate, or one for each place")
     return tuple(map(float, rates)) if isinstance(keep, Sequence) else float(keep)

@@ -107,6 +107,12 @@ class PlainBackbone(Backbone):
                 f"images are {size[0]} x {size[1]}, this model takes {embed.img_size[0]} x {embed.img_size[1]}: resize "
                 "them, call model.set_input_size(img_size=...) first, or build the model with dynamic_img_size=True"
             )
+        pads = not isinstance(embed, PatchEmbed) or embed.dynamic_img_pad
+        if not pads and any(side % patch for side, patch in zip(size, embed.patch_size, strict=True)):
+            raise ValueError(
+                f"images are {size[0]} x {size[1]}, and patches of {embed.patch_size[0]} x {embed.patch_size[1]} do not "
+                "fill them: resize them to multiples, or build the model with dynamic_img_pad=True"
+            )
 
     def probe(self, i, tokens):
         block = self.model.blocks[i]

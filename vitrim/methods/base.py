@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..backbones.base import Backbone
 from ..evidence import Evidence
 from ..reductions import Reduction
-from ..schedule import Place, check_keep, check_places, even_places, rate_at
+from ..schedule import Place, as_places, check_keep, check_places, even_places, rate_at
 from ..tokens import Tokens
 
 
@@ -58,7 +58,7 @@ class Method(nn.Module):
     def __init__(self, keep: Any = 1.0, at: Any = None):
         super().__init__()
         self.keep = check_keep(keep, zero=self.keeps_none)
-        self.at = at if at is None else ((at,) if isinstance(at, int) else tuple(at))
+        self.at = at if at is None else as_places(at)
         self.places: tuple[Place, ...] = ()
         self.guide: Callable[[Tensor], Tensor] | None = None
         self._masked: bool | None = None

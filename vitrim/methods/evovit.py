@@ -10,7 +10,7 @@ from typing import Any
 from ..backbones.base import Backbone
 from ..evidence import Evidence
 from ..reductions import Fuse, Reduction
-from ..schedule import Place, check_keep, check_places, floor_count
+from ..schedule import Place, as_places, check_keep, check_places, floor_count
 from ..tokens import Tokens
 from ._checks import check_count
 from .base import Method, class_row_macs, top
@@ -40,7 +40,7 @@ class EvoViT(Method):
 
     def __init__(self, keep: Any = 0.5, blocks: Any = None, stages: int = 1, momentum: float = 0.5):
         super().__init__(keep)
-        self.blocks = blocks if blocks is None else ((blocks,) if isinstance(blocks, int) else tuple(blocks))
+        self.blocks = blocks if blocks is None else as_places(blocks)
         self.stages = check_count("stages", stages, 1)
         if isinstance(momentum, bool) or not isinstance(momentum, (int, float)) or not 0 <= momentum < 1:
             raise ValueError(f"momentum={momentum!r} is not in [0, 1)")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..backbones.base import Backbone
 from ..evidence import Evidence
 from ..reductions import Keep, Mask, Reduction
-from ..schedule import Place, check_keep, check_places, even_places, floor_count
+from ..schedule import Place, as_places, check_keep, check_places, even_places, floor_count
 from ..tokens import Tokens
 from ._predictor import Predictor
 from .base import Method, class_row_macs, top
@@ -48,7 +48,7 @@ class IdleViT(Method):
             raise ValueError(f"score {score!r} is not one of {', '.join(SCORES)}")
         if isinstance(stages, bool) or not isinstance(stages, int) or stages < 2:
             raise ValueError(f"stages={stages!r}: give a whole number from 2")
-        self.blocks = blocks if blocks is None else ((blocks,) if isinstance(blocks, int) else tuple(blocks))
+        self.blocks = blocks if blocks is None else as_places(blocks)
         self.score, self.stages = score, stages
         self.trains_masked = score == "predictor"
 
