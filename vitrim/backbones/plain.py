@@ -110,8 +110,8 @@ class PlainBackbone(Backbone):
         pads = not isinstance(embed, PatchEmbed) or embed.dynamic_img_pad
         if not pads and any(side % patch for side, patch in zip(size, embed.patch_size, strict=True)):
             raise ValueError(
-                f"images are {size[0]} x {size[1]}, and patches of {embed.patch_size[0]} x {embed.patch_size[1]} do not "
-                "fill them: resize them to multiples, or build the model with dynamic_img_pad=True"
+                f"images are {size[0]} x {size[1]}, and patches of {embed.patch_size[0]} x {embed.patch_size[1]} do "
+                "not fill them: resize them to multiples, or build the model with dynamic_img_pad=True"
             )
 
     def probe(self, i, tokens):
