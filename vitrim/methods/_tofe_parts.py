@@ -7,7 +7,7 @@ Shapes: b images, n patch tokens, f frozen ones, c channels. A ragged batch has 
 from __future__ import annotations
 
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from timm.layers import Mlp
 from torch import Tensor, nn
 
@@ -56,6 +56,21 @@ class PredictorSelector(Predictor):
         if tokens.layout is not None:
             return tokens.layout.patches.each(super().forward, tokens.patches)
         return super().forward(tokens.patches, tokens.mask)
+
+
+def keep_scores(z: Float[Tensor, "b n 2"], tokens: Tokens) -> Float[Tensor, "b n"]:
+    """log(keep / freeze): ranks as z does, and does not run into 1; -inf behind the last token of a ragged image."""
+    scores = z[..., 0] - z[..., 1]
+    if tokens.layout is None:
+        return scores
+    return tokens.layout.patches.pad(scores.unsqueeze(-1), float("-inf")).squeeze(-1)
+
+
+def decide(scores: Float[Tensor, "b n"], mask: Float[Tensor, "b n"] | None) -> Bool[Tensor, "b n"]:
+    """Keep where keeping is at least as likely as freezing; where an image would keep nothing, its best token."""
+    if mask is not None:
+        scores = scores.masked_fill(mask == 0, float("-inf"))
+    return (scores >= 0) | (scores == scores.amax(dim=1, keepdim=True)) & (scores.amax(dim=1, keepdim=True) < 0)
 
 
 class Bottleneck(nn.Module):

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..backbones.base import Backbone
@@ -18,7 +18,7 @@ from ..packing import pack
 from ..reductions import Keep, Mask, Reduction
 from ..schedule import Place, check_keep, round_count
 from ..tokens import Tokens
-from ._tofe_parts import APPROXIMATORS, SELECTORS
+from ._tofe_parts import APPROXIMATORS, SELECTORS, decide, keep_scores
 from .base import Method
 
 OPTIMISED = (0.49, 0.25, 0.14)  # what the paper's training found for DeiT-S at half its cost (Table V)
@@ -135,15 +135,15 @@ class ToFe(Method):
 
     def _own_counts(self, z: Float[Tensor, "b n 2"], tokens: Tokens) -> Reduction:
         """Instance-adaptive: the decision is the mask, argmax of z."""
-        scores = _scores(z, tokens)
-        kept = _decide(scores, tokens.mask)
+        scores = keep_scores(z, tokens)
+        kept = decide(scores, tokens.mask)
         if self.masked:
             return self._as_mask(kept.to(scores.dtype), z, tokens)
         return pack(kept, tokens.prefix, tokens.layout, scores)
 
     def _stored_count(self, z: Float[Tensor, "b n 2"], k: int, tokens: Tokens) -> Reduction:
         """Batch-adaptive: the k best by z."""
-        scores = _scores(z, tokens)
+        scores = keep_scores(z, tokens)
         if tokens.mask is not None:
             scores = scores.masked_fill(tokens.mask == 0, float("-inf"))
         order = torch.topk(scores, tokens.n, dim=1).indices
@@ -153,7 +153,7 @@ class ToFe(Method):
 
     def _as_mask(self, mask: Float[Tensor, "b n"], z: Float[Tensor, "b n 2"], tokens: Tokens) -> Mask:
         """All tokens run; without reuse the masks of successive stages multiply."""
-        return Mask(mask if tokens.mask is None else mask * tokens.mask, scores=_scores(z, tokens))
+        return Mask(mask if tokens.mask is None else mask * tokens.mask, scores=keep_scores(z, tokens))
 
     def until(self, place: Place) -> int | None:
         """Frozen tokens are recovered before the next stage; those of the last stage never, but where the model needs
@@ -236,21 +236,6 @@ class ToFe(Method):
             return selecting
         kept = self.count(place, n) if kept is None else kept
         return selecting + approximator.macs(channels, n, n - kept)
-
-
-def _scores(z: Float[Tensor, "b n 2"], tokens: Tokens) -> Float[Tensor, "b n"]:
-    """log(keep / freeze): ranks as z does, and does not run into 1; -inf behind the last token of a ragged image."""
-    scores = z[..., 0] - z[..., 1]
-    if tokens.layout is None:
-        return scores
-    return tokens.layout.patches.pad(scores.unsqueeze(-1), float("-inf")).squeeze(-1)
-
-
-def _decide(scores: Float[Tensor, "b n"], mask: Float[Tensor, "b n"] | None) -> Bool[Tensor, "b n"]:
-    """Keep where keeping is at least as likely as freezing; where an image would keep nothing, its best token."""
-    if mask is not None:
-        scores = scores.masked_fill(mask == 0, float("-inf"))
-    return (scores >= 0) | (scores == scores.amax(dim=1, keepdim=True)) & (scores.amax(dim=1, keepdim=True) < 0)
 
 
 def _check(name: str, value: Any, allowed: Sequence[str]) -> None:
