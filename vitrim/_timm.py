@@ -50,11 +50,11 @@ class TimmInterface:
 
     @property
     def pretrained_cfg(self) -> dict[str, Any]:
-        return self.backbone.pretrained_cfg
+        return getattr(self.backbone, "pretrained_cfg", {})  # a model not made by create_model has none
 
     @property
     def default_cfg(self) -> dict[str, Any]:
-        return self.backbone.pretrained_cfg
+        return self.pretrained_cfg
 
     def get_classifier(self) -> nn.Module:
         return self.backbone.get_classifier()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import timm
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -21,7 +22,8 @@ CONFIG, WEIGHTS = "config.json", "model.safetensors"
 def save(model: ReducedViT, folder: str | Path) -> Path:
     """Write `config.json` and `model.safetensors` into `folder`; each is written beside and renamed.
 
-    Raises ValueError for a model that timm's `create_model` cannot make again (no architecture name).
+    Raises ValueError for a model that timm's `create_model` cannot make again (no architecture name, or arguments that
+    are no plain values).
     """
     folder = Path(folder)
     config = _config(model)
@@ -41,13 +43,22 @@ def load(folder: str | Path) -> ReducedViT:
     missing = [name for name in (CONFIG, WEIGHTS) if not (folder / name).is_file()]
     if missing:
         raise ValueError(f"{folder} has no {' and no '.join(missing)}: give a folder written by save()")
-    config = json.loads((folder / CONFIG).read_text())
+    try:
+        model = _made_again(json.loads((folder / CONFIG).read_text()))
+        model.load_state_dict(load_file(folder / WEIGHTS))
+    except (KeyError, TypeError, AttributeError, RuntimeError, SafetensorError, ValueError) as error:
+        said = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise ValueError(f"{folder} does not hold a model as save() writes it: {said}") from error
+    return model.eval()
+
+
+def _made_again(config: dict[str, Any]) -> ReducedViT:
+    """The model that `config.json` describes, with fresh weights."""
     backbone = timm.create_model(config["backbone"], **_as_arguments(config["arguments"]))
     methods = [make_method(entry["method"], **entry["options"]) for entry in config["methods"]]
     model = attach(backbone, methods)
-    model.load_state_dict(load_file(folder / WEIGHTS))
     backbone.pretrained_cfg.update(config["data"])
-    return model.eval()
+    return model
 
 
 def _config(model: ReducedViT) -> dict[str, Any]:
@@ -68,7 +79,13 @@ def _config(model: ReducedViT) -> dict[str, Any]:
 
 def _arguments(backbone: nn.Module) -> dict[str, Any]:
     """timm's own record of how the model was built, brought up to date."""
-    recorded = {k: v for k, v in getattr(backbone, "_model_args", {}).items() if _is_plain(v)}
+    recorded = dict(getattr(backbone, "_model_args", {}))
+    odd = [f"{key}={value!r}" for key, value in recorded.items() if not _is_plain(value)]
+    if odd:
+        raise ValueError(
+            f"the model was built with {', '.join(odd)}, which config.json cannot hold, and load() would build another "
+            'model without it: give timm the name instead, such as act_layer="relu", or save the state dict yourself'
+        )
     return {**recorded, "num_classes": backbone.num_classes, "global_pool": backbone.global_pool}
 
 
