@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -511,6 +512,32 @@ def test_files_are_whole_or_not_there(tmp_path):
     with pytest.raises(ValueError, match="No space left on device"):
         _files.write_whole(target, fail)
     assert target.read_text() == "old" and os.listdir(tmp_path) == ["figures.json"]
+
+
+def test_pipes_are_written_to_and_links_stay(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    _files.check_output(tmp_path / "pipe")
+    _files.write_whole(tmp_path / "pipe", lambda path: Path(path).write_text("through"))
+    assert os.read(reader, 100) == b"through" and (tmp_path / "pipe").is_fifo()
+    os.close(reader)
+    (tmp_path / "file").write_text("old")
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    _files.write_whole(tmp_path / "link", lambda path: Path(path).write_text("new"))
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "file").read_text() == "new"
+
+
+def test_a_table_for_a_closed_pipe_raises_for_main(monkeypatch):
+    class Closed(io.StringIO):
+        def write(self, text):
+            raise BrokenPipeError
+
+        def flush(self):
+            raise BrokenPipeError
+
+    monkeypatch.setattr(sys, "stdout", Closed())
+    with pytest.raises(BrokenPipeError):
+        _table.Report(None).line("text")
 
 
 def test_json_is_strict(tmp_path, capsys):

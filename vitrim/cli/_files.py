@@ -23,6 +23,8 @@ def check_output(path: str | Path | None, endings: tuple[str, ...] = ()) -> None
         raise ValueError(f"{path} must end in {' or '.join(endings)}")
     if path.is_dir():
         raise ValueError(f"{path} is a folder: give a file to write")
+    if _is_stream(path):
+        return
     if not folder.is_dir():
         raise ValueError(f"{path} cannot be written: there is no folder {folder}")
     if not os.access(folder, os.W_OK):
@@ -32,18 +34,27 @@ def check_output(path: str | Path | None, endings: tuple[str, ...] = ()) -> None
 def write_whole(path: str | Path, write: Callable[[str], Any]) -> Path:
     """Let `write` fill a file beside `path`, then rename it: readers never see half of it.
 
+    A device or pipe (`/dev/null`, `/dev/stdout`) is written to as it is; a link stays, and its target is replaced.
     Raises ValueError where the file system refuses.
     """
     path = Path(path).expanduser()
-    beside = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    target = path if _is_stream(path) else path.resolve()
+    beside = target if _is_stream(path) else target.with_name(f".{target.stem}.{os.getpid()}{target.suffix}")
     try:
         write(str(beside))
-        os.replace(beside, path)
+        if beside != target:
+            os.replace(beside, target)
     except OSError as error:
         raise ValueError(f"{path} cannot be written: {error.strerror or error}") from error
     finally:
-        beside.unlink(missing_ok=True)
+        if beside != target:
+            beside.unlink(missing_ok=True)
     return path
+
+
+def _is_stream(path: Path) -> bool:
+    """Whether there is something that is neither file nor folder, which renaming onto would destroy."""
+    return path.exists() and not path.is_file() and not path.is_dir()
 
 
 def write_json(target: str | None, figures: dict[str, Any]) -> None:

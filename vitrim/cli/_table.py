@@ -14,12 +14,19 @@ from ._files import STDOUT
 WIDE = 200  # columns assumed for a file or a pipe, which fold nothing
 
 
+class _Console(Console):
+    """Leaves a closed pipe to `main`, which knows the exit code; rich alone would exit by itself."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
 class Report:
     """Where a command prints what it found: standard output, or standard error when that is taken by `--json -`."""
 
     def __init__(self, json_target: str | None):
         stream = sys.stderr if json_target == STDOUT else sys.stdout
-        self._console = Console(file=stream, highlight=False, markup=False, emoji=False, soft_wrap=False)
+        self._console = _Console(file=stream, highlight=False, markup=False, emoji=False, soft_wrap=False)
         if not self._console.is_terminal:
             self._console.width = WIDE
 
