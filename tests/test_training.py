@@ -327,8 +327,9 @@ def test_killed_in_the_middle_of_an_epoch_it_resumes_to_the_same_weights(
 
 
 def test_two_processes_learn_what_one_learns(photographs, tmp_path, uninterrupted):
-    code, said = once(photographs, tmp_path, processes=2)
+    code, said = once(photographs, tmp_path, "--judge", processes=2)
     assert code == 0, said
+    assert [float(row["top1"]) >= 0 for row in rows(tmp_path / "epochs.csv")] == [True, True]
     assert json.loads((tmp_path / "report.json").read_text()) == {"steps": 4, "processes": 2}
     together = load_file(tmp_path / "model.safetensors")
     assert all(torch.allclose(together[name], value, atol=1e-5) for name, value in uninterrupted.items())

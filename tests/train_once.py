@@ -10,6 +10,7 @@ from pathlib import Path
 import timm
 import torch
 
+from vitrim.data import open_dataset, open_loader
 from vitrim.training import Settings, finetune, get_recipe, override
 from vitrim.training.loop import Run
 from vitrim.training.steps import Stepper
@@ -53,6 +54,7 @@ def main():
     parser.add_argument("--kill", type=int)
     parser.add_argument("--saved-at", type=int, default=0)
     parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--judge", action="store_true")
     parser.add_argument("--processes", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -62,7 +64,9 @@ def main():
         get_recipe(args.recipe, small=True), batch_size=args.batch_size, epochs=2, lr=1e-3, backbone_scale=1.0
     )
     settings = Settings(args.out, cpu=True, show=False, log_every=1)
-    report = finetune(small_model(), args.method, args.data, recipe, settings, keep=0.6, resume=args.resume)
+    model = small_model()
+    judge_on = open_loader(open_dataset(args.data, model), 8, 0) if args.judge else None
+    report = finetune(model, args.method, args.data, recipe, settings, keep=0.6, resume=args.resume, judge_on=judge_on)
     assert int(os.environ.get("WORLD_SIZE", "1")) == args.processes
     if torch.distributed.is_initialized():
         assert torch.distributed.get_world_size() == args.processes

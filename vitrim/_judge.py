@@ -106,7 +106,10 @@ class ClassifierJudge:
 
     def __init__(self, name: str, classes: int, device: torch.device):
         self.name, self.classes, self.images = name, classes, 0
-        self.counts = {key: SumMetric().to(device) for key in ("top1", "top5", "agreement", "nonfinite")}
+        # One process judges all images, also where others train beside it: nothing to sum with theirs.
+        self.counts = {
+            key: SumMetric(sync_on_compute=False).to(device) for key in ("top1", "top5", "agreement", "nonfinite")
+        }
         self.compared = False
 
     def update(
@@ -149,7 +152,7 @@ class FeatureJudge:
 
     def __init__(self, name: str, neighbours: int, device: torch.device):
         self.name, self.neighbours = name, neighbours
-        self.cosine = MeanMetric().to(device)
+        self.cosine = MeanMetric(sync_on_compute=False).to(device)
         self.features: list[Tensor] = []
         self.labels: list[Tensor] = []
         self.finite: list[Tensor] = []

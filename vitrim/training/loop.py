@@ -6,10 +6,11 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from datetime import timedelta
 from typing import Any
 
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 
 from ..model import ReducedViT
 from .checkpoints import BEST, LAST, check_same_run, read, write
@@ -19,6 +20,8 @@ from .photographs import GlobalBatches, TrainingPhotographs, training_loader
 from .settings import Settings, flat
 from .steps import Stepper
 
+WAIT = timedelta(hours=6)  # the others wait while the first process judges; NCCL would give up after ten minutes
+
 
 def make_accelerator(settings: Settings, learns: bool) -> Accelerator:
     """Devices, precision, processes and trackers; `learns`: the method has learned parts, some unused in some steps."""
@@ -27,7 +30,10 @@ def make_accelerator(settings: Settings, learns: bool) -> Accelerator:
         mixed_precision=settings.precision,
         log_with=list(settings.trackers) or None,
         project_dir=str(settings.out),
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=learns)],
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(find_unused_parameters=learns),
+            InitProcessGroupKwargs(timeout=WAIT),
+        ],
     )
 
 
