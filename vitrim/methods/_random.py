@@ -14,9 +14,15 @@ PRIME = 2147483647  # 2^31 - 1
 
 def image_seed(images: Float[Tensor, "b c h w"]) -> Int[Tensor, " b"]:
     """One integer for each image, from its pixels: exact integer sums, so that the batch does not matter."""
-    pixels = (images.detach().float() * 4096).round().to(torch.int64).flatten(1)
-    weights = torch.arange(1, pixels.shape[1] + 1, device=images.device) % 8191 + 1
-    return (pixels * weights).sum(dim=1).remainder(PRIME)
+    size = images.shape[-2] * images.shape[-1]
+    channels = images.detach().flatten(2).unbind(1)
+    return sum(_weighted_sum(channel, 1 + j * size) for j, channel in enumerate(channels)).remainder(PRIME)
+
+
+def _weighted_sum(pixels: Float[Tensor, "b p"], first: int) -> Int[Tensor, " b"]:
+    """One channel's share. Channel by channel: integer copies of whole images would be the peak of memory."""
+    weights = torch.arange(first, first + pixels.shape[1], device=pixels.device) % 8191 + 1
+    return (pixels.float() * 4096).round_().to(torch.int64).mul_(weights).sum(dim=1)
 
 
 def random_scores(tokens: Tokens, place: Place, seed: int) -> Float[Tensor, "b n"]:
