@@ -30,8 +30,8 @@ def even_places(depth: int, places: int) -> tuple[int, ...]:
 
 
 def ceil_count(share: float, n: int) -> int:
-    """ceil(share * n), safe against rounding."""
-    return math.ceil(share * n - SLACK)
+    """ceil(share * n), safe against rounding: at least 1 unless the share is 0."""
+    return max(math.ceil(share * n - SLACK), int(share > 0 and n > 0))
 
 
 def floor_count(share: float, n: int) -> int:
