@@ -72,12 +72,12 @@ def all_methods() -> str:
 def speed(name: str) -> str:
     found = results(name)
     titles = ["model", "batch", "GMACs", "promised", "measured", "kept"]
-    rows = [
-        [r["model"], str(r["batch_size"]), f"{r['gmacs']:.3f}", f"{r['promise']:.2f}", f"{r['speed_up']:.2f}"]
-        + [f"{r['kept']:.2f}"]
-        for r in found["rows"]
-        if r["model"] != "dense"
-    ]
+    rows = []
+    for r in found["rows"]:
+        if r["model"] == "dense":
+            continue
+        figures = [f"{r['promise']:.2f}", f"{r['speed_up']:.2f}", f"{r['kept']:.2f}"]
+        rows.append([r["model"], str(r["batch_size"]), f"{r['gmacs']:.3f}", *figures])
     where = f"{found['model']}, {found['processor']}, {found['threads']} threads, torch {found['torch']}."
     return markdown(titles, rows) + f"\n\n{where}"
 
