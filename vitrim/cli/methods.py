@@ -112,10 +112,20 @@ def _print_models(report: Report, answers: dict[str, dict[str, Answer]]) -> None
     report.line()
     for number, option in enumerate(options, start=1):
         report.line(f"({number}) with {option}")
+    for reason, refused in _refusals(answers).items():
+        where = "; ".join(f"{kind}: {' '.join(names)}" for kind, names in refused.items())
+        report.line(f"no: {reason} [{where}]")
+
+
+def _refusals(answers: dict[str, dict[str, Answer]]) -> dict[str, dict[str, list[str]]]:
+    """Each reason once, with the kinds of model and the methods that it holds for."""
+    found: dict[str, dict[str, list[str]]] = {}
     for kind, by_name in answers.items():
         for name, answer in by_name.items():
             if not answer.runs:
-                report.line(f"{name} on {kind}: {answer.reason}")
+                reason = answer.reason.removeprefix(f"{name} ")
+                found.setdefault(reason, {}).setdefault(kind, []).append(name)
+    return found
 
 
 def _cell(answer: Answer, options: list[str]) -> str:
