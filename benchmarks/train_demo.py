@@ -2,17 +2,17 @@
 
     python benchmarks/train_demo.py --out vitrim/demo/digits_vit.safetensors
 
-One processor core, no network. The same seed gives the same canvases and, on the same machine, the same weights. Three
-things make a budget of minutes suffice:
+One processor core, no network, 23 minutes of processor time on an AMD EPYC (a busy one); 95.1 % on 4,000 test canvases.
+The same seed gives the same canvases and, on the same machine, the same weights. Three things make so little suffice:
 
 - Training starts on small windows of the canvas, as crowded as the whole, and ends on whole canvases. A window uses its
   own part of the position embedding, at a place drawn anew for each batch, so that every position is learned.
 - Every patch token is labelled too: with the digit that it shows, or "none" ("All Tokens Matter: Token Labeling",
-  Jiang et al. 2021, Section 3.2; here from the painted boxes and not from another model). The layer that reads these
-  labels is thrown away. Class attention then finds the digit in the early blocks, where token reduction first asks it.
+  Jiang et al. 2021; here from the painted boxes and not from another model). The layer that reads these
+  labels is thrown away. The patches of the digit then differ from those of fragments, and class attention finds them.
 - Matrices are trained by Muon, the rest by AdamW, both as timm has them. AdamW alone learned more slowly.
 
-bfloat16 autocast was no faster here: at 64 channels the casts cost what the products save.
+bfloat16 autocast was slower for this model on the processor above, which has AVX-512 BF16, so all is float32.
 """
 
 import argparse
