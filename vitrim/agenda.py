@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from .methods import Method
 from .schedule import Place
@@ -11,7 +11,7 @@ from .schedule import Place
 class Agenda:
     """Who acts when, looked up once for a forward: most blocks have nothing to do, and should pay nothing for it."""
 
-    def __init__(self, methods: Sequence[Method]):
+    def __init__(self, methods: Iterable[Method]):
         self.acts: dict[tuple[str, int], list[tuple[Method, Place]]] = {}
         for method in methods:
             for place in method.places:

@@ -65,7 +65,7 @@ class ReducedViT(TimmInterface, nn.Module):
 
     def forward_features(
         self, images: Tensor, *, scores: Tensor | None = None, restore: bool = False, fill: str = "last"
-    ) -> Float[Tensor, "b pm c"]:
+    ) -> Float[Tensor, "b *pm c"]:
         """Features after the final norm: of the tokens left, or with restore=True of every patch of the image.
 
         scores: as for `forward`

@@ -99,7 +99,7 @@ def trace_block(i: int, tokens: Tokens, span: Span | None, reduction: Reduction 
     return BlockTrace(i, inside.origin(), inside.owners(), scores, inside.mask)
 
 
-def witness_place(method: Method, place: Place, n: int, evidence: Evidence, reduction: Reduction) -> Witness:
+def witness_place(method: Method, place: Place, n: int, evidence: Evidence | None, reduction: Reduction) -> Witness:
     """What this place leaves for the losses, of the n patch tokens before it."""
     selected = reduction.mask if isinstance(reduction, Mask) else _positions(reduction, n)
     attention = evidence.mean_map(method.map_of) if method.map_of else None

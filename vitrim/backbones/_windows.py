@@ -74,7 +74,7 @@ def lay_windows(block: SwinTransformerBlock, grid: tuple[int, int], like: Tensor
     return Windows(cells, slots, _bias(block, like.new_empty(1, *size[1:3], 1)))
 
 
-def _bias(block: SwinTransformerBlock, padded: Float[Tensor, "1 h w 1"]) -> Float[Tensor, "w heads a a"]:
+def _bias(block: SwinTransformerBlock, padded: Float[Tensor, "1 h w 1"]) -> Float[Tensor, "windows heads a a"]:
     shift = block.get_attn_mask(padded) if block.dynamic_mask else block.attn_mask
     bias = block.attn._get_rel_pos_bias()
     return bias if shift is None else bias + shift.unsqueeze(1)

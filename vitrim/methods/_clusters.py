@@ -184,7 +184,7 @@ def marked(mask: Bool[Tensor, "b n"], k: int) -> Int[Tensor, "b k"]:
     return torch.topk(index, k, dim=1, largest=False).values
 
 
-def others(index: Int[Tensor, "b k"], n: int) -> Int[Tensor, "b n-k"]:
+def others(index: Int[Tensor, "b k"], n: int) -> Int[Tensor, "b {n}-k"]:
     """The numbers from 0 to n - 1 that are not in `index`, in order."""
     b, k = index.shape
     mask = torch.ones(b, n, dtype=torch.bool, device=index.device).scatter(1, index, False)

@@ -37,7 +37,7 @@ class Parts:
         """The token that each one after stands on."""
         return torch.cat([self.staying(), self.inattentive.gather(1, self.groups.lead)], dim=1)
 
-    def moved(self) -> Int[Tensor, "b n-m"] | None:
+    def moved(self) -> Int[Tensor, "b r"] | None:
         """All other tokens; None if there are none."""
         joining = [] if self.pairs is None else [self.attentive.gather(1, self.pairs[0])]
         q = self.inattentive.shape[1]

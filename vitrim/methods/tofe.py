@@ -4,7 +4,7 @@ Reusing for Efficient Vision Transformer Inference", 2025)."""
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -238,6 +238,6 @@ class ToFe(Method):
         return selecting + approximator.macs(channels, n, n - kept)
 
 
-def _check(name: str, value: Any, allowed: Sequence[str]) -> None:
+def _check(name: str, value: Any, allowed: Collection[str]) -> None:
     if value not in allowed:
         raise ValueError(f"{name} {value!r} is not one of {', '.join(allowed)}")
