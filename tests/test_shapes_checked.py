@@ -1,0 +1,15 @@
+"""The shapes in the annotations hold. In a process of its own: the checks would break fullgraph compilation here."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+
+def test_annotated_shapes_hold():
+    script = Path(__file__).with_name("_shapes_checked.py")
+    command = [sys.executable, "-W", "error", str(script)]
+    done = subprocess.run(command, cwd=script.parent, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, f"{done.stdout.splitlines()[-1:]}\n{done.stderr[-4000:]}"
+    assert done.stdout.splitlines()[-1] == "all shapes hold"
