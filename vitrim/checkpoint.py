@@ -78,7 +78,7 @@ def _why_unreadable(path: Path, error: Exception) -> str:
 
 def _pickled_code(path: Path) -> list[str]:
     try:
-        return torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
+        return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(str(path)))
     except (RuntimeError, ValueError, OSError, EOFError, pickle.UnpicklingError):
         return []
 
