@@ -558,6 +558,11 @@ def test_tokens_left_in_words():
     assert _table.tokens_left(196, list(range(190, 100, -10))) == "190 ... 110"
 
 
+def test_every_line_of_the_picture_looks_different():
+    styles = [tuple(_picture.style_of(number).values()) for number in range(len(METHODS) + 4)]
+    assert len(set(styles)) == len(styles)
+
+
 def test_warnings_are_lines(capsys):
     cli._show_warning(UserWarning("random\n  parts"), UserWarning, "file.py", 3)
     assert capsys.readouterr().err == "vitrim: warning: random parts\n"

@@ -15,8 +15,11 @@ from ._files import write_whole
 from ._measure import Row, accuracy_of, interval_of
 
 ENDINGS = (".png", ".svg")
-# Okabe and Ito's colours, told apart by colour-blind readers too, each with a marker of its own.
-STYLES = (("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#CC79A7", "D"), ("#E69F00", "v"), ("#56B4E9", "P"))
+# Okabe and Ito's colours, told apart by colour-blind readers too. After the sixth method they start again, with other
+# markers and broken lines.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p", "<", ">", "h")
+LINES = ("solid", "dashed", "dotted", "dashdot")
 STYLE = {
     "font.size": 10,
     "svg.hashsalt": "vitrim",
@@ -47,7 +50,7 @@ def _save(target: str | io.StringIO, kind: str, title: str, rows: Sequence[Row])
         axes = figure.add_subplot()
         _dense(axes, rows[0])
         for number, (method, group) in enumerate(_by_method(rows[1:])):
-            _line(axes, method, group, *STYLES[number % len(STYLES)])
+            _line(axes, method, group, style_of(number))
         _labels(axes, title, rows[0])
         # No date and no version: the same figures make the same file.
         figure.savefig(target, format=kind, dpi=160, metadata={"Date": None} if kind == "svg" else {"Software": None})
@@ -63,9 +66,15 @@ def _dense(axes: Axes, row: Row) -> None:
     _whiskers(axes, [row], color="black", marker="*", markersize=12, linestyle="none", label="dense")
 
 
-def _line(axes: Axes, method: str, rows: list[Row], color: str, marker: str) -> None:
+def style_of(number: int) -> dict[str, str]:
+    """Colour, marker and line of the `number`-th method."""
+    line = LINES[number // len(COLOURS) % len(LINES)]
+    return {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)], "linestyle": line}
+
+
+def _line(axes: Axes, method: str, rows: list[Row], style: dict[str, str]) -> None:
     rows = sorted(rows, key=lambda row: row.cost.gmacs)
-    _whiskers(axes, rows, color=color, marker=marker, markersize=5, linewidth=1.6, label=method)
+    _whiskers(axes, rows, markersize=5, linewidth=1.6, label=method, **style)
 
 
 def _whiskers(axes: Axes, rows: list[Row], **style) -> None:
