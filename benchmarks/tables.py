@@ -14,6 +14,7 @@ import os
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -117,6 +118,18 @@ def published() -> str:
     return markdown(titles, rows)
 
 
+def draw_picture(name: str) -> None:
+    """docs/images/NAME.svg again from the figures of `vitrim compare`, as the command draws it."""
+    from vitrim.cli._picture import draw
+
+    found, rows = results(name), []
+    for row in found["rows"]:
+        judged = SimpleNamespace(**{"knn": None, "top1": None, **row}, images=found["images"])
+        plan = SimpleNamespace(name=row["method"])
+        rows.append(SimpleNamespace(plan=plan, cost=SimpleNamespace(gmacs=row["gmacs"]), result=judged))
+    draw(ROOT / "docs" / "images" / f"{name}.svg", found["model"], rows)
+
+
 TABLES = {
     "readme": readme,
     "all_methods": all_methods,
@@ -144,7 +157,10 @@ def filled(text: str) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
+    parser.add_argument("--pictures", action="store_true", help="also draw docs/images/ again")
     args, stale = parser.parse_args(), []
+    for name in ("compare_evit", "compare_all") if args.pictures else ():
+        draw_picture(name)
     for page in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
         text = page.read_text()
         new = filled(text)
