@@ -6,6 +6,9 @@ Shapes: b images, n patch tokens, f frozen ones, c channels. A ragged batch has 
 
 from __future__ import annotations
 
+import math
+
+import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from timm.layers import Mlp
@@ -64,6 +67,20 @@ def keep_scores(z: Float[Tensor, "b n 2"], tokens: Tokens) -> Float[Tensor, "b n
     if tokens.layout is None:
         return scores
     return tokens.layout.patches.pad(scores.unsqueeze(-1), float("-inf")).squeeze(-1)
+
+
+@torch.no_grad()
+def start_at(selector: MlpSelector | PredictorSelector, share: float) -> None:
+    """Set the bias of an untrained selector so that about `share` of the tokens are drawn to be kept."""
+    share = min(max(share, 0.01), 0.99)
+    shift(selector, math.log(share / (1 - share)))
+
+
+@torch.no_grad()
+def shift(selector: MlpSelector | PredictorSelector, by: float) -> None:
+    """Raise log(keep / freeze) of every token alike."""
+    last = selector.decide[-1] if isinstance(selector.decide, nn.Sequential) else selector.decide
+    last.bias += last.bias.new_tensor([by / 2, -by / 2])
 
 
 def decide(scores: Float[Tensor, "b n"], mask: Float[Tensor, "b n"] | None) -> Bool[Tensor, "b n"]:

@@ -40,7 +40,7 @@ class IdleViT(Method):
     name = "idlevit"
     title = "idle tokens for one block, let them come back"
     acts = "before"
-    map_of = "maps"  # "logits" for the authors' code
+    map_of = "maps"  # for the cut loss of training; "logits" for the authors' code
 
     def __init__(self, keep: Any = 0.7, blocks: Any = None, score: str = "logit", stages: int = 4):
         super().__init__(keep)

@@ -18,7 +18,7 @@ from ..packing import pack
 from ..reductions import Keep, Mask, Reduction
 from ..schedule import Place, check_keep, round_count
 from ..tokens import Tokens
-from ._tofe_parts import APPROXIMATORS, SELECTORS, decide, keep_scores
+from ._tofe_parts import APPROXIMATORS, SELECTORS, decide, keep_scores, shift, start_at
 from .base import Method
 
 OPTIMISED = (0.49, 0.25, 0.14)  # what the paper's training found for DeiT-S at half its cost (Table V)
@@ -113,6 +113,8 @@ class ToFe(Method):
     def build(self, body: Backbone) -> None:
         sizes = [(body.channels(place.block), body.heads(place.block)[0]) for place in self.places]
         self.selectors = nn.ModuleList(SELECTORS[self.selector](channels) for channels, _ in sizes)
+        for selector, place in zip(self.selectors, self.places, strict=True):
+            start_at(selector, place.keep)
         approximator = APPROXIMATORS[self.approximator]
         if self.reuse and approximator is not None:
             recovered = [size for size, end in zip(sizes, self._ends, strict=True) if end is not None]
@@ -197,6 +199,10 @@ class ToFe(Method):
         mean = kept.float().mean(dim=0) / patches
         self.kept_shares.lerp_(mean.to(self.kept_shares.device), momentum)
         self._read_shares()
+
+    def shift(self, place: Place, by: float) -> None:
+        """Raise every score of this place alike: ranks stay, and the masks keep more tokens (fewer, where negative)."""
+        shift(self.selectors[place.index], by)
 
     def _read_shares(self) -> None:
         """The buffer travels with the weights; plans, and shapes known before a run, need plain numbers."""

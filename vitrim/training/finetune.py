@@ -12,19 +12,19 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from ..build import attach
 from ..cost import image_macs, profile
 from ..data import data_config, open_dataset
-from ..methods import Method
+from ..methods import Method, ToFe
 from ..model import ReducedViT, config_of, unwrap
 from ..storage import load, save
 from .judge import Judge
 from .loop import Run, make_accelerator
 from .objective import Objective, Teacher, dense_macs, own_counts, restore_blocks
-from .optim import set_drop_path
 from .photographs import TrainingPhotographs, seed_everything, seed_of, unlabelled
-from .recipes import NEEDED, Recipe, for_methods
+from .recipes import Recipe
 from .settings import Settings
+from .settle import settle, some_of
+from .student import make_student
 
 
 @dataclass(frozen=True)
@@ -64,35 +64,34 @@ def finetune(
     Raises ValueError for what cannot be trained, in one line, and `RunStopped` (one too) for what breaks off.
     """
     model = unwrap(model)
-    check_recipe(recipe, model)
+    check_recipe(recipe, model, scratch)
     seed_everything(settings.seed)  # learned parts start from random weights
-    student = attach(model, method, macs=macs, copy=True, **options)
-    _carry_over(method, student)
-    recipe = for_methods(recipe, [_learns_like(m) for m in student.methods])
-    _check_method(recipe, student)
-    _check_start(recipe, scratch)
-    if hasattr(student.backbone, "token_labels"):
-        student.backbone.token_labels = False  # LV-ViT: its prediction in train mode too
+    student, recipe = make_student(model, method, recipe, macs, options)
     photographs = open_photographs(data, model, recipe, settings, limit)
     accelerator = make_accelerator(settings, any(m.learns for m in student.methods))
     check_processes(accelerator)
-    set_drop_path(student.backbone, recipe.drop_path)
-    after = restore_blocks(student) if recipe.weights.approximation else ()
-    taught = recipe.teaches or (judge_on is not None and not scratch)
-    teacher = Teacher(copy.deepcopy(model), after) if taught else None
+    teacher = make_teacher(model, student, recipe) if recipe.teaches else None
     identity = identity_of(model, student, data, len(photographs), macs)
-    judge = Judge(teacher, judge_on, settings) if judge_on is not None and accelerator.is_main_process else None
-    lessons = teacher if recipe.teaches else None
-    run = Run(
-        accelerator, student, lessons, objective_of(recipe, student, macs), photographs, settings, identity, judge
-    )
+    judge = None
+    if judge_on is not None and accelerator.is_main_process:
+        dense = None if scratch else teacher.model if teacher else copy.deepcopy(model)
+        judge = Judge(dense, judge_on, settings)
+    objective = objective_of(recipe, student, macs)
+    run = Run(accelerator, student, teacher, objective, photographs, settings, identity, judge)
     if resume:
         run.resume()
     trained = _bare(run.train())
+    if any(isinstance(one, ToFe) for one in trained.methods):
+        settle(trained, some_of(photographs.photographs, accelerator.device))
     if accelerator.is_main_process:
         save_and_compare(trained, settings.out)
     accelerator.wait_for_everyone()
     return Report(trained, judge.figures if judge else {}, run.step, run.unreadable)
+
+
+def make_teacher(model: nn.Module, student: ReducedViT, recipe: Recipe) -> Teacher:
+    """A copy of the dense model, which shares no weight with what is trained."""
+    return Teacher(copy.deepcopy(model), restore_blocks(student) if recipe.weights.approximation else ())
 
 
 def _bare(model: ReducedViT) -> ReducedViT:
@@ -102,8 +101,13 @@ def _bare(model: ReducedViT) -> ReducedViT:
     return model
 
 
-def check_recipe(recipe: Recipe, model: nn.Module) -> None:
+def check_recipe(recipe: Recipe, model: nn.Module, scratch: bool = False) -> None:
     """Raise ValueError where the recipe and the model cannot go together."""
+    if scratch and recipe.teaches:
+        raise ValueError(
+            f"recipe {recipe.name} learns from the dense model, and from scratch there is none: use --recipe "
+            "evit_scratch or bat_scratch, or set the weights of logit_kl, features, token_mse and approximation to 0"
+        )
     if recipe.labels and model.num_classes < 2:
         raise ValueError(
             f"recipe {recipe.name} learns from labels and the model has {model.num_classes} classes: use "
@@ -116,44 +120,6 @@ def check_recipe(recipe: Recipe, model: nn.Module) -> None:
         raise ValueError(
             "token labels are no part of these runs: vitrim.losses.token_labels is there for a loop of your own"
         )
-
-
-def _carry_over(method: str | Method | Sequence[Method], student: ReducedViT) -> None:
-    """Methods that have learned already go on from there."""
-    given = [] if isinstance(method, str) else [method] if isinstance(method, Method) else method
-    for one, own in zip(given, student.methods, strict=False):
-        if one.learns:
-            own.load_state_dict(one.state_dict())
-
-
-def _check_start(recipe: Recipe, scratch: bool) -> None:
-    if scratch and recipe.teaches:
-        raise ValueError(
-            f"recipe {recipe.name} learns from the dense model, and from scratch there is none: use --recipe "
-            "evit_scratch or bat_scratch, or set the weights of logit_kl, features, token_mse and approximation to 0"
-        )
-
-
-def _learns_like(method: Method) -> str:
-    """The name by which `NEEDED` knows what a method cannot be trained without: other masked ones hold their keep
-    rates as DynamicViT does."""
-    return "dynamicvit" if method.trains_masked and method.name not in NEEDED else method.name
-
-
-def _check_method(recipe: Recipe, student: ReducedViT) -> None:
-    names = [m.name for m in student.methods]
-    guided = [m.name for m in student.methods if m.guide is not None]
-    if guided:
-        raise ValueError(f"{guided[0]} is guided by a callable, which could not be saved with the result: leave it out")
-    masked = [m.name for m in student.methods if m.trains_masked]
-    able = {"cut": ("idlevit",), "approximation": ("tofe",), "budget": ("tofe",)}
-    able["ratio"] = tuple(dict.fromkeys(["dynamicvit", "tofe", *masked]))
-    for part, methods in able.items():
-        if getattr(recipe.weights, part) and not set(methods) & set(names):
-            raise ValueError(
-                f"recipe {recipe.name} has the loss {part!r}, which only {' and '.join(methods)} can compute, and the "
-                f"method is {', '.join(names)}: use another method, --recipe distill, or set its weight to 0"
-            )
 
 
 def open_photographs(

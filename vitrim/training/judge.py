@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import torch
+from torch import nn
 from torch.utils.data import DataLoader
 
 from ..evaluate import evaluate_many
 from ..model import ReducedViT
-from .objective import Teacher
 from .settings import Settings
 
 
 class Judge:
     """Accuracy and agreement of the student, on validation photographs, beside the dense model where there is one."""
 
-    def __init__(self, teacher: Teacher | None, loader: DataLoader, settings: Settings):
-        self.teacher, self.loader, self.settings = teacher, loader, settings
+    def __init__(self, dense: nn.Module | None, loader: DataLoader, settings: Settings):
+        self.dense, self.loader, self.settings = dense, loader, settings
         self.figures: dict[str, float] = {}
 
     def __call__(self, student: ReducedViT) -> dict[str, float]:
         device = next(student.parameters()).device
         dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.settings.precision, torch.float32)
-        dense = {} if self.teacher is None else {"dense": self.teacher.model.to(device)}
+        dense = {} if self.dense is None else {"dense": self.dense.to(device)}
         results = evaluate_many({**dense, "student": student}, self.loader, device=device, dtype=dtype)
         fields, beside = results["student"].as_dict(), results["dense"].as_dict() if dense else {}
         names = [name for name in ("top1", "top5", "agreement", "cosine", "knn") if fields.get(name) is not None]

@@ -74,12 +74,15 @@ class Objective:
             "logit_kl": lambda: losses.logit_kl(logits, lesson.logits),
             "features": lambda: feature_loss(learned, lesson),
             "token_mse": lambda: kept_token_loss(learned, lesson),
-            "cut": lambda: cut_loss(learned.witnesses, self.recipe.cut_part),
+            "cut": lambda: cut_loss(learned.witnesses, self.recipe.cut_part, self.recipe.cut_row_mean),
             "approximation": lambda: approximation_loss(learned.witnesses, lesson),
-            "budget": lambda: losses.macs_budget(self.per_image(learned.witnesses), self.budget, self.dense),
+            "budget": lambda: self._over_budget(learned.witnesses),
             "ratio": lambda: losses.keep_ratio([w.selected for w in learned.witnesses], list(self.rates)),
         }
         return {name: way() for name, way in ways.items() if getattr(weights, name)}
+
+    def _over_budget(self, witnesses: Sequence[Witness]) -> Tensor:
+        return losses.macs_budget(self.per_image(witnesses), self.budget, self.dense, self.recipe.budget_of_mean)
 
     def total(self, parts: dict[str, Tensor]) -> Tensor:
         """The weighted sum."""
@@ -107,9 +110,10 @@ def kept_token_loss(learned: Learning, lesson: Lesson) -> Tensor:
     return (error * kept).sum() / kept.sum().clamp(min=1)
 
 
-def cut_loss(witnesses: Sequence[Witness], part: losses.Cut) -> Tensor:
+def cut_loss(witnesses: Sequence[Witness], part: losses.Cut, row_mean: bool = False) -> Tensor:
     """IdleViT's token cut, averaged over the idling blocks."""
-    cuts = [losses.token_cut(w.attention, w.selected > 0.5, part) for w in witnesses if w.attention is not None]
+    seen = [w for w in witnesses if w.attention is not None]
+    cuts = [losses.token_cut(w.attention, w.selected > 0.5, part, row_mean) for w in seen]
     if not cuts:
         raise ValueError("no block idles, so there is no token cut loss: lower the keep rate or set its weight to 0")
     return torch.stack(cuts).mean()

@@ -51,12 +51,21 @@ def make_schedule(optimizer: Optimizer, recipe: Recipe, steps_per_epoch: int) ->
 
 
 def set_learning(student: ReducedViT, recipe: Recipe, epoch: int) -> bool:
-    """Freeze the backbone in the first `frozen_epochs`; whether anything changed."""
-    frozen = epoch < recipe.frozen_epochs and any(True for _ in student.methods.parameters())
+    """Freeze the backbone in the first `frozen_epochs`, and what the recipe names as `frozen` always; whether anything
+    changed."""
+    waits = epoch < recipe.frozen_epochs and any(True for _ in student.methods.parameters())
     before = [p.requires_grad for p in student.backbone.parameters()]
-    for p in student.backbone.parameters():
-        p.requires_grad_(not frozen)
+    for name, p in student.backbone.named_parameters():
+        p.requires_grad_(not waits and not name.startswith(recipe.frozen))
     return before != [p.requires_grad for p in student.backbone.parameters()]
+
+
+def check_frozen(backbone: nn.Module, frozen: tuple[str, ...]) -> None:
+    """Raise ValueError for names that no parameter of the backbone begins with."""
+    for start in frozen:
+        if not any(name.startswith(start) for name, _ in backbone.named_parameters()):
+            some = ", ".join(list(dict.fromkeys(name.split(".")[0] for name, _ in backbone.named_parameters())))
+            raise ValueError(f"frozen {start!r}: no parameter of the model begins so; they begin with {some}")
 
 
 def set_drop_path(backbone: nn.Module, rate: float) -> None:

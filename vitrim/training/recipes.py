@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
+from typing import Literal
 
 from ..losses import Cut
 
@@ -56,6 +57,10 @@ class Recipe:
     ema:             decay of the running mean of the weights, 0: none; `judge_ema`: it is what is evaluated and saved
     labels:          whether photographs need labels
     cut_part:        which half of IdleViT's cut loss (Table 4)
+    cut_map:         its map: the mean of the heads' "maps", or the softmax of their mean "logits" (the authors' code)
+    cut_row_mean:    its rows of S divide by their number, not by K
+    budget_of_mean:  ToFe's budget loss squares the batch's mean distance, not each image's
+    frozen:          parameters of the backbone that never learn, by their names or the names' beginnings
     """
 
     name: str
@@ -77,6 +82,10 @@ class Recipe:
     judge_ema: bool = False
     labels: bool = True
     cut_part: Cut = "both"
+    cut_map: Literal["maps", "logits"] = "maps"
+    cut_row_mean: bool = False
+    budget_of_mean: bool = False
+    frozen: tuple[str, ...] = ()
     weights: Weights = field(default_factory=Weights)
     augmentation: Augmentation = field(default_factory=Augmentation)
 
