@@ -22,7 +22,6 @@ import vitrim
 from vitrim.data import open_dataset, open_loader
 from vitrim.training import RECIPES, RunStopped, Settings, checkpoints, finetune, get_recipe, override, short
 from vitrim.training.objective import Teacher
-from vitrim.training.photographs import GlobalBatches, seed_of
 from vitrim.training.recipes import for_methods
 from vitrim.training.steps import Stepper
 
@@ -106,42 +105,6 @@ def test_override_reaches_every_part_and_refuses_the_rest():
         override(changed, epoch=3)
     with pytest.raises(ValueError, match="choose one of distill"):
         get_recipe("distil")
-
-
-# -- draws and batches
-
-
-def test_two_processes_share_each_global_batch_of_one():
-    recipe = quick(batch_size=6)
-    one = GlobalBatches(20, recipe, seed=3)
-    parts = [GlobalBatches(20, recipe, seed=3, rank=rank, processes=2) for rank in range(2)]
-    for whole, left, right in zip(one, *parts, strict=True):
-        assert whole == left + right
-
-
-def test_a_later_start_gives_the_same_later_batches():
-    batches = GlobalBatches(20, quick(batch_size=4), seed=1)
-    batches.epoch = 5
-    every = list(batches)
-    batches.start = 3
-    assert list(batches) == every[3:]
-    batches.epoch, batches.start = 6, 0
-    assert list(batches) != every
-
-
-def test_repeated_augmentation_shows_copies_of_an_image_within_a_batch():
-    first = next(iter(GlobalBatches(20, quick(batch_size=6, repeated=3), seed=0)))
-    assert len({index for _, index, _ in first}) == 2
-    assert sorted(copy for *_, copy in first) == [0, 0, 1, 1, 2, 2]
-
-
-def test_batches_that_do_not_divide_are_refused():
-    with pytest.raises(ValueError, match="batch size 5 does not divide among 2"):
-        GlobalBatches(20, quick(batch_size=5), seed=0, rank=0, processes=2)
-
-
-def test_seeds_differ():
-    assert len({seed_of(0, a, b) for a in range(30) for b in range(30)}) == 900
 
 
 # -- learning
@@ -333,6 +296,16 @@ def test_two_processes_learn_what_one_learns(photographs, tmp_path, uninterrupte
     assert json.loads((tmp_path / "report.json").read_text()) == {"steps": 4, "processes": 2}
     together = load_file(tmp_path / "model.safetensors")
     assert all(torch.allclose(together[name], value, atol=1e-5) for name, value in uninterrupted.items())
+
+
+def test_one_process_is_killed_and_two_go_on_mixing_as_it_would_have(photographs, tmp_path):
+    run(photographs, tmp_path / "one", quick("evit_finetune", mixup=0.8, cutmix=1.0))
+    mixing = ["--recipe", "evit_finetune", "--mix"]
+    once(photographs, tmp_path / "two", *mixing, "--kill", 2, "--saved-at", 1)
+    code, said = once(photographs, tmp_path / "two", *mixing, "--resume", processes=2)
+    assert code == 0, said
+    one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
+    assert all(torch.allclose(two[name], value, atol=1e-5) for name, value in one.items())
 
 
 def test_a_half_written_checkpoint_is_never_picked_up(photographs, tmp_path):

@@ -51,6 +51,7 @@ def main():
     parser.add_argument("--method", default="evit")
     parser.add_argument("--recipe", default="distill")
     parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--mix", action="store_true")
     parser.add_argument("--kill", type=int)
     parser.add_argument("--saved-at", type=int, default=0)
     parser.add_argument("--resume", action="store_true")
@@ -63,6 +64,7 @@ def main():
     recipe = override(
         get_recipe(args.recipe, small=True), batch_size=args.batch_size, epochs=2, lr=1e-3, backbone_scale=1.0
     )
+    recipe = override(recipe, mixup=0.8, cutmix=1.0) if args.mix else recipe
     settings = Settings(args.out, cpu=True, show=False, log_every=1)
     model = small_model()
     judge_on = open_loader(open_dataset(args.data, model), 8, 0) if args.judge else None

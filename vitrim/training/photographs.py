@@ -99,15 +99,17 @@ def unlabelled(folder: str | Path, config: dict) -> Photographs:
 class GlobalBatches(Sampler):
     """Batches of keys for one process: every process shuffles alike and takes its part of each global batch.
 
+    Half of a part is from the front of the batch and half are their mirror images from its end: mixup pairs an image
+    with its mirror, and so finds every partner in the same process. A part of odd size is of neighbours.
     start: batches of this epoch that are done already
+
+    Raises ValueError for a batch that the processes cannot share so.
     """
 
     def __init__(self, size: int, recipe: Recipe, seed: int, rank: int = 0, processes: int = 1):
-        if recipe.batch_size % processes:
-            raise ValueError(f"batch size {recipe.batch_size} does not divide among {processes} processes")
         self.size, self.seed = size, seed
         self.repeated = recipe.augmentation.repeated
-        self.local = max(1, min(recipe.batch_size, size) // processes)
+        self.local = part_size(size, recipe, processes)
         self.rank, self.processes = rank, processes
         self.epoch, self.start = 0, 0
 
@@ -119,9 +121,34 @@ class GlobalBatches(Sampler):
         generator = torch.Generator().manual_seed(seed_of(self.seed, self.epoch))
         order = torch.randperm(self.size, generator=generator).tolist()
         keys = [(self.epoch, index, copy) for index in order for copy in range(self.repeated)]
+        part, whole = self._places(), self.local * self.processes
         for batch in range(self.start, len(self)):
-            first = (batch * self.processes + self.rank) * self.local
-            yield [keys[j % len(keys)] for j in range(first, first + self.local)]
+            yield [keys[(batch * whole + place) % len(keys)] for place in part]
+
+    def _places(self) -> list[int]:
+        """Where in the global batch this process's images stand."""
+        if self.local % 2:
+            return list(range(self.rank * self.local, (self.rank + 1) * self.local))
+        half, whole = self.local // 2, self.local * self.processes
+        front = range(self.rank * half, (self.rank + 1) * half)
+        return [*front, *(whole - 1 - place for place in reversed(front))]
+
+
+def part_size(size: int, recipe: Recipe, processes: int) -> int:
+    """Images of a process in every step: its share of the batch, or of the `size` photographs where they are fewer;
+    even where the recipe mixes. Raises ValueError for a batch that does not divide so."""
+    share, rest = divmod(recipe.batch_size, processes)
+    if rest:
+        raise ValueError(f"batch size {recipe.batch_size} does not divide among {processes} processes")
+    there = min(recipe.batch_size, size) // processes
+    if not mixes(recipe):
+        return max(1, there)
+    if share % 2:
+        raise ValueError(
+            f"batch size {recipe.batch_size} makes parts of {share} for {processes} process{'es' * (processes > 1)}, "
+            f"and mixup pairs the images of a part: give a multiple of {2 * processes}, or set mixup and cutmix to 0"
+        )
+    return max(2, there - there % 2)
 
 
 def training_loader(dataset: TrainingPhotographs, batches: GlobalBatches, workers: int) -> DataLoader:
@@ -134,16 +161,22 @@ def _collate(samples) -> tuple[Tensor, Tensor, list[Unreadable]]:
     return images, labels, [bad for *_, found in samples for bad in found]
 
 
-def make_mixup(augmentation: Augmentation, classes: int) -> Mixup | None:
-    """timm's mixup and cutmix, or None where both are off."""
-    if not augmentation.mixup and not augmentation.cutmix:
+def mixes(recipe: Recipe) -> bool:
+    """Whether images are mixed in pairs, by mixup or cutmix: that needs labels to mix."""
+    return recipe.labels and bool(recipe.augmentation.mixup or recipe.augmentation.cutmix)
+
+
+def make_mixup(recipe: Recipe, classes: int) -> Mixup | None:
+    """timm's mixup and cutmix, or None where the recipe does not mix."""
+    if not mixes(recipe):
         return None
-    return Mixup(augmentation.mixup, augmentation.cutmix, label_smoothing=augmentation.smoothing, num_classes=classes)
+    own = recipe.augmentation
+    return Mixup(own.mixup, own.cutmix, label_smoothing=own.smoothing, num_classes=classes)
 
 
 def mixed(mixup: Mixup | None, images: Float[Tensor, "b c h w"], labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-    """Images and soft targets after mixup, drawn from `seed`; unchanged without it."""
-    if mixup is None or len(images) % 2:
+    """Images and soft targets after mixup, drawn from `seed`, which is the same on every process; unchanged without."""
+    if mixup is None:
         return images, labels
     np.random.seed(seed % 2**32)
     return mixup(images, labels)

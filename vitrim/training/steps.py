@@ -42,7 +42,7 @@ class Stepper:
         self.student = student.to(accelerator.device)
         self.teacher = None if teacher is None else teacher.to(accelerator.device)
         self.student.set_grad_checkpointing(settings.checkpointing)
-        self.mixup = make_mixup(self.recipe.augmentation, student.num_classes) if self.recipe.labels else None
+        self.mixup = make_mixup(self.recipe, student.num_classes)
         self.optimizer = make_optimizer(student, self.recipe)
         self.schedule = make_schedule(self.optimizer, self.recipe, steps_per_epoch)
         self.ema = ModelEmaV3(student, decay=self.recipe.ema) if self.recipe.ema else None
