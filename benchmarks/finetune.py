@@ -1,10 +1,13 @@
 """What fine-tuning wins back on a small machine: the real DeiT-Ti on Imagenette's photographs.
 
-    python benchmarks/finetune.py methods     # every method before and after `distill`, same MACs, photographs, steps
-    python benchmarks/finetune.py claims      # the papers' ablations on this ground
+    python benchmarks/finetune.py methods     # every method before and after `distill`, same MACs, photographs, minutes
+    python benchmarks/finetune.py claims      # the papers' ablations on this ground, beside the rows of `methods`
     python benchmarks/finetune.py classes     # learn on five classes, judge on the other five, and the other way round
+    python benchmarks/finetune.py budgets     # ToFe: what instance-adaptive inference costs, beside its target
 
 Accuracies are top-1 over all 1000 classes, on the first --per-class validation photographs of each class, crop 1.0.
+Every method trains for as many steps as take --minutes by the seconds in benchmarks/results/step_time_bf16.json (of one
+quiet run, so that the load of this one does not change the figures), at most one epoch; decoding comes on top.
 Results are appended to benchmarks/results/finetune_GROUP.json; what is there already is not run again.
 """
 
@@ -21,13 +24,17 @@ from pathlib import Path
 from typing import Any
 
 import timm
+import torch
 
 import vitrim
 from vitrim.checkpoint import load_checkpoint
+from vitrim.cost import image_macs
 from vitrim.data import open_dataset, open_loader
 from vitrim.evaluate import environment, evaluate_many
 from vitrim.training import Settings, finetune, get_recipe, override
+from vitrim.training.objective import own_counts
 
+PHOTOGRAPHS = 9469  # Imagenette's for training
 SHARED = Path(os.environ.get("VITRIM_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 RESULTS = Path(__file__).parent / "results"
 
@@ -48,25 +55,20 @@ class Trial:
 
 METHODS = [Trial(name, name) for name in ("tome", "bat", "evit", "topk", "dpcknn", "idlevit", "dynamicvit", "tofe")]
 CLAIMS = [
-    Trial("idlevit, no cut loss", "idlevit", recipe="idlevit", changes={"cut": 0.0}),
-    Trial("idlevit, cut loss", "idlevit", recipe="idlevit"),
-    Trial("tofe, reuse", "tofe", recipe="tofe"),
-    Trial("tofe, no reuse", "tofe", recipe="tofe", options={"reuse": False}),
-    Trial("tofe, fixed counts", "tofe", recipe="tofe", changes={"budget": 0.0, "ratio": 2.0}),
+    Trial("idlevit, cut loss 4", "idlevit", changes={"cut": 4.0}),
+    Trial("idlevit, cut loss 20", "idlevit", changes={"cut": 20.0}),
+    Trial("tofe, no reuse", "tofe", options={"reuse": False}),
+    Trial("tofe, fixed counts", "tofe", changes={"budget": 0.0, "ratio": 100.0}),
     Trial("bat, none", "bat", options={"merge": "none"}),
     Trial("bat, pack", "bat", options={"merge": "pack"}),
     Trial("bat, cluster", "bat", options={"merge": "cluster"}),
-    Trial("bat, cluster+match", "bat", options={"merge": "cluster+match"}),
 ]
 CLASSES = [
     Trial(f"{method}, {learn} five seen", method, learn=learn, judge=judge)
     for method in ("tome", "evit")
     for learn, judge in (("first", "last"), ("last", "first"))
 ]
-BUDGETS = [
-    Trial(f"tofe, {share}, instance", "tofe", macs=share, recipe="tofe", options={"adaptive": "instance"})
-    for share in (0.4, 0.5, 0.7)
-]
+BUDGETS = [Trial(f"tofe, {share}", "tofe", macs=share, options={"adaptive": "instance"}) for share in (0.4, 0.5, 0.7)]
 GROUPS = {"methods": METHODS, "claims": CLAIMS, "classes": CLASSES, "budgets": BUDGETS}
 
 
@@ -99,6 +101,24 @@ def judged(models, folder: Path, args) -> dict[str, dict]:
     }
 
 
+@torch.no_grad()
+def adaptive_share(model, dense, folder: Path) -> float:
+    """Mean MACs of instance-adaptive inference over all photographs of a folder, as a share of the dense cost."""
+    loader, shares = open_loader(open_dataset(folder, dense, crop_pct=1.0), 32, 0), []
+    for images, *_ in loader:
+        _, learned = model(images, losses=True)
+        shares.append(image_macs(model, own_counts(model, learned.witnesses)) / vitrim.profile(dense).macs)
+    return float(torch.cat(shares).mean())
+
+
+def steps_of(trial: Trial, args) -> int:
+    """Steps that take --minutes, at most those of one epoch over all training photographs."""
+    if args.steps:
+        return args.steps
+    seconds = json.loads((RESULTS / "step_time_bf16.json").read_text())["rows"][trial.method]["seconds"]
+    return min(PHOTOGRAPHS // args.batch, round(60 * args.minutes / seconds))
+
+
 def run(trial: Trial, args, work: Path) -> dict[str, Any]:
     dense, begin = dense_model(), time.time()
     changes = {"batch_size": args.batch, **trial.changes}
@@ -107,11 +127,20 @@ def run(trial: Trial, args, work: Path) -> dict[str, Any]:
     before = vitrim.reduce(dense, trial.method, macs=trial.macs, **trial.options)
     learn, judge = folder_of("train", trial.learn, work), folder_of("val", trial.judge, work)
     report = finetune(
-        dense, trial.method, learn, recipe, settings, macs=trial.macs, limit=args.batch * args.steps, **trial.options
+        dense,
+        trial.method,
+        learn,
+        recipe,
+        settings,
+        macs=trial.macs,
+        limit=args.batch * steps_of(trial, args),
+        **trial.options,
     )
     minutes = (time.time() - begin) / 60
     figures = judged({"dense": dense, "before": before, "after": report.model}, judge, args)
     costs = {"share_before": vitrim.profile(before).share, "share_after": vitrim.profile(report.model).share}
+    if trial.options.get("adaptive") == "instance":
+        costs["share_mean"] = adaptive_share(report.model, dense, folder_of("val", "all", work))
     last = (work / "run" / "steps.csv").read_text().splitlines()
     loss = dict(zip(last[0].split(","), last[-1].split(","), strict=True))
     return {"trial": trial.name, "steps": report.steps, "minutes": round(minutes, 2), **costs, **figures, "last": loss}
@@ -121,7 +150,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("group", choices=GROUPS)
     parser.add_argument("--only", nargs="+", help="only trials whose name holds one of these")
-    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--minutes", type=float, default=3.3, help="of training, for every method")
+    parser.add_argument("--steps", type=int, help="this many instead, for every method")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--per-class", type=int, default=100)
     parser.add_argument("--precision", default="no", choices=["no", "bf16"])
