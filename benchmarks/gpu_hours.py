@@ -42,8 +42,9 @@ IMAGES = 1_281_167  # training photographs of ImageNet-1k
 TABLE_11 = {1.0: 201, 0.9: 188, 0.8: 174, 0.7: 160, 0.6: 150, 0.5: 145}  # EViT: keep rate -> printed GPU-hours, A100
 WHERE = ["--data", "imagenet/train", "--val", "imagenet/val", "--out", "OUT"]
 NOTES = {
-    "lvvit": "The paper follows LV-ViT's own training (token labels from a larger network, mix-token), which no recipe "
-    "here has: the command is the nearest there is, and its accuracy is not comparable.",
+    "lvvit": "The paper follows LV-ViT's own training (token labels from a larger network, mix-token): the command is "
+    "the nearest there is, and its accuracy is not comparable. Without `--scratch`, `--token-labels 1` learns the "
+    "[labels of the trained LV-ViT](recipes/README.md#token-labels).",
     "weights": "LVVIT_S and LVVIT_M are files with the published dense weights: timm has none to download.",
 }
 

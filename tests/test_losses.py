@@ -88,6 +88,19 @@ def test_token_labels_adds_the_patches_mean():
     assert both.item() == pytest.approx(1.5 * math.log(4))
 
 
+def test_patch_labels_by_hand():
+    logits = torch.tensor([[0.8, 0.2], [0.5, 0.5], [0.1, 0.9]]).log().expand(2, -1, -1)
+    target = torch.tensor([[1.0, 0.0], [0.3, 0.7], [0.5, 0.5]]).expand(2, -1, -1)
+    first, second, third = -math.log(0.8), math.log(2), -0.5 * (math.log(0.1) + math.log(0.9))
+    assert losses.patch_labels(logits, target).item() == pytest.approx((first + second + third) / 3)
+    mask = torch.tensor([[1.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
+    masked = losses.patch_labels(logits, target, mask)
+    assert masked.item() == pytest.approx(((first + second) / 2 + third) / 2)
+    whole = losses.token_labels(logits[:, 0], logits, target[:, 0], target, dense_weight=2.0, mask=mask)
+    assert whole.item() == pytest.approx(first + 2 * masked.item())
+    assert losses.patch_labels(logits, target, torch.zeros(2, 3)).item() == 0
+
+
 def losses_of(b, n=6):
     """Every loss on one random batch of b images, as (name, value)."""
     torch.manual_seed(0)
@@ -104,6 +117,7 @@ def losses_of(b, n=6):
     yield "macs_budget", losses.macs_budget(mask.sum(1), 2.0, 6.0)
     yield "keep_ratio", losses.keep_ratio([mask], [0.3])
     yield "token_labels", losses.token_labels(logits, x, teacher.softmax(-1), y.softmax(-1))
+    yield "patch_labels", losses.patch_labels(x, y.softmax(-1), mask)
 
 
 def test_a_batch_of_equal_images_costs_what_one_costs():
@@ -127,6 +141,7 @@ SMOOTH = {
     "macs_budget": lambda x, y: losses.macs_budget(x.mean(dim=(1, 2)), 2.0, 6.0),
     "keep_ratio": lambda x, y: losses.keep_ratio([x[..., 0]], [0.3]),
     "token_labels": lambda x, y: losses.token_labels(x[:, 0], x[:, 1:], y[:, 0].softmax(-1), y[:, 1:].softmax(-1)),
+    "patch_labels": lambda x, y: losses.patch_labels(x[:, 1:], y[:, 1:].softmax(-1), CHOSEN.float()),
 }
 CHOSEN = torch.tensor([[True, False, True, False]] * 2)
 

@@ -378,9 +378,7 @@ def test_a_recipe_whose_loss_the_method_lacks_is_refused(photographs, tmp_path):
         run(photographs, tmp_path, quick("dynamicvit"), method="evit")
 
 
-def test_token_labels_and_guides_are_refused(photographs, tmp_path):
-    with pytest.raises(ValueError, match="token labels are no part"):
-        run(photographs, tmp_path, quick("evit_finetune", token_labels=1.0))
+def test_guides_are_refused(photographs, tmp_path):
     with pytest.raises(ValueError, match="guided by a callable"):
         run(photographs, tmp_path, score=lambda images: images[:, 0, ::8, ::8].flatten(1))
 

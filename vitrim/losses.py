@@ -109,17 +109,35 @@ def keep_ratio(masks: list[Float[Tensor, "b n"]], keep: list[float]) -> Float[Te
     return torch.stack([(m.float().mean(dim=1) - k).square().mean() for m, k in zip(masks, keep, strict=True)]).mean()
 
 
+def patch_labels(
+    token_logits: Float[Tensor, "b n k"],
+    token_target: Float[Tensor, "b n k"],
+    mask: Float[Tensor, "b n"] | None = None,
+) -> Float[Tensor, ""]:
+    """The patch tokens' part of LV-ViT's token labelling: cross entropy of every token with its own soft label, mean
+    over the tokens of an image.
+
+    mask: how much each token counts in its image's mean (masked training); None: all alike
+    """
+    each = F.cross_entropy(token_logits.flatten(0, 1).float(), token_target.flatten(0, 1).float(), reduction="none")
+    each = each.view(token_logits.shape[:2])
+    if mask is None:
+        return each.mean()
+    mask = mask.float()
+    return ((each * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)).mean()
+
+
 def token_labels(
     logits: Float[Tensor, "b k"],
     token_logits: Float[Tensor, "b n k"],
     target: Float[Tensor, "b k"],
     token_target: Float[Tensor, "b n k"],
     dense_weight: float = 1.0,
+    mask: Float[Tensor, "b n"] | None = None,
 ) -> Float[Tensor, ""]:
     """LV-ViT's token labelling: the class token's cross entropy, and every patch token's against its own label.
 
-    dense_weight: weight of the patch tokens' part, which is their mean
+    dense_weight: weight of the patch tokens' part, `patch_labels`
+    mask:         how much each patch token counts in it
     """
-    whole = classification(logits, target)
-    patches = F.cross_entropy(token_logits.flatten(0, 1).float(), token_target.flatten(0, 1).float())
-    return whole + dense_weight * patches
+    return classification(logits, target) + dense_weight * patch_labels(token_logits, token_target, mask)

@@ -25,8 +25,6 @@ from ..tokens import Tokens
 from .plain import PlainBackbone, linear_weights
 from .token_labels import TokenLogits, random_box
 
-AUX_WEIGHT = 0.5  # of the largest token logits in the prediction
-
 
 class Divide(nn.Module):
     """x / value, in the place of LayerScale: LV-ViT divides every residual branch by `skip_lam`."""
@@ -186,14 +184,7 @@ class LVViT(VisionTransformer):
         without a patch token the class token speaks alone."""
         if pre_logits or self.num_classes == 0:
             return self.head_drop(x[:, 0])
-        out = self.token_logits(x)
-        if x.shape[1] == 1:
-            return out.logits
-        if mask is None:
-            return out.logits + AUX_WEIGHT * out.token_logits.amax(dim=1)
-        gone = (mask == 0).unsqueeze(-1)
-        best = out.token_logits.masked_fill(gone, float("-inf")).amax(dim=1)
-        return out.logits + AUX_WEIGHT * best.masked_fill(gone.all(dim=1), 0.0)
+        return self.token_logits(x, mask=mask).prediction()
 
 
 def _check_pool(global_pool: str) -> None:

@@ -1,4 +1,4 @@
-"""Token labels and mix-token: what an LV-ViT returns in training, and how its patches are mixed."""
+"""Token labels and mix-token: what an LV-ViT says of a batch, and how its patches are mixed in training."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+AUX_WEIGHT = 0.5  # of the largest token logits in the prediction
+
 
 class TokenLogits(NamedTuple):
-    """What a token-label loss needs; an LV-ViT returns it in training mode while `token_labels` is set.
+    """What both heads say, and all that a token-label loss needs; an LV-ViT returns it in training mode while
+    `token_labels` is set.
 
     logits:       [b, k] of the class token
     token_logits: [b, m, k] of the m patch tokens left
@@ -24,6 +27,17 @@ class TokenLogits(NamedTuple):
     mixed: Tensor | None = None
     owners: Tensor | None = None
     mask: Tensor | None = None
+
+    def prediction(self) -> Float[Tensor, "b k"]:
+        """Class logits + 0.5 * the largest over the patch tokens that the mask has kept; of an image that has kept
+        none, the class token's alone."""
+        if self.token_logits.shape[1] == 0:
+            return self.logits
+        if self.mask is None:
+            return self.logits + AUX_WEIGHT * self.token_logits.amax(dim=1)
+        gone = (self.mask == 0).unsqueeze(-1)
+        best = self.token_logits.masked_fill(gone, float("-inf")).amax(dim=1)
+        return self.logits + AUX_WEIGHT * best.masked_fill(gone.all(dim=1), 0.0)
 
     def class_targets(self, labels: Float[Tensor, "b k"]) -> Float[Tensor, "b k"]:
         """Labels of the images, mixed in proportion to the patches (mix-token)."""

@@ -84,7 +84,7 @@ class MachineOptions:
 def _field_options(cls: type) -> list[tuple[str, Any, Any]]:
     """Every field of a recipe's part as an option that is None where nobody typed it."""
     hints = typing.get_type_hints(cls)
-    skipped = ("name", "method", "weights", "augmentation", "labels", "token_labels")
+    skipped = ("name", "method", "weights", "augmentation", "labels")
     names = [f.name for f in fields(cls) if f.name not in skipped]
     return [(name, Annotated[hints[name] | None, hinted("the recipe's")], field(default=None)) for name in names]
 

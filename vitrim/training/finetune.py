@@ -19,7 +19,7 @@ from ..model import ReducedViT, config_of, unwrap
 from ..storage import load, save
 from .judge import Judge
 from .loop import Run, make_accelerator
-from .objective import Objective, Teacher, dense_macs, own_counts, restore_blocks
+from .objective import Objective, Teacher, check_labels_patches, dense_macs, own_counts, restore_blocks
 from .photographs import TrainingPhotographs, seed_everything, seed_of, unlabelled
 from .recipes import Recipe
 from .settings import Settings
@@ -91,7 +91,8 @@ def finetune(
 
 def make_teacher(model: nn.Module, student: ReducedViT, recipe: Recipe) -> Teacher:
     """A copy of the dense model, which shares no weight with what is trained."""
-    return Teacher(copy.deepcopy(model), restore_blocks(student) if recipe.weights.approximation else ())
+    after = restore_blocks(student) if recipe.weights.approximation else ()
+    return Teacher(copy.deepcopy(model), after, bool(recipe.weights.token_labels))
 
 
 def _bare(model: ReducedViT) -> ReducedViT:
@@ -106,7 +107,8 @@ def check_recipe(recipe: Recipe, model: nn.Module, scratch: bool = False) -> Non
     if scratch and recipe.teaches:
         raise ValueError(
             f"recipe {recipe.name} learns from the dense model, and from scratch there is none: use --recipe "
-            "evit_scratch or bat_scratch, or set the weights of logit_kl, features, token_mse and approximation to 0"
+            "evit_scratch or bat_scratch, or set the weights of logit_kl, features, token_mse, approximation and "
+            "token_labels to 0"
         )
     if recipe.labels and model.num_classes < 2:
         raise ValueError(
@@ -117,9 +119,7 @@ def check_recipe(recipe: Recipe, model: nn.Module, scratch: bool = False) -> Non
         given = f"epochs {recipe.epochs}, batch size {recipe.batch_size}, lr {recipe.lr}"
         raise ValueError(f"{given}: give whole numbers from 1, and a learning rate above 0")
     if recipe.weights.token_labels:
-        raise ValueError(
-            "token labels are no part of these runs: vitrim.losses.token_labels is there for a loop of your own"
-        )
+        check_labels_patches(model)
 
 
 def open_photographs(

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from .. import losses
-from ..backbones import find_family
+from ..backbones import LVViT, TokenLogits, find_family
 from ..cost import plan_macs
 from ..model import ReducedViT
 from ..records import Learning, Witness
@@ -19,21 +19,26 @@ from .recipes import Recipe
 
 @dataclass(frozen=True)
 class Lesson:
-    """What the teacher says of a batch: logits, final tokens [b, p+n0, c] after the norm, and the tokens after chosen
-    blocks, before the norm."""
+    """What the teacher says of a batch: logits, final tokens [b, p+n0, c] after the norm, the tokens after chosen
+    blocks, before the norm, and each patch's own logits [b, n0, k] (LV-ViT, where they are asked for)."""
 
     logits: Tensor
     tokens: Tensor
     stages: dict[int, Tensor] = field(default_factory=dict)
+    patch_logits: Tensor | None = None
 
 
 class Teacher(nn.Module):
-    """The dense model, always in eval mode, never trained. `after`: blocks whose tokens the losses ask for."""
+    """The dense model, always in eval mode, never trained.
 
-    def __init__(self, model: nn.Module, after: Sequence[int] = ()):
+    after:          blocks whose tokens the losses ask for
+    labels_patches: whether they ask for logits of every patch, which LV-ViT's auxiliary head gives
+    """
+
+    def __init__(self, model: nn.Module, after: Sequence[int] = (), labels_patches: bool = False):
         super().__init__()
         self.model = model.eval().requires_grad_(False)
-        self.after = tuple(after)
+        self.after, self.labels_patches = tuple(after), labels_patches
 
     def train(self, mode: bool = True):
         return super().train(False)
@@ -48,7 +53,25 @@ class Teacher(nn.Module):
             if i in self.after:
                 stages[i] = tokens.x
         tokens = tokens.with_x(body.norm(tokens.x))
-        return Lesson(body.head(tokens), tokens.x, stages)
+        if not self.labels_patches:
+            return Lesson(body.head(tokens), tokens.x, stages)
+        said = self.model.token_logits(tokens.x)
+        return Lesson(said.prediction(), tokens.x, stages, said.token_logits)
+
+
+def check_labels_patches(model: nn.Module) -> None:
+    """Raise ValueError for a dense model that cannot teach token labels: it needs a classifier on every patch."""
+    if not isinstance(model, LVViT):
+        raise ValueError(
+            f"token labels are what LV-ViT's auxiliary head says of every patch, and {type(model).__name__} has none: "
+            "use --model lvvit_s, or set the weight token_labels to 0"
+        )
+    classes = getattr(model.aux_head, "out_features", 0)
+    if not classes or classes != model.num_classes:
+        raise ValueError(
+            f"token labels: the auxiliary head tells {classes} classes apart and the model {model.num_classes}: give "
+            "both heads the same classes (reset_classifier), or set the weight token_labels to 0"
+        )
 
 
 @dataclass(frozen=True)
@@ -66,12 +89,20 @@ class Objective:
     per_image: Callable[[Sequence[Witness]], Tensor] | None = None
     rates: tuple[float, ...] = ()
 
-    def parts(self, logits: Tensor, learned: Learning, target: Tensor, lesson: Lesson | None) -> dict[str, Tensor]:
-        """Unweighted parts, scalars, by the names in `Weights`; only those whose weight is not 0."""
+    def parts(
+        self, said: Tensor | TokenLogits, learned: Learning, target: Tensor, lesson: Lesson | None
+    ) -> dict[str, Tensor]:
+        """Unweighted parts, scalars, by the names in `Weights`; only those whose weight is not 0.
+
+        said: the student's logits [b, k], or of both heads (LV-ViT with token labels): then its class token alone
+              learns from the labels, as LV-ViT's does, and the whole prediction from the teacher's
+        """
         weights = self.recipe.weights
+        both, smoothing = isinstance(said, TokenLogits), self.recipe.augmentation.smoothing
         ways = {
-            "classification": lambda: losses.classification(logits, target, self.recipe.augmentation.smoothing),
-            "logit_kl": lambda: losses.logit_kl(logits, lesson.logits),
+            "classification": lambda: losses.classification(said.logits if both else said, target, smoothing),
+            "token_labels": lambda: token_label_loss(said, lesson),
+            "logit_kl": lambda: losses.logit_kl(said.prediction() if both else said, lesson.logits),
             "features": lambda: feature_loss(learned, lesson),
             "token_mse": lambda: kept_token_loss(learned, lesson),
             "cut": lambda: cut_loss(learned.witnesses, self.recipe.cut_part, self.recipe.cut_row_mean),
@@ -87,6 +118,13 @@ class Objective:
     def total(self, parts: dict[str, Tensor]) -> Tensor:
         """The weighted sum."""
         return sum(getattr(self.recipe.weights, name) * part for name, part in parts.items())
+
+
+def token_label_loss(said: TokenLogits, lesson: Lesson) -> Tensor:
+    """LV-ViT's token labels, which the teacher's auxiliary head gives: each token left learns the mean label of the
+    patches that it stands for; tokens that are masked out do not count."""
+    targets = said.token_targets(lesson.patch_logits.float().softmax(dim=-1))
+    return losses.patch_labels(said.token_logits, targets, None if said.mask is None else said.mask.detach())
 
 
 def feature_loss(learned: Learning, lesson: Lesson) -> Tensor:

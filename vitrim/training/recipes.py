@@ -15,7 +15,8 @@ from ..losses import Cut
 
 @dataclass(frozen=True)
 class Weights:
-    """Weights of the parts of the loss; a part of weight 0 is not computed."""
+    """Weights of the parts of the loss; a part of weight 0 is not computed. `token_labels`: LV-ViT's patches learn the
+    labels that the dense model's auxiliary head gives them."""
 
     classification: float = 1.0
     logit_kl: float = 0.0
@@ -93,7 +94,7 @@ class Recipe:
     def teaches(self) -> bool:
         """Whether a dense teacher is needed."""
         w = self.weights
-        return bool(w.logit_kl or w.features or w.token_mse or w.approximation)
+        return bool(w.logit_kl or w.features or w.token_mse or w.approximation or w.token_labels)
 
 
 def evit_finetune() -> Recipe:

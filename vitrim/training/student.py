@@ -81,7 +81,9 @@ def _check_masks(student: ReducedViT) -> None:
 
 def _prepare(student: ReducedViT, recipe: Recipe) -> None:
     if hasattr(student.backbone, "token_labels"):
-        student.backbone.token_labels = bool(recipe.weights.token_labels)  # LV-ViT: its prediction in train mode too
+        # LV-ViT: both heads in train mode where token labels are learned, else its prediction there too. Its own
+        # mixing of patches would show the student another image than the teacher.
+        student.backbone.token_labels, student.backbone.mix_token = bool(recipe.weights.token_labels), False
     for method in student.methods:
         if method.map_of:
             method.map_of = recipe.cut_map if recipe.weights.cut else None
