@@ -48,6 +48,14 @@ def test_two_processes_mix_what_one_mixes():
         assert not torch.equal(one[0], images[[index for _, index, _ in left + right]])
 
 
+@pytest.mark.parametrize("classes", [0, 5])
+def test_images_without_labels_are_mixed_too(classes):
+    images, labels = torch.randn(8, 3, 16, 16), torch.zeros(8, dtype=torch.long)
+    together, _ = mixed(make_mixup(recipe_of(mixup=0.8), classes), images.clone(), labels, seed=1)
+    assert not torch.equal(together, images)
+    assert torch.allclose(together + together.flip(0), images + images.flip(0), atol=1e-6), "each with its partner"
+
+
 def test_odd_parts_are_refused_where_they_would_be_mixed_and_rounded_where_photographs_are_few():
     mixing = {"recipe": "evit_finetune", "cutmix": 1.0}
     with pytest.raises(ValueError, match=r"parts of 3 for 2 processes, .*: give a multiple of 4, or set mixup and"):
@@ -58,8 +66,6 @@ def test_odd_parts_are_refused_where_they_would_be_mixed_and_rounded_where_photo
     assert [GlobalBatches(n, few, seed=0, processes=2).local for n in (1, 7, 10, 20, 40)] == [2, 2, 4, 10, 16]
     assert len(next(iter(GlobalBatches(1, few, seed=0)))) == 2
     assert GlobalBatches(10, recipe_of(batch_size=32), seed=0, processes=2).local == 5
-    unlabelled = recipe_of("distill", batch_size=6, mixup=0.8)
-    assert GlobalBatches(20, unlabelled, seed=0, processes=2).local == 3
 
 
 def test_a_later_start_gives_the_same_later_batches():

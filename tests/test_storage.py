@@ -112,6 +112,15 @@ def test_config_is_readable_and_says_versions(tmp_path):
     assert sorted(p.name for p in (tmp_path / "deep" / "folder").iterdir()) == ["config.json", "model.safetensors"]
 
 
+@torch.no_grad()
+def test_a_guide_travels_with_the_model_that_it_guides(tmp_path):
+    asked = tiny("vit_small_patch16_224", depth=2)
+    model = vitrim.reduce(tiny(), vitrim.EViT(keep=0.5, at=0, score=vitrim.LastClassAttention(asked)))
+    again = saved(model, tmp_path)
+    assert torch.equal(again(X), model(X))
+    assert not torch.equal(again(X), vitrim.reduce(tiny(), vitrim.EViT(keep=0.5, at=0))(X)), "the guide decides"
+
+
 # -- what cannot be
 
 

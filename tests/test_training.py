@@ -78,7 +78,8 @@ def test_every_recipe_has_a_short_form_of_one_to_three_epochs(name):
     small = short(recipe)
     assert 1 <= small.epochs <= 3
     assert small.batch_size <= 64
-    assert small.weights == recipe.weights
+    held = {"budget": 200.0} if recipe.weights.budget else {}  # few steps: docs/recipes/tofe.md
+    assert small.weights == replace(recipe.weights, **held)
 
 
 def test_published_numbers():
@@ -91,7 +92,7 @@ def test_published_numbers():
 
 def test_distill_adds_what_a_method_cannot_be_trained_without():
     distill, tofe = get_recipe("distill"), get_recipe("tofe")
-    assert for_methods(distill, ["tofe"]).weights.budget == 5
+    assert for_methods(distill, ["tofe"]).weights.budget == 200
     assert for_methods(distill, ["dynamicvit"]).weights.ratio == 2
     assert for_methods(distill, ["evit"]) == distill
     assert for_methods(tofe, ["dynamicvit"]) == tofe

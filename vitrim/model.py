@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -188,8 +187,3 @@ def unwrap(model: nn.Module) -> nn.Module:
         if inner is None:
             return model
         model = inner
-
-
-def config_of(model: ReducedViT) -> list[dict[str, Any]]:
-    """Name and options of every method on the model."""
-    return [{"method": method.name, "options": method.options()} for method in model.methods]

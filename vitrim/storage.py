@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from .build import attach, make_method
-from .model import ReducedViT, config_of
+from .methods import LastClassAttention
+from .model import ReducedViT
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
@@ -54,27 +55,60 @@ def load(folder: str | Path) -> ReducedViT:
 
 def _made_again(config: dict[str, Any]) -> ReducedViT:
     """The model that `config.json` describes, with fresh weights."""
-    backbone = timm.create_model(config["backbone"], **_as_arguments(config["arguments"]))
-    methods = [make_method(entry["method"], **entry["options"]) for entry in config["methods"]]
+    backbone = _backbone(config)
+    methods = [make_method(entry["method"], **_with_guide(entry["options"])) for entry in config["methods"]]
     model = attach(backbone, methods)
     backbone.pretrained_cfg.update(config["data"])
     return model
 
 
 def _config(model: ReducedViT) -> dict[str, Any]:
-    architecture = (model.pretrained_cfg or {}).get("architecture")
-    if not architecture:
-        raise ValueError("the model was not made by timm.create_model, so load() could not make it again: build it so")
-    if any(method.guide is not None for method in model.methods):
-        raise ValueError("a method guided by a callable cannot be saved: give the scores with each call instead")
     data = timm.data.resolve_model_data_config(model.backbone)
     return {
-        "backbone": architecture,
-        "arguments": _arguments(model.backbone),
-        "methods": config_of(model),
+        **_backbone_config(model.backbone),
+        "methods": methods_config(model),
         "data": {key: data[key] for key in ("mean", "std", "interpolation", "crop_pct", "crop_mode")},
         "versions": {name: version(name) for name in ("vitrim", "timm", "torch")},
     }
+
+
+def _backbone_config(backbone: nn.Module) -> dict[str, Any]:
+    architecture = (getattr(backbone, "pretrained_cfg", None) or {}).get("architecture")
+    if not architecture:
+        raise ValueError("the model was not made by timm.create_model, so load() could not make it again: build it so")
+    return {"backbone": architecture, "arguments": _arguments(backbone)}
+
+
+def _backbone(config: dict[str, Any]) -> nn.Module:
+    return timm.create_model(config["backbone"], **_as_arguments(config["arguments"]))
+
+
+def methods_config(model: ReducedViT) -> list[dict[str, Any]]:
+    """Name and options of every method, in plain values; a guide by the model that it asks.
+
+    Raises ValueError for a guide that is not `LastClassAttention`.
+    """
+    entries = [{"method": method.name, "options": method.options()} for method in model.methods]
+    for entry, method in zip(entries, model.methods, strict=True):
+        if method.guide is not None:
+            entry["options"]["score"] = {"last_class_attention": _backbone_config(_asked(method.guide))}
+    return entries
+
+
+def _asked(guide) -> nn.Module:
+    if not isinstance(guide, LastClassAttention):
+        raise ValueError(
+            "a method guided by a callable cannot be saved: guide it by vitrim.LastClassAttention(model), or give the "
+            "scores with each call"
+        )
+    return guide.model
+
+
+def _with_guide(options: dict[str, Any]) -> dict[str, Any]:
+    """The options with the guide made again, with fresh weights."""
+    if not isinstance(options.get("score"), dict):
+        return options
+    return {**options, "score": LastClassAttention(_backbone(options["score"]["last_class_attention"]))}
 
 
 def _arguments(backbone: nn.Module) -> dict[str, Any]:

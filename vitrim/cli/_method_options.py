@@ -8,12 +8,14 @@ import types
 import typing
 from collections.abc import Sequence
 from dataclasses import field, fields, make_dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 from tyro.conf import arg
 
 from ..methods import METHODS, Method
 
+OTHERS = ("method", "macs", "guide", "guide_checkpoint")  # that are no options of methods
 SHARED = ("seed",)  # options of methods that are options of every run
 # Options annotated `Any`, because they take one number or one for each place.
 _NUMBERS = {"keep": float, "at": int, "blocks": int}
@@ -21,13 +23,17 @@ _ENTRY = re.compile(r"^ {4}(\w+(?:, \w+)*): +(.+(?:\n {5,}\S.*)*)", re.MULTILINE
 
 
 def method_options_class(several: str, keep_default: str | None = None) -> type:
-    """A dataclass of `--method`, every option of every method, and `--macs`. Empty or None: not given.
+    """A dataclass of `--method`, every option of every method, `--guide`, and `--macs`. Empty or None: not given.
 
     several:      what several values of a dial (keep rate, tokens per layer) mean to the command
     keep_default: the keep rates that it takes where none is given, if not the methods' own
     """
     members = [("method", *_named("the methods' names; vitrim methods lists them", "evit, or the saved folder's", str))]
     members += [_member(name, owners, several, keep_default) for name, owners in _owners().items()]
+    guide = "timm model whose last class attention chooses the tokens instead (EViT Table 14), such as a DINO"
+    members.append(("guide", Annotated[str | None, arg(help=guide, help_behavior_hint="(default: none)")], None))
+    weights = arg(help="its weights", help_behavior_hint="(default: timm's own pretrained weights)")
+    members.append(("guide_checkpoint", Annotated[Path | None, weights], None))
     members.append(
         ("macs", *_named("budgets: shares of the dense cost in (0, 1] to solve the dial for", "none", float))
     )
@@ -36,7 +42,7 @@ def method_options_class(several: str, keep_default: str | None = None) -> type:
 
 def given_options(config: Any) -> dict[str, Any]:
     """The methods' options that the user typed, by name; several values stay a tuple."""
-    values = {f.name: getattr(config, f.name) for f in fields(config) if f.name not in ("method", "macs")}
+    values = {f.name: getattr(config, f.name) for f in fields(config) if f.name not in OTHERS}
     return {name: value for name, value in values.items() if value is not None and value != ()}
 
 

@@ -76,6 +76,19 @@ def open_model_without_weights(options: ModelOptions) -> Subject:
     return Subject(name, _check_buildable(name, _arguments(options)).eval())
 
 
+def open_guide(subject: Subject, name: str, checkpoint: Path | None) -> nn.Module:
+    """The model that guides another one, at that one's image size; without weights if that one has none.
+
+    Raises ValueError as `open_model` does.
+    """
+    size = getattr(getattr(subject.dense, "patch_embed", None), "img_size", None)
+    options = ModelOptions(model=name, checkpoint=checkpoint, image_size=tuple(size or ()))
+    if checkpoint is not None and checkpoint.expanduser().is_dir():
+        raise ValueError(f"--guide-checkpoint {checkpoint} is a folder: give a file with the weights of {name}")
+    shapes_alone = next(subject.dense.parameters()).is_meta
+    return (open_model_without_weights if shapes_alone else open_model)(options).dense
+
+
 def _name(options: ModelOptions) -> str:
     if options.model is None:
         raise ValueError(

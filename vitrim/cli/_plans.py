@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..build import make_method, reduce
-from ..methods import METHODS, Method
+from ..methods import METHODS, LastClassAttention, Method
 from ..model import ReducedViT
 from ._method_options import SHARED, given_options
-from ._model import Subject
+from ._model import Subject, open_guide
 
 DEFAULT_METHOD = "evit"
 DEFAULT_RATES = (0.9, 0.7, 0.5)  # of `compare`, for methods with a keep rate
@@ -42,6 +42,8 @@ def _all_options(method: Method) -> dict[str, Any]:
     for name in ("at", "blocks"):
         if name in values:
             values[name] = [place.block for place in method.places]
+    if method.guide is not None:
+        values["score"] = f"last class attention of {method.guide.model.pretrained_cfg['architecture']}"
     return {name: list(value) if isinstance(value, (tuple, range)) else value for name, value in values.items()}
 
 
@@ -50,7 +52,7 @@ def one_plan(subject: Subject, config: Any, seed: int) -> Plan:
 
     Raises ValueError for options that the method does not take, and for a budget beside a keep rate.
     """
-    names, given, budgets = config.method, given_options(config), config.macs
+    names, given, budgets = config.method, _given(subject, config), config.macs
     if _as_saved(subject, names, given, budgets):
         return plan_of(subject.saved)
     (name,) = _one("--method", _known(subject, names))
@@ -68,13 +70,30 @@ def many_plans(subject: Subject, config: Any, seed: int) -> list[Plan]:
 
     Raises ValueError for options that none of the methods takes.
     """
-    names, given, budgets = config.method, given_options(config), config.macs
+    names, given, budgets = config.method, _given(subject, config), config.macs
     if _as_saved(subject, names, given, budgets):
         return [plan_of(subject.saved)]
     names = _known(subject, names)
     _check_taken(names, given)
     plans = [plan for name in names for plan in _rows(subject, name, given, budgets, seed)]
     return list({plan.label: plan for plan in plans}.values())
+
+
+def _given(subject: Subject, config: Any) -> dict[str, Any]:
+    """The methods' options that were typed; with `--guide`, scores from the model that it names."""
+    given = given_options(config)
+    if config.guide is None:
+        if config.guide_checkpoint is not None:
+            raise ValueError(
+                f"--guide-checkpoint {config.guide_checkpoint}: say with --guide which model it belongs to"
+            )
+        return given
+    deaf = [name for name in config.method if name in METHODS and not METHODS[name].guided]
+    if deaf or "score" in given:
+        reason = f"{deaf[0]} takes none" if deaf else "leave out --score"
+        able = ", ".join(name for name, cls in METHODS.items() if cls.guided)
+        raise ValueError(f"--guide {config.guide} gives scores from outside, and {reason}: methods that do are {able}")
+    return {**given, "score": LastClassAttention(open_guide(subject, config.guide, config.guide_checkpoint))}
 
 
 def _rows(subject: Subject, name: str, given: dict[str, Any], budgets: Sequence[float], seed: int) -> list[Plan]:

@@ -15,8 +15,8 @@ from torch.utils.data import DataLoader
 from ..cost import image_macs, profile
 from ..data import data_config, open_dataset
 from ..methods import Method, ToFe
-from ..model import ReducedViT, config_of, unwrap
-from ..storage import load, save
+from ..model import ReducedViT, unwrap
+from ..storage import load, methods_config, save
 from .judge import Judge
 from .loop import Run, make_accelerator
 from .objective import Objective, Teacher, check_labels_patches, dense_macs, own_counts, restore_blocks
@@ -64,9 +64,10 @@ def finetune(
     Raises ValueError for what cannot be trained, in one line, and `RunStopped` (one too) for what breaks off.
     """
     model = unwrap(model)
-    check_recipe(recipe, model, scratch)
+    check_recipe(recipe, model)
     seed_everything(settings.seed)  # learned parts start from random weights
     student, recipe = make_student(model, method, recipe, macs, options)
+    check_start(recipe, scratch)
     photographs = open_photographs(data, model, recipe, settings, limit)
     accelerator = make_accelerator(settings, any(m.learns for m in student.methods))
     check_processes(accelerator)
@@ -102,14 +103,8 @@ def _bare(model: ReducedViT) -> ReducedViT:
     return model
 
 
-def check_recipe(recipe: Recipe, model: nn.Module, scratch: bool = False) -> None:
+def check_recipe(recipe: Recipe, model: nn.Module) -> None:
     """Raise ValueError where the recipe and the model cannot go together."""
-    if scratch and recipe.teaches:
-        raise ValueError(
-            f"recipe {recipe.name} learns from the dense model, and from scratch there is none: use --recipe "
-            "evit_scratch or bat_scratch, or set the weights of logit_kl, features, token_mse, approximation and "
-            "token_labels to 0"
-        )
     if recipe.labels and model.num_classes < 2:
         raise ValueError(
             f"recipe {recipe.name} learns from labels and the model has {model.num_classes} classes: use "
@@ -120,6 +115,16 @@ def check_recipe(recipe: Recipe, model: nn.Module, scratch: bool = False) -> Non
         raise ValueError(f"{given}: give whole numbers from 1, and a learning rate above 0")
     if recipe.weights.token_labels:
         check_labels_patches(model)
+
+
+def check_start(recipe: Recipe, scratch: bool) -> None:
+    """Raise ValueError where a model with random weights would have to teach."""
+    if scratch and recipe.teaches:
+        raise ValueError(
+            f"recipe {recipe.name} learns from the dense model, and from scratch there is none: use --recipe "
+            "evit_scratch or bat_scratch, or set the weights of logit_kl, features, token_mse, approximation and "
+            "token_labels to 0"
+        )
 
 
 def open_photographs(
@@ -178,7 +183,7 @@ def identity_of(model: nn.Module, student: ReducedViT, data, images: int, macs: 
         "model": architecture,
         "classes": model.num_classes,
         "image_size": list(data_config(model)["input_size"][1:]),
-        "methods": repr(config_of(student)),
+        "methods": repr(methods_config(student)),
         "macs": macs,
         "data": str(data),
         "images": images,

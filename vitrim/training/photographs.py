@@ -162,8 +162,8 @@ def _collate(samples) -> tuple[Tensor, Tensor, list[Unreadable]]:
 
 
 def mixes(recipe: Recipe) -> bool:
-    """Whether images are mixed in pairs, by mixup or cutmix: that needs labels to mix."""
-    return recipe.labels and bool(recipe.augmentation.mixup or recipe.augmentation.cutmix)
+    """Whether images are mixed in pairs, by mixup or cutmix; without labels the teacher sees the mixed ones, too."""
+    return bool(recipe.augmentation.mixup or recipe.augmentation.cutmix)
 
 
 def make_mixup(recipe: Recipe, classes: int) -> Mixup | None:
@@ -171,7 +171,7 @@ def make_mixup(recipe: Recipe, classes: int) -> Mixup | None:
     if not mixes(recipe):
         return None
     own = recipe.augmentation
-    return Mixup(own.mixup, own.cutmix, label_smoothing=own.smoothing, num_classes=classes)
+    return Mixup(own.mixup, own.cutmix, label_smoothing=own.smoothing, num_classes=max(1, classes))
 
 
 def mixed(mixup: Mixup | None, images: Float[Tensor, "b c h w"], labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,7 @@ from torch import nn
 from ..build import attach
 from ..methods import Method
 from ..model import ReducedViT
+from ..storage import methods_config
 from .optim import check_frozen, set_drop_path
 from .recipes import NEEDED, Recipe, for_methods
 
@@ -24,7 +25,7 @@ def make_student(
     student = attach(model, method, macs=macs, copy=True, **options)
     _carry_over(method, student)
     recipe = for_methods(recipe, [_learns_like(m) for m in student.methods])
-    _check_guides(student)
+    methods_config(student)  # raises where a guide could not be saved with the result
     _check_losses(recipe, student)
     _check_masks(student)
     check_frozen(student.backbone, recipe.frozen)
@@ -44,12 +45,6 @@ def _learns_like(method: Method) -> str:
     """The name by which `NEEDED` knows what a method cannot be trained without: other masked ones hold their keep
     rates as DynamicViT does."""
     return "dynamicvit" if method.trains_masked and method.name not in NEEDED else method.name
-
-
-def _check_guides(student: ReducedViT) -> None:
-    guided = [m.name for m in student.methods if m.guide is not None]
-    if guided:
-        raise ValueError(f"{guided[0]} is guided by a callable, which could not be saved with the result: leave it out")
 
 
 def _check_losses(recipe: Recipe, student: ReducedViT) -> None:
