@@ -56,7 +56,7 @@ class Run:
     gmacs: float
     training: float
     epochs: int
-    teacher: float
+    teacher: float  # of the dense model's forward, and of a guide's
 
     def hours(self, rate: float) -> float:
         """GPU-hours at `rate` multiply-accumulates a second."""
@@ -72,32 +72,33 @@ def run_of(command: str) -> Run:
         student = one_plan(subject, config.method, 0).model
     recipe, cost = recipe_of(config), vitrim.profile(student)
     teacher = cost.dense_macs if recipe.teaches and not config.training.scratch else 0
+    teacher += sum(vitrim.profile(method.guide.model).macs for method in student.methods if method.guide is not None)
     return Run(cost.gmacs, mean_macs(student, recipe), recipe.epochs, teacher)
 
 
 def mean_macs(student: ReducedViT, recipe: Recipe) -> float:
     """MACs of the student's forward in training, of one image, mean over the epochs."""
     if not recipe.keep_start and not recipe.keep_epochs:
-        return training_macs(student)
+        return training_macs(student, recipe)
     rates = [[place.keep for place in method.places] for method in student.methods]
     total = 0.0
     for epoch in range(recipe.epochs):
         for method, own in zip(student.methods, rates, strict=True):
             method.set_rates([cosine_keep(r, epoch + 0.5, recipe.keep_start, recipe.keep_epochs) for r in own])
-        total += training_macs(student)
+        total += training_macs(student, recipe)
     for method, own in zip(student.methods, rates, strict=True):
         method.set_rates(own)
     return total / recipe.epochs
 
 
-def training_macs(student: ReducedViT) -> float:
+def training_macs(student: ReducedViT, recipe: Recipe) -> float:
     """MACs of one forward in training, at the keep rates as they are."""
     body, cost = student.body, vitrim.profile(student)
     total = cost.macs
     if any(method.trains_masked for method in student.methods):
         total = cost.dense_macs + sum(_masked(method, body) for method in student.methods)
     for method in student.methods:
-        if method.map_of:
+        if method.map_of and recipe.weights.cut:
             total += sum(_map_macs(body, place.block) for place in method.places)
     return total
 
