@@ -83,21 +83,67 @@ def speed(name: str) -> str:
     return markdown(titles, rows) + f"\n\n{where}"
 
 
-def finetuned(name: str) -> str:
+def judged(trial: dict) -> list[str]:
+    """Accuracy before and after, with its interval, and agreement with the dense model before and after."""
+    before, after = trial["before"], trial["after"]
+    figures = [f"{before['top1']:.1f}", f"{after['top1']:.1f}", interval(after["interval"])]
+    return [*figures, f"{before['agreement']:.1f}", f"{after['agreement']:.1f}"]
+
+
+JUDGED = ["top-1 before", "after", "95 %", "agreement before", "after"]
+
+
+def finetuned(name: str, *, first: tuple[str, ...] = ()) -> str:
+    """The trials of one group; `first`: trials of `methods` to put above those of the same method."""
     found = results(name)
-    titles = ["", "share of dense MACs", "before", "after", "95 %", "agreement before", "after", "dense"]
+    trials = [t for t in results("finetune_methods")["trials"] if t["trial"] in first] + found["trials"]
+    trials.sort(key=lambda trial: [*first, ""].index(trial["trial"].split(",")[0]) if first else 0)
+    rows = [
+        [t["trial"], str(t["steps"]), f"{t['share_after']:.2f}", *judged(t), f"{t['dense']['top1']:.1f}"]
+        for t in trials
+    ]
+    table = markdown(["", "steps", "share of dense MACs", *JUDGED, "dense"], rows)
+    return f"{table}\n\n{trained_on(found)}"
+
+
+def trained_on(found: dict) -> str:
+    made, images = found["settings"], found["trials"][0]["after"]["images"]
+    how = f"{made['steps']} steps" if made["steps"] else f"{made['minutes']:g} minutes of training, at most one epoch"
+    what = f"{how}, batch {made['batch']}, precision {made['precision']}; judged on {images:,} photographs"
+    return f"{what} ({made['processor']}, {made['threads']} threads, torch {made['torch']}, timm {made['timm']})."
+
+
+def budgets() -> str:
+    """What ToFe's inference costs beside its target."""
+    found, rows = results("finetune_budgets"), []
+    for t in found["trials"]:
+        target = float(t["trial"].split(", ")[1])
+        away = f"{t['share_mean'] / target - 1:+.1%}"
+        figures = [f"{target:.2f}", f"{t['share_mean']:.3f}", away, f"{t['share_after']:.3f}"]
+        rows.append([*figures, f"{t['after']['top1']:.1f}", f"{t['after']['agreement']:.1f}", str(t["steps"])])
+    titles = [
+        "target",
+        "mean of instance-adaptive inference",
+        "off by",
+        "batch-adaptive",
+        "top-1",
+        "agreement",
+        "steps",
+    ]
+    return f"{markdown(titles, rows)}\n\n{trained_on(found)}"
+
+
+def step_time() -> str:
+    """One step of distill beside a dense step and a dense forward, in both precisions."""
+    full, half = results("step_time"), results("step_time_bf16")
     rows = []
-    for trial in found["trials"]:
-        dense, before, after = trial["dense"], trial["before"], trial["after"]
-        line = [trial["trial"], f"{trial['share_after']:.2f}", f"{before['top1']:.1f}", f"{after['top1']:.1f}"]
-        line += [interval(after["interval"]), f"{before['agreement']:.1f}", f"{after['agreement']:.1f}"]
-        rows.append([*line, f"{dense['top1']:.1f}"])
-    made = found["settings"]
-    what = f"{made['steps']} steps of {made['batch']} photographs, precision {made['precision']}"
-    minutes = sorted(trial["minutes"] for trial in found["trials"])
-    images = found["trials"][0]["after"]["images"]
-    note = f"{what}; judged on {images:,} photographs; {minutes[0]:.1f} to {minutes[-1]:.1f} minutes a run"
-    return markdown(titles, rows) + f"\n\n{note} ({made['processor']}, {made['threads']} threads)."
+    for name, row in full["rows"].items():
+        other = half["rows"][name]
+        figures = [f"{row['ratio']:.2f}", f"{row['seconds']:.2f}", f"{other['ratio']:.2f}", f"{other['seconds']:.2f}"]
+        rows.append([name, *figures])
+    titles = ["", "float32: ratio", "seconds", "bf16: ratio", "seconds"]
+    where = f"Batch {full['batch_size']}, {full['processor']}, {full['threads']} threads, torch {full['torch']}."
+    return f"{markdown(titles, rows)}\n\n{where}"
 
 
 def published() -> str:
@@ -135,10 +181,11 @@ TABLES = {
     "all_methods": all_methods,
     "published": published,
     **{name: (lambda name=name: speed(name)) for name in ("speed_evit", "speed_all", "speed_ragged")},
-    **{
-        f"finetune_{group}": (lambda group=group: finetuned(f"finetune_{group}"))
-        for group in ("methods", "claims", "classes", "budgets")
-    },
+    "finetune_methods": lambda: finetuned("finetune_methods"),
+    "finetune_classes": lambda: finetuned("finetune_classes"),
+    "finetune_claims": lambda: finetuned("finetune_claims", first=("idlevit", "tofe", "bat")),
+    "finetune_budgets": budgets,
+    "step_time": step_time,
 }
 
 
