@@ -242,6 +242,23 @@ def test_features_are_judged_by_neighbours(capsys, photographs, tmp_path):
     assert "kNN" in out and "cosine" in out and (tmp_path / "compare.png").stat().st_size > 1000
 
 
+def test_a_trained_tofe_may_still_let_each_image_keep_its_own_tokens(capsys, tmp_path):
+    model = timm.create_model("test_vit", img_size=64, num_classes=CLASSES)
+    fast = vitrim.build.attach(model, "tofe", keep=0.6, at=(1, 2))
+    fast.methods[0].update_counts(torch.tensor([[9.0, 5.0]]), 16, momentum=1.0)
+    fast.save(tmp_path / "saved")
+    saved = ["profile", "--checkpoint", str(tmp_path / "saved"), "--json", "-"]
+    cli.main(saved)
+    before = strict(capsys.readouterr().out)
+    assert cli.main([*saved, "--adaptive", "instance"]) == 0
+    after = strict(capsys.readouterr().out)
+    assert (before["options"]["adaptive"], after["options"]["adaptive"]) == ("batch", "instance")
+    assert after["tokens"] == before["tokens"] == [16, 9, 5, *[5] * (len(before["tokens"]) - 3)]
+    for given in (["--adaptive", "instance", "--keep", "0.5"], ["--method", "tofe", "--adaptive", "instance"]):
+        assert cli.main([*saved, *given]) == 2
+        assert "give none but --adaptive, and no --method" in capsys.readouterr().err
+
+
 def test_saved_folder_runs_as_it_was_saved(capsys, images, checkpoint, photographs):
     from vitrim.checkpoint import load_checkpoint
 

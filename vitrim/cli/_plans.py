@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..build import make_method, reduce
+from ..build import attach, make_method, reduce
 from ..methods import METHODS, LastClassAttention, Method
 from ..model import ReducedViT
 from ._method_options import SHARED, given_options
@@ -55,6 +55,8 @@ def one_plan(subject: Subject, config: Any, seed: int) -> Plan:
     names, given, budgets = config.method, _given(subject, config), config.macs
     if _as_saved(subject, names, given, budgets):
         return plan_of(subject.saved)
+    if _switched(subject, names, given, budgets):
+        return plan_of(_switch(subject.saved, _singles(given)))
     (name,) = _one("--method", _known(subject, names))
     dial = METHODS[name].dial
     options = _options(subject, name, _singles(given), seed)
@@ -73,6 +75,8 @@ def many_plans(subject: Subject, config: Any, seed: int) -> list[Plan]:
     names, given, budgets = config.method, _given(subject, config), config.macs
     if _as_saved(subject, names, given, budgets):
         return [plan_of(subject.saved)]
+    if _switched(subject, names, given, budgets):
+        return [plan_of(_switch(subject.saved, _singles(given)))]
     names = _known(subject, names)
     _check_taken(names, given)
     plans = [plan for name in names for plan in _rows(subject, name, given, budgets, seed)]
@@ -120,6 +124,20 @@ def _as_saved(subject: Subject, names: Sequence[str], given: dict[str, Any], bud
     return subject.saved is not None and not (names or given or budgets)
 
 
+def _switched(subject: Subject, names: Sequence[str], given: dict[str, Any], budgets: Sequence[float]) -> bool:
+    """Whether the command line turns only what a trained method of a saved folder leaves open."""
+    saved = [] if subject.saved is None else subject.saved.methods
+    return len(saved) == 1 and saved[0].learns and not (names or budgets) and set(given) <= set(saved[0].switches)
+
+
+def _switch(saved: ReducedViT, given: dict[str, Any]) -> ReducedViT:
+    """The saved model with these options of its method, and with what the method has learned."""
+    (method,) = saved.methods
+    model = attach(saved.backbone, make_method(method.name, **{**method.options(), **given}))
+    model.methods.load_state_dict(saved.methods.state_dict())
+    return model
+
+
 def _known(subject: Subject, names: Sequence[str]) -> list[str]:
     """The methods named, each once; else the saved folder's; else EViT."""
     for name in names:
@@ -139,7 +157,10 @@ def _options(subject: Subject, name: str, given: dict[str, Any], seed: int) -> d
     """A method's options: those typed, over those of a saved folder if it is the same method."""
     saved = [] if subject.saved is None else [method for method in subject.saved.methods if method.name == name]
     if any(True for method in saved for _ in method.parameters()):
-        raise ValueError(f"the saved {name} has learned parts that go with its options: give no options of the method")
+        free = "".join(f" but --{option}" for option in METHODS[name].switches)
+        raise ValueError(
+            f"the saved {name} has learned parts that go with its options: give none{free}, and no --method"
+        )
     start = saved[0].options() if saved else {}
     seeds = {key: seed for key in SHARED if key in METHODS[name].option_names()}
     return {**start, **seeds, **given}

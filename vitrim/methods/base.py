@@ -37,6 +37,7 @@ class Method(nn.Module):
     per_image: whether images may keep counts of their own; `macs` then takes them as `kept`
     ragged:  whether it leaves another number of tokens in every image of a batch
     trains_masked: whether it trains on soft masks over all tokens instead of gathers
+    switches: options that may change after training: its learned parts serve any of their values
     """
 
     name: ClassVar[str]
@@ -52,6 +53,7 @@ class Method(nn.Module):
     per_image: ClassVar[bool] = False
     ragged: bool = False
     trains_masked: ClassVar[bool] = False
+    switches: ClassVar[tuple[str, ...]] = ()
     map_of: str | None = None
     watches: ClassVar[bool] = False
 

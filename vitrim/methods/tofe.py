@@ -53,6 +53,7 @@ class ToFe(Method):
     blind = True
     per_image = True
     trains_masked = True
+    switches = ("adaptive",)
 
     def __init__(
         self,
