@@ -9,14 +9,12 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import timm
 import torch
 from accelerate.state import AcceleratorState
-from PIL import Image
 from safetensors.torch import load_file
-from train_once import small_model
+from train_once import draw_photographs, small_model
 
 import vitrim
 from vitrim.data import open_dataset, open_loader
@@ -31,13 +29,7 @@ HERE = Path(__file__).parent
 @pytest.fixture(scope="module")
 def photographs(tmp_path_factory):
     """20 images of three classes."""
-    root = tmp_path_factory.mktemp("photographs")
-    draw = np.random.default_rng(0)
-    for i in range(20):
-        folder = root / "abc"[i % 3]
-        folder.mkdir(exist_ok=True)
-        Image.fromarray(draw.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(folder / f"{i:02}.png")
-    return root
+    return draw_photographs(tmp_path_factory.mktemp("photographs"), 20)
 
 
 def quick(recipe="distill", **changes):

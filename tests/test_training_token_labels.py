@@ -4,14 +4,12 @@ import csv
 import math
 from pathlib import Path
 
-import numpy as np
 import pytest
 import timm
 import torch
-from PIL import Image
 from settings import randomise
 from torch import nn
-from train_once import small_model
+from train_once import draw_photographs, small_model
 
 import vitrim
 from vitrim import losses
@@ -34,13 +32,7 @@ METHODS = {
 @pytest.fixture(scope="module")
 def photographs(tmp_path_factory):
     """16 images of three classes."""
-    root = tmp_path_factory.mktemp("photographs")
-    draw = np.random.default_rng(0)
-    for i in range(16):
-        folder = root / "abc"[i % 3]
-        folder.mkdir(exist_ok=True)
-        Image.fromarray(draw.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(folder / f"{i:02}.png")
-    return root
+    return draw_photographs(tmp_path_factory.mktemp("photographs"), 16)
 
 
 def lvvit(**options):

@@ -7,8 +7,10 @@ import signal
 import warnings
 from pathlib import Path
 
+import numpy as np
 import timm
 import torch
+from PIL import Image
 
 from vitrim.data import open_dataset, open_loader
 from vitrim.training import Settings, finetune, get_recipe, override
@@ -24,6 +26,16 @@ def small_model():
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     return model.eval()
+
+
+def draw_photographs(root: Path, count: int) -> Path:
+    """`count` images of noise, in folders of three classes."""
+    noise = np.random.default_rng(0)
+    for i in range(count):
+        folder = root / "abc"[i % 3]
+        folder.mkdir(exist_ok=True)
+        Image.fromarray(noise.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(folder / f"{i:02}.png")
+    return root
 
 
 def kill_before(step: int, saved_at: int) -> None:
