@@ -65,7 +65,7 @@ CLAIMS = [
 ]
 CLASSES = [
     Trial(f"{method}, {learn} five seen", method, learn=learn, judge=judge)
-    for method in ("tome", "evit")
+    for method in ("evit", "tome")
     for learn, judge in (("first", "last"), ("last", "first"))
 ]
 BUDGETS = [Trial(f"tofe, {share}", "tofe", macs=share, options={"adaptive": "instance"}) for share in (0.4, 0.5, 0.7)]
@@ -102,11 +102,12 @@ def judged(models, folder: Path, args) -> dict[str, dict]:
 
 
 @torch.no_grad()
-def adaptive_share(model, dense, folder: Path) -> float:
+def adaptive_share(model, dense, folder: Path, bf16: bool) -> float:
     """Mean MACs of instance-adaptive inference over all photographs of a folder, as a share of the dense cost."""
     loader, shares = open_loader(open_dataset(folder, dense, crop_pct=1.0), 32, 0), []
     for images, *_ in loader:
-        _, learned = model(images, losses=True)
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            _, learned = model(images, losses=True)
         shares.append(image_macs(model, own_counts(model, learned.witnesses)) / vitrim.profile(dense).macs)
     return float(torch.cat(shares).mean())
 
@@ -140,7 +141,9 @@ def run(trial: Trial, args, work: Path) -> dict[str, Any]:
     figures = judged({"dense": dense, "before": before, "after": report.model}, judge, args)
     costs = {"share_before": vitrim.profile(before).share, "share_after": vitrim.profile(report.model).share}
     if trial.options.get("adaptive") == "instance":
-        costs["share_mean"] = adaptive_share(report.model, dense, folder_of("val", "all", work))
+        costs["share_mean"] = adaptive_share(
+            report.model, dense, folder_of("val", "all", work), args.precision == "bf16"
+        )
     last = (work / "run" / "steps.csv").read_text().splitlines()
     loss = dict(zip(last[0].split(","), last[-1].split(","), strict=True))
     return {"trial": trial.name, "steps": report.steps, "minutes": round(minutes, 2), **costs, **figures, "last": loss}

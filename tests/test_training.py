@@ -17,9 +17,10 @@ from safetensors.torch import load_file
 from train_once import draw_photographs, small_model
 
 import vitrim
-from vitrim.data import open_dataset, open_loader
+from vitrim.data import data_config, open_dataset, open_loader
 from vitrim.training import RECIPES, RunStopped, Settings, checkpoints, finetune, get_recipe, override, short
 from vitrim.training.objective import Teacher
+from vitrim.training.photographs import unlabelled
 from vitrim.training.recipes import for_methods
 from vitrim.training.steps import Stepper
 
@@ -70,7 +71,7 @@ def test_every_recipe_has_a_short_form_of_one_to_three_epochs(name):
     small = short(recipe)
     assert 1 <= small.epochs <= 3
     assert small.batch_size <= 64
-    held = {"budget": 200.0} if recipe.weights.budget else {}  # few steps: docs/recipes/tofe.md
+    held = {"budget": 400.0} if recipe.weights.budget else {}  # few steps: docs/recipes/tofe.md
     assert small.weights == replace(recipe.weights, **held)
 
 
@@ -84,7 +85,7 @@ def test_published_numbers():
 
 def test_distill_adds_what_a_method_cannot_be_trained_without():
     distill, tofe = get_recipe("distill"), get_recipe("tofe")
-    assert for_methods(distill, ["tofe"]).weights.budget == 200
+    assert for_methods(distill, ["tofe"]).weights.budget == 400
     assert for_methods(distill, ["dynamicvit"]).weights.ratio == 2
     assert for_methods(distill, ["evit"]) == distill
     assert for_methods(tofe, ["dynamicvit"]) == tofe
@@ -203,9 +204,11 @@ def swin():
         (lvvit, "idlevit", "idlevit", {"keep": 0.6}),
         (swin, "idlevit", "idlevit", {"keep": 0.6, "score": "predictor"}),
         (swin, "tofe", "tofe", {"keep": 0.6, "at": (3, 5)}),
+        (small_model, "tofe", "tofe", {"keep": 0.6, "at": (1, 2), "reuse": False}),
+        (small_model, "tofe", "distill", {"keep": 0.6, "at": (1, 2), "adaptive": "instance"}),
     ],
 )
-def test_other_families_train_and_their_results_load(photographs, tmp_path, make, method, recipe, options):
+def test_other_families_and_forms_train_and_their_results_load(photographs, tmp_path, make, method, recipe, options):
     settings = Settings(tmp_path, cpu=True, show=False, log_every=1)
     report = finetune(make(), method, photographs, quick(recipe, epochs=1, drop_path=0.1), settings, **options)
     assert report.steps == len(rows(tmp_path / "steps.csv")) == 2
@@ -381,6 +384,14 @@ def test_an_empty_or_missing_folder_is_refused(tmp_path):
         run(tmp_path / "nowhere", tmp_path / "out")
     with pytest.raises(ValueError, match="holds no image"):
         run(tmp_path, tmp_path / "out")
+
+
+def test_photographs_behind_links_are_found_once(photographs, tmp_path):
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "linked").symlink_to(photographs, target_is_directory=True)
+    (tmp_path / "here" / "circle").symlink_to(tmp_path / "here", target_is_directory=True)
+    found = unlabelled(tmp_path / "here", data_config(small_model()))
+    assert len(found) == 20
 
 
 def test_unreadable_images_give_way_and_are_named(photographs, tmp_path):

@@ -189,7 +189,7 @@ class ToFe(Method):
         return self._count(place, patches, patches) >= before
 
     @torch.no_grad()
-    def update_counts(self, kept: Float[Tensor, "b s"], patches: int, momentum: float = 0.01) -> None:
+    def update_counts(self, kept: Float[Tensor, "b s"], patches: int, momentum: float = 0.02) -> None:
         """Move the stored counts towards the mean of those that images of `patches` patches kept in training, [b, s].
 
         momentum: weight of this batch in the running mean; 1: these replace what was stored

@@ -158,7 +158,7 @@ def cut_loss(witnesses: Sequence[Witness], part: losses.Cut, row_mean: bool = Fa
 
 
 def approximation_loss(witnesses: Sequence[Witness], lesson: Lesson) -> Tensor:
-    """ToFe's L_apr, summed over the stages that put their frozen tokens back."""
+    """ToFe's L_apr, mean over the stages that put their frozen tokens back; 0 where none does (`reuse=False`)."""
     stages = []
     for witness in witnesses:
         if witness.restored is None:
@@ -167,7 +167,7 @@ def approximation_loss(witnesses: Sequence[Witness], lesson: Lesson) -> Tensor:
         teacher = lesson.stages[witness.until - 1]
         frozen = witness.selected.detach() < 0.5
         stages.append(losses.approximation(witness.restored[:, prefix:], teacher[:, prefix:], frozen))
-    return torch.stack(stages).mean()
+    return torch.stack(stages).mean() if stages else lesson.logits.new_zeros(())
 
 
 def restore_blocks(student: ReducedViT) -> list[int]:

@@ -81,7 +81,7 @@ def training_transform(config: dict, augmentation: Augmentation):
 
 
 def unlabelled(folder: str | Path, config: dict) -> Photographs:
-    """All images below a folder, whatever its shape, without labels.
+    """All images below a folder, whatever its shape, without labels; links to folders are followed.
 
     Raises ValueError for a folder that is missing or holds no image.
     """
@@ -89,11 +89,23 @@ def unlabelled(folder: str | Path, config: dict) -> Photographs:
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder: give one with photographs in it")
     endings = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
-    files = sorted(str(path) for path in folder.rglob("*") if path.suffix.lower() in endings and path.is_file())
+    files = sorted(str(path) for path in _files(folder, set()) if path.suffix.lower() in endings)
     if not files:
         raise ValueError(f"{folder} holds no image ({', '.join(sorted(endings))})")
     source = Files(folder, [(file, 0) for file in files], None)
     return Photographs(source, Classes((), (), "no labels"), config, None)
+
+
+def _files(folder: Path, seen: set[Path]) -> Iterator[Path]:
+    """Every file below; a folder that links lead to twice, or in a circle, is read once."""
+    if folder.resolve() in seen:
+        return
+    seen.add(folder.resolve())
+    for path in sorted(folder.iterdir()):
+        if path.is_dir():
+            yield from _files(path, seen)
+        elif path.is_file():
+            yield path
 
 
 class GlobalBatches(Sampler):
