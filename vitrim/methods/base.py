@@ -152,6 +152,9 @@ class Method(nn.Module):
         """Multiply-accumulates of `watch`, with n patch tokens in the block's attention."""
         return 0
 
+    def update_counts(self, kept: Tensor, patches: int) -> None:
+        """Take note of the patch tokens [b, places] that images of `patches` kept in training (ToFe)."""
+
     # -- what it was made with
 
     def options(self) -> dict[str, Any]:

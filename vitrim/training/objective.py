@@ -129,11 +129,12 @@ def token_label_loss(said: TokenLogits, lesson: Lesson) -> Tensor:
 
 def feature_loss(learned: Learning, lesson: Lesson) -> Tensor:
     """MSE of the l2-normalised final prefix tokens ([CLS]); of the patch tokens' means where there is no prefix."""
-    p = learned.tokens.prefix
+    tokens, p = learned.tokens, learned.tokens.prefix
     if p:
-        return losses.feature_mse(learned.tokens.x[:, :p], lesson.tokens[:, :p])
-    weight = learned.tokens.weight
-    mean = (learned.tokens.x * weight.unsqueeze(-1)).sum(1, keepdim=True) / weight.sum(1)[:, None, None]
+        own = tokens.x[:, :p] if tokens.layout is None else tokens.layout.prefix_rows(tokens.x)
+        return losses.feature_mse(own, lesson.tokens[:, :p])
+    weight = tokens.weight
+    mean = (tokens.x * weight.unsqueeze(-1)).sum(1, keepdim=True) / weight.sum(1)[:, None, None]
     return losses.feature_mse(mean, lesson.tokens.mean(1, keepdim=True))
 
 
