@@ -379,6 +379,13 @@ def test_guides_are_refused(photographs, tmp_path):
         run(photographs, tmp_path, score=lambda images: images[:, 0, ::8, ::8].flatten(1))
 
 
+def test_trackers_that_are_not_installed_are_refused(photographs, tmp_path, monkeypatch):
+    monkeypatch.setattr("vitrim.training.loop.get_available_trackers", lambda: ["tensorboard"])
+    settings = Settings(tmp_path, cpu=True, show=False, trackers=("tensorboard", "wandb"))
+    with pytest.raises(ValueError, match=r"--trackers wandb: not installed; pip install"):
+        finetune(small_model(), "evit", photographs, quick(), settings, keep=0.6)
+
+
 def test_an_empty_or_missing_folder_is_refused(tmp_path):
     with pytest.raises(ValueError, match="not a folder"):
         run(tmp_path / "nowhere", tmp_path / "out")

@@ -10,6 +10,7 @@ from datetime import timedelta
 from typing import Any
 
 from accelerate import Accelerator
+from accelerate.tracking import get_available_trackers
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 
 from ..model import ReducedViT
@@ -24,7 +25,14 @@ WAIT = timedelta(hours=6)  # the others wait while the first process judges; NCC
 
 
 def make_accelerator(settings: Settings, learns: bool) -> Accelerator:
-    """Devices, precision, processes and trackers; `learns`: the method has learned parts, some unused in some steps."""
+    """Devices, precision, processes and trackers; `learns`: the method has learned parts, some unused in some steps.
+
+    Raises ValueError for trackers that are not installed.
+    """
+    there = [str(getattr(tracker, "value", tracker)) for tracker in get_available_trackers()]
+    missing = [name for name in settings.trackers if name not in there]
+    if missing:
+        raise ValueError(f'--trackers {" ".join(missing)}: not installed; pip install "vitrim[trackers]"')
     return Accelerator(
         cpu=settings.cpu,
         mixed_precision=settings.precision,
