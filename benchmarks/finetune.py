@@ -68,6 +68,10 @@ CLASSES = [
     for method in ("evit", "tome")
     for learn, judge in (("first", "last"), ("last", "first"))
 ]
+CLASSES += [
+    Trial(f"evit, {learn} five seen, patches taught too", "evit", changes={"token_mse": 1.0}, learn=learn, judge=judge)
+    for learn, judge in (("first", "last"), ("last", "first"))
+]
 BUDGETS = [Trial(f"tofe, {share}", "tofe", macs=share, options={"adaptive": "instance"}) for share in (0.4, 0.5, 0.7)]
 GROUPS = {"methods": METHODS, "claims": CLAIMS, "classes": CLASSES, "budgets": BUDGETS}
 
