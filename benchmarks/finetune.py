@@ -3,6 +3,7 @@
     python benchmarks/finetune.py methods     # every method before and after `distill`, same MACs, photographs, minutes
     python benchmarks/finetune.py claims      # the papers' ablations on this ground, beside the rows of `methods`
     python benchmarks/finetune.py classes     # learn on five classes, judge on the other five, and the other way round
+    python benchmarks/finetune.py tries       # what else was tried for classes never seen
     python benchmarks/finetune.py budgets     # ToFe: what instance-adaptive inference costs, beside its target
 
 Accuracies are top-1 over all 1000 classes, on the first --per-class validation photographs of each class, crop 1.0.
@@ -72,8 +73,17 @@ CLASSES += [
     Trial(f"evit, {learn} five seen, patches taught too", "evit", changes={"token_mse": 1.0}, learn=learn, judge=judge)
     for learn, judge in (("first", "last"), ("last", "first"))
 ]
+TRIES = [
+    Trial(f"evit, {name}", "evit", changes=changes, learn="first", judge="last")
+    for name, changes in {
+        "features alone": {"logit_kl": 0.0},
+        "mixup and cutmix": {"mixup": 0.8, "cutmix": 1.0},
+        "rate 1.5e-5": {"backbone_scale": 0.015, "min_lr": 1e-4},
+        "patches taught, rate 1.5e-4": {"token_mse": 1.0, "backbone_scale": 0.15},
+    }.items()
+]
 BUDGETS = [Trial(f"tofe, {share}", "tofe", macs=share, options={"adaptive": "instance"}) for share in (0.4, 0.5, 0.7)]
-GROUPS = {"methods": METHODS, "claims": CLAIMS, "classes": CLASSES, "budgets": BUDGETS}
+GROUPS = {"methods": METHODS, "claims": CLAIMS, "classes": CLASSES, "tries": TRIES, "budgets": BUDGETS}
 
 
 def dense_model():

@@ -183,6 +183,7 @@ TABLES = {
     **{name: (lambda name=name: speed(name)) for name in ("speed_evit", "speed_all", "speed_ragged")},
     "finetune_methods": lambda: finetuned("finetune_methods"),
     "finetune_classes": lambda: finetuned("finetune_classes"),
+    "finetune_tries": lambda: finetuned("finetune_tries"),
     "finetune_claims": lambda: finetuned("finetune_claims", first=("idlevit", "tofe", "bat")),
     "finetune_budgets": budgets,
     "step_time": step_time,
