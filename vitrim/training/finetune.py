@@ -73,7 +73,7 @@ def finetune(
     check_processes(accelerator)
     teacher = make_teacher(model, student, recipe) if recipe.teaches else None
     identity = identity_of(model, student, data, len(photographs), macs)
-    beside = None if scratch else teacher.model if teacher else copy.deepcopy(model)
+    beside = None if scratch or judge_on is None else teacher.model if teacher else copy.deepcopy(model)
     judge = Judge(beside, judge_on, settings) if judge_on is not None and accelerator.is_main_process else None
     objective = objective_of(recipe, student, macs)
     run = Run(accelerator, student, teacher, objective, photographs, settings, identity, judge)
