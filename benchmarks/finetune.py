@@ -5,6 +5,7 @@
     python benchmarks/finetune.py classes     # learn on five classes, judge on the other five, and the other way round
     python benchmarks/finetune.py tries       # what else was tried for classes never seen
     python benchmarks/finetune.py budgets     # ToFe: what instance-adaptive inference costs, beside its target
+    python benchmarks/finetune.py spring      # ToFe: the paper's weight of the budget in a short run
 
 Accuracies are top-1 over all 1000 classes, on the first --per-class validation photographs of each class, crop 1.0.
 Every method trains for as many steps as take --minutes by the seconds in benchmarks/results/step_time_bf16.json (of one
@@ -83,7 +84,23 @@ TRIES = [
     }.items()
 ]
 BUDGETS = [Trial(f"tofe, {share}", "tofe", macs=share, options={"adaptive": "instance"}) for share in (0.4, 0.5, 0.7)]
-GROUPS = {"methods": METHODS, "claims": CLAIMS, "classes": CLASSES, "tries": TRIES, "budgets": BUDGETS}
+SPRING = [
+    Trial(
+        "tofe, 0.5, weight 5",
+        "tofe",
+        recipe="tofe",
+        options={"adaptive": "instance"},
+        changes={"budget": 5.0, "budget_of_mean": False},
+    )
+]
+GROUPS = {
+    "methods": METHODS,
+    "claims": CLAIMS,
+    "classes": CLASSES,
+    "tries": TRIES,
+    "budgets": BUDGETS,
+    "spring": SPRING,
+}
 
 
 def dense_model():

@@ -113,9 +113,9 @@ def trained_on(found: dict) -> str:
     return f"{what} ({made['processor']}, {made['threads']} threads, torch {made['torch']}, timm {made['timm']})."
 
 
-def budgets() -> str:
+def budgets(name: str) -> str:
     """What ToFe's inference costs beside its target."""
-    found, rows = results("finetune_budgets"), []
+    found, rows = results(name), []
     for t in found["trials"]:
         target = float(t["trial"].split(", ")[1])
         away = f"{t['share_mean'] / target - 1:+.1%}"
@@ -185,7 +185,8 @@ TABLES = {
     "finetune_classes": lambda: finetuned("finetune_classes"),
     "finetune_tries": lambda: finetuned("finetune_tries"),
     "finetune_claims": lambda: finetuned("finetune_claims", first=("idlevit", "tofe", "bat")),
-    "finetune_budgets": budgets,
+    "finetune_budgets": lambda: budgets("finetune_budgets"),
+    "finetune_spring": lambda: budgets("finetune_spring"),
     "step_time": step_time,
 }
 

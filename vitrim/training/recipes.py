@@ -196,7 +196,7 @@ def short(recipe: Recipe, epochs: int = 1) -> Recipe:
 
 
 # What a method cannot be trained without, under a recipe that is for any method. ToFe's own weight of the budget, 5,
-# lets short runs drift to 0.64 to 0.77 of the dense cost where 0.5 is asked for; 400 on the mean of a batch holds it.
+# lets short runs drift far above it (docs/recipes/tofe.md); 400 on the mean of a batch holds it.
 NEEDED = {
     "tofe": {"approximation": 2.0, "budget": 400.0},
     "dynamicvit": {"ratio": 2.0},
