@@ -10,8 +10,8 @@ from safetensors.torch import save_file
 from timm.layers import resample_abs_pos_embed
 from torch import nn
 
-from vitrim.build import attach
-from vitrim.checkpoint import load_checkpoint
+from vitrim.backbones.timm.checkpoints import load_checkpoint
+from vitrim.runtime.build import attach
 
 
 def vit(seed=0, num_classes=3, img_size=32, patch_size=16, embed_dim=16, depth=2, **options):

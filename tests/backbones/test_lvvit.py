@@ -176,7 +176,7 @@ def test_training_returns_what_a_token_label_loss_needs():
 def test_mixing_takes_patches_from_the_partner(monkeypatch):
     box = torch.zeros(6, 6, dtype=torch.bool)
     box[1:4, 2:6] = True
-    monkeypatch.setattr("vitrim.backbones.lvvit.random_box", lambda grid, device: box.flatten())
+    monkeypatch.setattr("vitrim.backbones.lvvit.model.random_box", lambda grid, device: box.flatten())
     model, images = small(), pictures(3)
     images[:, :, 16:] = images[:, :, 16:].roll(1, 0)
     model.train()
@@ -197,7 +197,7 @@ def test_mixing_takes_patches_from_the_partner(monkeypatch):
 
 
 def test_boxes_are_boxes_and_uniform_in_area():
-    from vitrim.backbones.token_labels import random_box
+    from vitrim.backbones.lvvit.token_labels import random_box
 
     shares = []
     for _ in range(300):

@@ -14,8 +14,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import vitrim
-from vitrim.packing import pack
-from vitrim.reductions import Fuse, Keep, take_rows
+from vitrim.core.packing import pack
+from vitrim.core.reductions import Fuse, Keep, take_rows
 
 SMALL = dict(img_size=40, patch_size=8, embed_dim=48, depth=4, num_heads=3, mlp_ratio=2.0, num_classes=5)
 ROPE = dict(use_rot_pos_emb=True)

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import vitrim
 from vitrim.backbones import SwinBackbone
-from vitrim.build import attach
+from vitrim.runtime.build import attach
 
 SMALL = dict(patch_size=2, embed_dim=16, depths=(1, 2, 6, 1), num_heads=(1, 2, 4, 8), num_classes=5)
 GEOMETRIES = {

@@ -12,7 +12,7 @@ from timm.optim import create_optimizer_v2
 from timm.optim._param_groups import param_groups_layer_decay
 
 import vitrim
-from vitrim.build import attach
+from vitrim.runtime.build import attach
 
 FIRST = next(b.values[0] for b in backbones(lambda b: b.cls))
 NAMES = ["deit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "vit_small_patch14_reg4_dinov2", "test_vit3"]

@@ -21,10 +21,15 @@ from safetensors.torch import save_file
 
 import vitrim
 from vitrim import cli
-from vitrim.cli import _files, _method_options, _parse, _picture, _plans, _table
+from vitrim.cli.shared import method_options as _method_options
+from vitrim.cli.shared import parse as _parse
+from vitrim.cli.shared import picture as _picture
+from vitrim.cli.shared import plans as _plans
+from vitrim.cli.shared import table as _table
+from vitrim.common import files as _files
 from vitrim.methods import METHODS, EViT
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 CLASSES = 3
 SMALL = ["--model", "test_vit", "--image-size", "64", "--num-classes", str(CLASSES)]
 QUICK = ["--rounds", "1", "--workers", "0", "--threads", "1", "--batch-size", "8", "--device", "cpu"]
@@ -216,7 +221,7 @@ def test_evaluate_keep_everything_is_the_dense_model(capsys, images):
 def test_evaluate_agrees_with_the_library(capsys, images, checkpoint, photographs, tmp_path):
     assert cli.main(["evaluate", *images, "--keep", "0.4", "--method", "topk", "--json", "figures.json"]) == 0
     figures = strict((tmp_path / "figures.json").read_text())
-    from vitrim.checkpoint import load_checkpoint
+    from vitrim.backbones.timm.checkpoints import load_checkpoint
     from vitrim.data import open_dataset, open_loader
     from vitrim.evaluate import evaluate
 
@@ -244,7 +249,7 @@ def test_features_are_judged_by_neighbours(capsys, photographs, tmp_path):
 
 def test_a_trained_tofe_may_still_let_each_image_keep_its_own_tokens(capsys, tmp_path):
     model = timm.create_model("test_vit", img_size=64, num_classes=CLASSES)
-    fast = vitrim.build.attach(model, "tofe", keep=0.6, at=(1, 2))
+    fast = vitrim.runtime.build.attach(model, "tofe", keep=0.6, at=(1, 2))
     fast.methods[0].update_counts(torch.tensor([[9.0, 5.0]]), 16, momentum=1.0)
     fast.save(tmp_path / "saved")
     saved = ["profile", "--checkpoint", str(tmp_path / "saved"), "--json", "-"]
@@ -260,7 +265,7 @@ def test_a_trained_tofe_may_still_let_each_image_keep_its_own_tokens(capsys, tmp
 
 
 def test_saved_folder_runs_as_it_was_saved(capsys, images, checkpoint, photographs):
-    from vitrim.checkpoint import load_checkpoint
+    from vitrim.backbones.timm.checkpoints import load_checkpoint
 
     model = timm.create_model("test_vit", img_size=64, num_classes=CLASSES)
     load_checkpoint(model, checkpoint)
@@ -494,7 +499,7 @@ def test_bad_checkpoints_are_one_line(capsys, photographs, checkpoint, tmp_path)
 
 
 def test_no_bfloat16_is_one_line(capsys, images, monkeypatch):
-    monkeypatch.setattr("vitrim._timing._has_bfloat16", lambda device: False)
+    monkeypatch.setattr("vitrim.evaluate.timing._has_bfloat16", lambda device: False)
     assert "no bfloat16 arithmetic: use float32" in refused(capsys, "evaluate", *images, "--dtype", "bfloat16")
 
 

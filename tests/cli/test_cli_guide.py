@@ -51,7 +51,7 @@ def test_a_guided_model_is_trained_saved_and_evaluated(folder, tmp_path, capsys)
     fast = vitrim.load(out)
     weights = fast.methods[0].guide.model.state_dict()
     given = timm.create_model("test_vit", img_size=64)
-    vitrim.checkpoint.load_checkpoint(given, folder / "guide.safetensors")
+    vitrim.backbones.timm.checkpoints.load_checkpoint(given, folder / "guide.safetensors")
     assert all(torch.equal(weights[name], value) for name, value in given.state_dict().items()), "guides do not learn"
     quick = ["--rounds", "1", "--workers", "0", "--device", "cpu"]
     assert cli.main(["evaluate", "--checkpoint", str(out), *data, *quick]) == 0

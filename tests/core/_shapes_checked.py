@@ -4,7 +4,7 @@ from jaxtyping import install_import_hook
 
 with install_import_hook("vitrim", "_typechecker.check"):
     import vitrim
-    import vitrim.attention
+    import vitrim.core.attention
 
 import jaxtyping
 import pytest
@@ -30,9 +30,9 @@ def control() -> None:
     """The hook is on: a wrong shape is refused."""
     q = torch.randn(1, 2, 3, 4)
     with pytest.raises(jaxtyping.TypeCheckError):
-        vitrim.attention.attention(q, q, torch.randn(1, 2, 3))
+        vitrim.core.attention.attention(q, q, torch.randn(1, 2, 3))
     with pytest.raises(jaxtyping.TypeCheckError):
-        vitrim.reductions.take_rows(q, torch.zeros(1, 2))
+        vitrim.core.reductions.take_rows(q, torch.zeros(1, 2))
 
 
 if __name__ == "__main__":

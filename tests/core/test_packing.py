@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from vitrim import Keep, Tokens
-from vitrim.attention import attention, padded_attention, ragged_attention, varlen_attn
-from vitrim.packing import Layout, Pack, pack
+from vitrim.core.attention import attention, padded_attention, ragged_attention, varlen_attn
+from vitrim.core.packing import Layout, Pack, pack
 
 C = 4
 
@@ -217,8 +217,8 @@ def _kernel_on_cpu(q, k, v, bounds_q, bounds_k, longest_q, longest_k, **options)
 
 
 def test_the_variable_length_kernel_is_called_as_documented(monkeypatch):
-    monkeypatch.setattr("vitrim.attention.varlen_attn", _kernel_on_cpu)
-    monkeypatch.setattr("vitrim.attention._has_kernel", lambda q: True)
+    monkeypatch.setattr("vitrim.core.attention.varlen_attn", _kernel_on_cpu)
+    monkeypatch.setattr("vitrim.core.attention._has_kernel", lambda q: True)
     lengths = (2, 3, 3, 7)
     layout = Layout(lengths, (3, 1, 0, 2), 1, 4)
     q, k, v = _heads(lengths)

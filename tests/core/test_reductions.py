@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from vitrim import Fuse, Keep, Mask, Merge
-from vitrim.reductions import add_rows, behind_prefix, put_rows, take_rows
+from vitrim.core.reductions import add_rows, behind_prefix, put_rows, take_rows
 
 B, P, N, C = 3, 2, 7, 4
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vitrim.schedule import ceil_count, check_keep, check_places, cosine_keep, even_places, floor_count, rate_at
+from vitrim.core.schedule import ceil_count, check_keep, check_places, cosine_keep, even_places, floor_count, rate_at
 
 
 @pytest.mark.parametrize(

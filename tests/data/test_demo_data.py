@@ -139,7 +139,7 @@ def test_model_reads_unseen_digits(test_split):
 
 
 def test_training_runs_the_model_itself():
-    script = Path(__file__).parents[1] / "benchmarks" / "train_demo.py"
+    script = Path(__file__).parents[2] / "benchmarks" / "train_demo.py"
     spec = importlib.util.spec_from_file_location("train_demo", script)
     train_demo = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(train_demo)

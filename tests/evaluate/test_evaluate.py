@@ -12,8 +12,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from vitrim import _timing
-from vitrim.checkpoint import load_checkpoint
+from vitrim.backbones.timm.checkpoints import load_checkpoint
 from vitrim.data import Batch, Unreadable, open_dataset, open_loader
 from vitrim.evaluate import (
     environment,
@@ -24,8 +23,9 @@ from vitrim.evaluate import (
     wilson_interval,
     without_classifier,
 )
+from vitrim.evaluate import timing as _timing
 
-SHARED = Path(os.environ.get("VITRIM_SHARED", Path(__file__).parents[1] / ".." / "shared"))
+SHARED = Path(os.environ.get("VITRIM_SHARED", Path(__file__).parents[2] / ".." / "shared"))
 
 
 class Told(nn.Module):

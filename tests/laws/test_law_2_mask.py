@@ -10,9 +10,9 @@ from settings import backbones, dense, images, methods, pairs, reduced
 from torch import Tensor
 
 import vitrim
-from vitrim.attention import attention, masked_attention
-from vitrim.build import make_method
-from vitrim.reductions import Keep, Mask, take_rows
+from vitrim.core.attention import attention, masked_attention
+from vitrim.core.reductions import Keep, Mask, take_rows
+from vitrim.runtime.build import make_method
 
 B, H, N, D = 2, 3, 9, 8
 CLOSE = dict(rtol=1e-5, atol=1e-6)

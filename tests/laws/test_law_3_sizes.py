@@ -9,7 +9,7 @@ import torch
 from settings import backbones, dense, images
 
 import vitrim
-from vitrim.attention import attention
+from vitrim.core.attention import attention
 
 
 def _repeated(x: torch.Tensor, sizes: torch.Tensor, prefix: int) -> torch.Tensor:

@@ -8,7 +8,7 @@ import torch
 from settings import backbones, capture, dense, images, nothing, pairs, reduced
 
 import vitrim
-from vitrim.reductions import Keep
+from vitrim.core.reductions import Keep
 
 
 @torch.no_grad()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 import dataclasses
 
-import _bat_reference as slow
 import pytest
+import references.bat as slow
 import timm
 import torch
 from PIL import Image
@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from settings import BACKBONES, dense, images, randomise
 
 import vitrim
-from vitrim.build import attach
+from vitrim.runtime.build import attach
 
 ROWS = {row.name: row for row in BACKBONES}
 

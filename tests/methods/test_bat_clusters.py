@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from vitrim.methods._clusters import density_peaks, k_means, runs, z_order
 from vitrim.methods.bat import match
+from vitrim.methods.parts.clustering import density_peaks, k_means, runs, z_order
 
 
 def members(groups):

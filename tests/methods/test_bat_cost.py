@@ -12,9 +12,9 @@ from settings import BACKBONES, dense, images
 from torch.utils.flop_counter import FlopCounterMode
 
 import vitrim
-from vitrim.build import attach
+from vitrim.runtime.build import attach
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 ROWS = {row.name: row for row in BACKBONES}
 LOGS = {0.7: 3.005, 0.6: 2.583, 0.5: 2.344, 0.4: 2.083, 0.3: 1.823, 0.2: 1.645}  # GMACs, the authors' on DeiT-S
 

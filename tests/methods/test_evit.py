@@ -7,7 +7,7 @@ import copy
 import pytest
 import timm
 import torch
-from _evit_reference import published_evit
+from references.evit import published_evit
 from settings import backbones, capture, dense, images, randomise
 
 import vitrim

@@ -9,7 +9,7 @@ import pytest
 import timm
 import torch
 from conftest import SHARED
-from published import METHODS, TEXT, as_the_papers_count, key_of, model_of, published_rows
+from references.published import METHODS, TEXT, as_the_papers_count, key_of, model_of, published_rows
 
 import vitrim
 

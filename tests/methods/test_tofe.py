@@ -7,12 +7,12 @@ import warnings
 import pytest
 import timm
 import torch
-from _tofe_reference import slow_tofe
-from _tofe_setup import OPTIONS, ROWS, counted_macs, kept_of, put_on
+from references.tofe import slow_tofe
+from references.tofe_setup import OPTIONS, ROWS, counted_macs, kept_of, put_on
 from settings import dense, images
 
 import vitrim
-from vitrim.build import attach
+from vitrim.runtime.build import attach
 
 # -- the paper, one image, one token at a time
 

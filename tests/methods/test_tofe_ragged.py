@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from _tofe_setup import OPTIONS, ROWS, counted_macs, kept_of, put_on
+from references.tofe_setup import OPTIONS, ROWS, counted_macs, kept_of, put_on
 from settings import dense, images, level
 from torch import nn
 from torch._dynamo.testing import CompileCounter
 
 import vitrim
-from vitrim.build import attach
+from vitrim.runtime.build import attach
 
 
 @torch.no_grad()

@@ -9,13 +9,13 @@ import pickle
 import pytest
 import timm
 import torch
-from _tofe_setup import ROWS, counted_macs, put_on
+from references.tofe_setup import ROWS, counted_macs, put_on
 from settings import dense, images
 from torch import Tensor
 
 import vitrim
-from vitrim.build import attach
-from vitrim.losses import macs_budget
+from vitrim.runtime.build import attach
+from vitrim.training.losses import macs_budget
 
 # -- counts that are learned
 

@@ -12,7 +12,7 @@ import timm
 import torch
 
 import vitrim
-from vitrim.build import attach
+from vitrim.runtime.build import attach
 
 BACKBONES = {
     "deit_t": "deit_tiny_patch16_224",

@@ -12,8 +12,8 @@ from settings import CLASSES, capture, methods, randomise
 from torch import nn
 
 import vitrim
-from vitrim import storage
-from vitrim.build import attach
+from vitrim.runtime import storage
+from vitrim.runtime.build import attach
 
 TINY = dict(img_size=40, patch_size=8, embed_dim=48, depth=4, num_heads=3, num_classes=CLASSES)
 X = torch.randn(2, 3, 40, 40, generator=torch.Generator().manual_seed(0))

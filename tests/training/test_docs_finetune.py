@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from vitrim.cli._parse import parse
 from vitrim.cli.finetune import FinetuneConfig, recipe_of
+from vitrim.cli.shared.parse import parse
 from vitrim.training import RECIPES
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "docs" / "finetuning.md", *sorted((ROOT / "docs" / "recipes").glob("*.md"))]
 TABLES = tomllib.loads((ROOT / "benchmarks" / "reproduce.toml").read_text())["table"]
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from vitrim import losses
+from vitrim.training import losses
 
 
 def test_classification_with_class_numbers_and_soft_targets():

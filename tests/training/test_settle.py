@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from _tofe_setup import put_on
 from PIL import Image
+from references.tofe_setup import put_on
 
 import vitrim
 from vitrim.data import data_config
@@ -66,7 +66,7 @@ def test_the_threshold_lies_between_the_tokens_kept_and_the_next():
 @pytest.mark.parametrize("selector", ["mlp", "dynamicvit"])
 def test_training_starts_at_the_counts_that_were_asked_for(share, selector):
     torch.manual_seed(0)
-    model = vitrim.build.attach(put_on("deit").backbone, "tofe", keep=[share], at=1, selector=selector)
+    model = vitrim.runtime.build.attach(put_on("deit").backbone, "tofe", keep=[share], at=1, selector=selector)
     drawn = []
     model.train()
     with torch.no_grad():

@@ -12,10 +12,9 @@ from torch import nn
 from train_once import draw_photographs, small_model
 
 import vitrim
-from vitrim import losses
 from vitrim.backbones import TokenLogits
-from vitrim.build import attach
-from vitrim.training import Settings, finetune, get_recipe, override
+from vitrim.runtime.build import attach
+from vitrim.training import Settings, finetune, get_recipe, losses, override
 from vitrim.training.objective import Lesson, Objective, Teacher, token_label_loss
 from vitrim.training.student import make_student
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vitrim.diagnostics import diversity_score
+from vitrim.view.diagnostics import diversity_score
 
 
 def written_out(z):

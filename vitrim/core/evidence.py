@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ._precision import without_autocast
 from .packing import Layout
+from .precision import without_autocast
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ._rows import add_rows, behind_prefix, put_rows, take_rows
+from .rows import add_rows, behind_prefix, put_rows, take_rows
 
 
 @dataclass(frozen=True)

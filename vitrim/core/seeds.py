@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..schedule import Place
-from ..tokens import Tokens
+from .schedule import Place
+from .tokens import Tokens
 
 PRIME = 2147483647  # 2^31 - 1
 

@@ -8,6 +8,8 @@ from pathlib import Path
 from timm.data import ImageNetInfo, infer_imagenet_subset
 from timm.utils.misc import natural_key
 
+from ..common.text import few, first_line
+
 _WNID = re.compile(r"n\d{8}")
 _IMAGENET_VALIDATION = re.compile(r"ILSVRC2012_val_(\d{8})")
 
@@ -27,18 +29,6 @@ class Classes:
     def index(self, label: int) -> int:
         """The model's class index for the data's own label."""
         return self.indices[label] if self.indices else int(label)
-
-
-def few(items: list, shown: int = 3) -> str:
-    """The first items as text, with a count of the rest."""
-    text = ", ".join(str(item) for item in items[:shown])
-    return text if len(items) <= shown else f"{text} and {len(items) - shown} more"
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or its type where there is none."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
 
 
 def in_order(names: set[str]) -> list[str]:

@@ -10,9 +10,9 @@ from timm.utils import unwrap_model
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
-from ._classes import Classes, classes_of_labels, match_classes, read_labels
-from ._photographs import Batch, Photographs, StreamedPhotographs, Unreadable, collate
-from ._sources import Files, ReaderImages, Stream, TorchImages, find_source, flat_files
+from .classes import Classes, classes_of_labels, match_classes, read_labels
+from .photographs import Batch, Photographs, StreamedPhotographs, Unreadable, collate
+from .sources import Files, ReaderImages, Stream, TorchImages, find_source, flat_files
 
 __all__ = [
     "Batch",

@@ -13,8 +13,9 @@ from timm.data import create_transform
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, default_collate
 
-from ._classes import Classes, first_line
-from ._sources import Files, ReaderImages, Stream, TorchImages
+from ..common.text import first_line
+from .classes import Classes
+from .sources import Files, ReaderImages, Stream, TorchImages
 
 
 class Unreadable(NamedTuple):

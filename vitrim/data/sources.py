@@ -11,7 +11,8 @@ from PIL import Image
 from timm.data import create_dataset
 from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
 
-from ._classes import few, first_line, in_order
+from ..common.text import few, first_line
+from .classes import in_order
 
 _SPLITS = {"train", "training", "val", "valid", "validation", "test", "eval", "evaluation"}
 _STREAMS = {"hfids", "tfds", "wds"}

@@ -9,9 +9,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from timm.utils import unwrap_model
 from torch import Tensor, nn
 
-from ._judge import ClassifierJudge, EvaluationResult, FeatureJudge, knn_hits, wilson_interval, without_classifier
-from ._photographs import Unreadable
-from ._timing import Throughput, as_device, as_dtype, environment, evaluation_mode, inference, throughput_in_turn
+from ..data.photographs import Unreadable
+from .judges import ClassifierJudge, EvaluationResult, FeatureJudge, knn_hits, wilson_interval, without_classifier
+from .timing import Throughput, as_device, as_dtype, environment, evaluation_mode, inference, throughput_in_turn
 
 __all__ = [
     "EvaluationResult",

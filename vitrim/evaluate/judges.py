@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, normalize, one_hot
 from torchmetrics import MeanMetric, SumMetric
 
-from ._photographs import Unreadable
+from ..data.photographs import Unreadable
 
 
 @dataclass(frozen=True)

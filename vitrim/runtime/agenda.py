@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from .methods import Method
-from .schedule import Place
+from ..core.schedule import Place
+from ..methods import Method
 
 
 class Agenda:

@@ -9,11 +9,11 @@ from typing import Any
 
 from torch import nn
 
-from .backbones import Backbone, find_family
+from ..backbones import Backbone, find_family
+from ..core.schedule import Place
+from ..methods import METHODS, Method
 from .cost import plan_macs, solve_dial
-from .methods import METHODS, Method
 from .model import ReducedViT, unwrap
-from .schedule import Place
 
 
 class UntrainedWarning(UserWarning):

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from jaxtyping import Num
 from torch import Tensor, nn
 
-from .backbones import Backbone, find_family
-from .methods import Method
+from ..backbones import Backbone, find_family
+from ..methods import Method
 
 KEEP_STEPS = 10**6  # how finely a budget is solved for a keep rate
 

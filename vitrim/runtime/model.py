@@ -14,15 +14,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ._timm import TimmInterface
+from ..backbones import Backbone, find_family
+from ..backbones.timm.interface import TimmInterface
+from ..core.evidence import Evidence
+from ..core.reductions import Keep
+from ..core.seeds import image_seed
+from ..core.tokens import Tokens
+from ..methods import Method
 from .agenda import Agenda
-from .backbones import Backbone, find_family
-from .evidence import Evidence
-from .methods import Method
-from .methods._random import image_seed
 from .records import Ask, Findings, Learning, Span, Witness, trace_block, witness_place
-from .reductions import Keep
-from .tokens import Tokens
 
 
 class ReducedViT(TimmInterface, nn.Module):

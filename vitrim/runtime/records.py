@@ -8,11 +8,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .evidence import Evidence
-from .methods.base import Method
-from .reductions import Mask, Reduction
-from .schedule import Place
-from .tokens import Tokens
+from ..core.evidence import Evidence
+from ..core.reductions import Mask, Reduction
+from ..core.schedule import Place
+from ..core.tokens import Tokens
+from ..methods.base import Method
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from ..methods import LastClassAttention
 from .build import attach, make_method
-from .methods import LastClassAttention
 from .model import ReducedViT
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"

@@ -21,8 +21,8 @@ from timm.models.vision_transformer import (
 )
 from torch import Tensor, nn
 
-from ..tokens import Tokens
-from .plain import PlainBackbone, linear_weights
+from ...core.tokens import Tokens
+from ..timm.plain import PlainBackbone, linear_weights
 from .token_labels import TokenLogits, random_box
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models.vision_transformer import checkpoint_filter_fn
 
-from .lvvit import LVViT
+from .model import LVViT
 
 
 def _cfg(crop_pct: float) -> dict:

@@ -12,7 +12,7 @@ from timm.models import load_state_dict
 from timm.utils import unwrap_model
 from torch import Tensor, nn
 
-from ._classes import few, first_line
+from ...common.text import few, first_line
 
 _ENDINGS = (".safetensors", ".pth", ".pt", ".bin", ".tar", ".ckpt")
 

@@ -9,8 +9,8 @@ import torch
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
-from .agenda import Agenda
-from .records import Ask
+from ...runtime.agenda import Agenda
+from ...runtime.records import Ask
 
 PREFIX = "backbone."
 

@@ -15,12 +15,12 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..attention import attention
-from ..evidence import Evidence
-from ..packing import Layout
-from ..tokens import Tokens
-from ._projections import Projections
-from .base import Backbone, add_residual
+from ...core.attention import attention
+from ...core.evidence import Evidence
+from ...core.packing import Layout
+from ...core.tokens import Tokens
+from ..base import Backbone, add_residual
+from .projections import Projections
 
 
 class PlainBackbone(Backbone):

@@ -16,10 +16,10 @@ from timm.models.eva import Eva, EvaAttention, EvaBlock, EvaBlockPostNorm
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from ..attention import attention
-from ..evidence import Evidence
-from ..tokens import Tokens
-from .base import add_residual
+from ...core.attention import attention
+from ...core.evidence import Evidence
+from ...core.tokens import Tokens
+from ..base import add_residual
 from .plain import PlainBackbone, linear_weights
 
 

@@ -20,10 +20,10 @@ from timm.models.swin_transformer import (
 )
 from torch import Tensor, nn
 
-from ..tokens import Tokens
-from ._windows import WindowEvidence, attend_windows
-from .base import Backbone, add_residual
+from ...core.tokens import Tokens
+from ..base import Backbone, add_residual
 from .plain import linear_weights
+from .windows import WindowEvidence, attend_windows
 
 
 class SwinBackbone(Backbone):

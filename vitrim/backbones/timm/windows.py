@@ -10,9 +10,9 @@ from jaxtyping import Bool, Float, Int
 from timm.models.swin_transformer import SwinTransformerBlock, window_partition
 from torch import Tensor
 
-from ..attention import attention
-from ..evidence import Evidence
-from ..tokens import Tokens
+from ...core.attention import attention
+from ...core.evidence import Evidence
+from ...core.tokens import Tokens
 
 
 @dataclass(frozen=True)

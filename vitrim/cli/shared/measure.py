@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from .._timing import as_device, as_dtype
-from ..cost import Profile, profile
-from ..data import open_dataset, open_loader
-from ..evaluate import EvaluationResult, Throughput, environment, evaluate_many, throughput_in_turn
-from ._model import Subject
-from ._options import DataOptions, ModelOptions, RunOptions
-from ._plans import Plan
+from ...data.loading import open_dataset, open_loader
+from ...evaluate.accuracy import EvaluationResult, Throughput, environment, evaluate_many, throughput_in_turn
+from ...evaluate.timing import as_device, as_dtype
+from ...runtime.cost import Profile, profile
+from .model import Subject
+from .options import DataOptions, ModelOptions, RunOptions
+from .plans import Plan
 
 DENSE = "dense"
 CPU_BATCH, OTHER_BATCH = 16, 128

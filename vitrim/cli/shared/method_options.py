@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 from tyro.conf import arg
 
-from ..methods import METHODS, Method
+from ...methods import METHODS, Method
 
 OTHERS = ("method", "macs", "guide", "guide_checkpoint")  # that are no options of methods
 SHARED = ("seed",)  # options of methods that are options of every run

@@ -17,11 +17,11 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from ..backbones import find_family
-from ..checkpoint import load_checkpoint
-from ..model import ReducedViT
-from ..storage import CONFIG, load
-from ._options import ModelOptions
+from ...backbones import find_family
+from ...backbones.timm.checkpoints import load_checkpoint
+from ...runtime.model import ReducedViT
+from ...runtime.storage import CONFIG, load
+from .options import ModelOptions
 
 REMOTE = ("hf-hub:", "hf_hub:", "local-dir:")  # names that timm looks up elsewhere than in its own list
 

@@ -11,8 +11,8 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ._files import write_whole
-from ._measure import Row, accuracy_of, interval_of
+from ...common.files import write_whole
+from .measure import Row, accuracy_of, interval_of
 
 ENDINGS = (".png", ".svg")
 # Okabe and Ito's colours, told apart by colour-blind readers too. After the sixth method they start again, with other

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..build import attach, make_method, reduce
-from ..methods import METHODS, LastClassAttention, Method
-from ..model import ReducedViT
-from ._method_options import SHARED, given_options
-from ._model import Subject, open_guide
+from ...methods import METHODS, LastClassAttention, Method
+from ...runtime.build import attach, make_method, reduce
+from ...runtime.model import ReducedViT
+from .method_options import SHARED, given_options
+from .model import Subject, open_guide
 
 DEFAULT_METHOD = "evit"
 DEFAULT_RATES = (0.9, 0.7, 0.5)  # of `compare`, for methods with a keep rate

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch.utils.data import DataLoader
 
-from .._timing import processor_name
-from ..evaluate import EvaluationResult
-from ._measure import Row, Setting, accuracy_of, change_of, interval_of
-from ._table import Report, interval, percent, signed, tokens_left
+from ...evaluate.accuracy import EvaluationResult
+from ...evaluate.timing import processor_name
+from .measure import Row, Setting, accuracy_of, change_of, interval_of
+from .table import Report, interval, percent, signed, tokens_left
 
 NAMED = 10  # skipped images named on the terminal; the JSON names all
 

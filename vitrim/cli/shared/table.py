@@ -9,7 +9,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from ._files import STDOUT
+from ...common.files import STDOUT
 
 WIDE = 200  # columns assumed for a file or a pipe, which fold nothing
 

@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..reductions import Keep, Merge, Reduction
-from ._clusters import Groups, others
+from ...core.reductions import Keep, Merge, Reduction
+from .clustering import Groups, others
 
 TINY = 1e-12  # a token that nobody attends to still counts in a group of such tokens
 

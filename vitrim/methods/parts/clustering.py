@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from .._precision import without_autocast
+from ...core.precision import without_autocast
 
 REACH = 3  # tokens that one layer of the convolution sees
 

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..backbones import find_family
+from ...backbones import find_family
 
 
 class LastClassAttention(nn.Module):

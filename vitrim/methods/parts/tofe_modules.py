@@ -14,12 +14,12 @@ from jaxtyping import Bool, Float
 from timm.layers import Mlp
 from torch import Tensor, nn
 
-from .._precision import without_autocast
-from ..attention import attention
-from ..packing import Layout, Pack
-from ..reductions import Mask, Reduction
-from ..tokens import Tokens
-from ._predictor import Predictor
+from ...core.attention import attention
+from ...core.packing import Layout, Pack
+from ...core.precision import without_autocast
+from ...core.reductions import Mask, Reduction
+from ...core.tokens import Tokens
+from .predictor import Predictor
 
 
 class MlpSelector(nn.Module):

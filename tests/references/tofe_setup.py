@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import vitrim
-from vitrim.build import attach
+from vitrim.runtime.build import attach
 
 ROWS = {row.name: row for row in BACKBONES}
 OPTIONS = {
