@@ -8,7 +8,8 @@ import pytest
 import timm
 import torch
 from _tofe_reference import slow_tofe
-from _tofe_setup import OPTIONS, ROWS, counted_macs, kept_of, put_on
+from _tofe_setup import OPTIONS, ROWS, kept_of, put_on
+from counting import counted_macs
 from settings import dense, images
 
 import vitrim
