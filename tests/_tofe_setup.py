@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from settings import BACKBONES, dense, images, level, randomise
 
 import vitrim

@@ -20,9 +20,9 @@ class Count:
 
 @contextmanager
 def counting() -> Iterator[Count]:
-    """Counts the products of matrices of everything that runs inside, half their FLOPs; nothing is recorded for backward.
+    """Counts the products of matrices of everything that runs inside, half their FLOPs, without gradients.
 
-    Attention is taken apart into its two products meanwhile: before 2.15 torch counts its fused CPU kernel as nothing.
+    Attention runs as its two products meanwhile: before 2.15 torch counts the fused CPU kernel as nothing.
     """
     count = Count()
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
