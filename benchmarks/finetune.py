@@ -29,10 +29,10 @@ import timm
 import torch
 
 import vitrim
-from vitrim.checkpoint import load_checkpoint
-from vitrim.cost import image_macs
+from vitrim.backbones.timm.checkpoints import load_checkpoint
 from vitrim.data import open_dataset, open_loader
 from vitrim.evaluate import environment, evaluate_many
+from vitrim.runtime.cost import image_macs
 from vitrim.training import Settings, finetune, get_recipe, override
 from vitrim.training.objective import own_counts
 
@@ -190,7 +190,7 @@ def main():
     parser.add_argument("--per-class", type=int, default=100)
     parser.add_argument("--precision", default="no", choices=["no", "bf16"])
     args = parser.parse_args()
-    warnings.filterwarnings("ignore", category=vitrim.build.UntrainedWarning)
+    warnings.filterwarnings("ignore", category=vitrim.runtime.build.UntrainedWarning)
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"finetune_{args.group}.json"
     done = json.loads(path.read_text()) if path.exists() else {"settings": vars(args) | environment(), "trials": []}

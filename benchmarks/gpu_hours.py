@@ -27,13 +27,13 @@ import timm
 import torch
 
 import vitrim
-from vitrim.build import UntrainedWarning
-from vitrim.cli._model import open_model_without_weights
-from vitrim.cli._parse import parse
-from vitrim.cli._plans import one_plan
 from vitrim.cli.finetune import FinetuneConfig, recipe_of
-from vitrim.model import ReducedViT
-from vitrim.schedule import cosine_keep
+from vitrim.cli.shared.model import open_model_without_weights
+from vitrim.cli.shared.parse import parse
+from vitrim.cli.shared.plans import one_plan
+from vitrim.core.schedule import cosine_keep
+from vitrim.runtime.build import UntrainedWarning
+from vitrim.runtime.model import ReducedViT
 from vitrim.training import Recipe
 
 HERE = Path(__file__).parent

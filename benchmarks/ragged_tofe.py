@@ -20,8 +20,8 @@ import timm
 import torch
 
 import vitrim
-from vitrim.build import attach
 from vitrim.evaluate import environment, throughput_in_turn
+from vitrim.runtime.build import attach
 
 
 def drawn_counts(args, batch, n):

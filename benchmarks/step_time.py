@@ -22,8 +22,8 @@ import timm
 import torch
 from torch.nn.functional import cross_entropy
 
-from vitrim.build import UntrainedWarning
 from vitrim.evaluate import environment
+from vitrim.runtime.build import UntrainedWarning
 from vitrim.training import Settings, get_recipe
 from vitrim.training.finetune import make_teacher, objective_of
 from vitrim.training.loop import make_accelerator

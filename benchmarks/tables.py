@@ -149,7 +149,7 @@ def step_time() -> str:
 def published() -> str:
     """Published GMACs beside ours: as the papers count, and what vitrim computes."""
     sys.path.insert(0, str(ROOT / "tests"))
-    from published import TEXT, as_the_papers_count, key_of, model_of, published_rows  # what the test walks
+    from references.published import TEXT, as_the_papers_count, key_of, model_of, published_rows  # what the test walks
 
     import vitrim
 
@@ -166,7 +166,7 @@ def published() -> str:
 
 def draw_picture(name: str) -> None:
     """docs/images/NAME.svg again from the figures of `vitrim compare`, as the command draws it."""
-    from vitrim.cli._picture import draw
+    from vitrim.cli.shared.picture import draw
 
     found, rows = results(name), []
     for row in found["rows"]:

@@ -31,7 +31,7 @@ from timm.scheduler import CosineLRScheduler
 from torch import Generator, Tensor, nn
 from torchmetrics.functional.classification import multiclass_accuracy
 
-from vitrim.cli._files import check_output, write_whole
+from vitrim.common.files import check_output, write_whole
 from vitrim.demo.digits import CANVAS_SIZE, CLASSES, Canvases, DigitCanvases, normalise, paint_canvases, source_digits
 from vitrim.demo.model import PATCH_SIZE, build_model
 

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 import vitrim
 from vitrim.backbones import LVViT
-from vitrim.build import attach
+from vitrim.runtime.build import attach
 
 CLASSES = 7
 

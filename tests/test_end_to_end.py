@@ -7,7 +7,7 @@ import timm
 import torch
 
 import vitrim
-from vitrim.checkpoint import load_checkpoint
+from vitrim.backbones.timm.checkpoints import load_checkpoint
 from vitrim.data import open_dataset, open_loader
 from vitrim.evaluate import evaluate_many
 

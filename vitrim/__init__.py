@@ -1,9 +1,9 @@
 """vitrim: Vision Transformers made fast by spending compute only on the tokens that matter."""
 
 from ._version import __version__
-from .build import UntrainedWarning, reduce
-from .cost import Profile, image_macs, profile
-from .evidence import Evidence
+from .core.evidence import Evidence
+from .core.reductions import Fuse, Keep, Mask, Merge, Reduction
+from .core.tokens import Tokens
 from .methods import (
     ATS,
     BAT,
@@ -21,11 +21,11 @@ from .methods import (
     ToMe,
     TopK,
 )
-from .model import ReducedViT
-from .records import BlockTrace
-from .reductions import Fuse, Keep, Mask, Merge, Reduction
-from .storage import load, save
-from .tokens import Tokens
+from .runtime.build import UntrainedWarning, reduce
+from .runtime.cost import Profile, image_macs, profile
+from .runtime.model import ReducedViT
+from .runtime.records import BlockTrace
+from .runtime.storage import load, save
 
 __all__ = [
     "ATS",

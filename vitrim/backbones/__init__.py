@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from torch import nn
 
-from . import _lvvit_models  # noqa: F401  registers lvvit_t, _s, _m, _l with timm
 from .base import Backbone
-from .lvvit import LVViT, LVViTBackbone
-from .plain import PlainBackbone
-from .rope import RopeBackbone
-from .swin import SwinBackbone
-from .token_labels import TokenLogits
+from .lvvit import names  # noqa: F401  registers lvvit_t, _s, _m, _l with timm
+from .lvvit.model import LVViT, LVViTBackbone
+from .lvvit.token_labels import TokenLogits
+from .timm.plain import PlainBackbone
+from .timm.rope import RopeBackbone
+from .timm.swin import SwinBackbone
 
 FAMILIES: tuple[type[Backbone], ...] = (PlainBackbone, LVViTBackbone, RopeBackbone, SwinBackbone)
 

@@ -11,8 +11,8 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from ..evidence import Evidence
-from ..tokens import Tokens
+from ..core.evidence import Evidence
+from ..core.tokens import Tokens
 
 
 def add_residual(x: Tensor, branch: Tensor) -> Tensor:

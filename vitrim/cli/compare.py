@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ._files import check_output, write_json
-from ._measure import accuracy_of, common_figures, data_figures, measure, open_images, settle
-from ._method_options import method_options_class
-from ._model import open_model
-from ._options import DataOptions, ModelOptions, OutputOptions, RunOptions
-from ._parse import parse
-from ._picture import ENDINGS, draw
-from ._plans import DEFAULT_RATES, many_plans
-from ._report import about, comparison, skipped
-from ._table import Report
+from ..common.files import check_output, write_json
+from .shared.measure import accuracy_of, common_figures, data_figures, measure, open_images, settle
+from .shared.method_options import method_options_class
+from .shared.model import open_model
+from .shared.options import DataOptions, ModelOptions, OutputOptions, RunOptions
+from .shared.parse import parse
+from .shared.picture import ENDINGS, draw
+from .shared.plans import DEFAULT_RATES, many_plans
+from .shared.report import about, comparison, skipped
+from .shared.table import Report
 
 MethodOptions: Any = method_options_class("several values: one row for each", " ".join(map(str, DEFAULT_RATES)))
 

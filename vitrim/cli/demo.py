@@ -11,21 +11,21 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from ..build import reduce
+from ..common.files import check_output, write_json
 from ..demo.digits import DigitCanvases
 from ..demo.model import NAME, load_model
 from ..demo.page import Example, TableRow, write_page
-from ..model import ReducedViT
-from ..records import BlockTrace
-from ._files import check_output, write_json
-from ._measure import Row, Setting, change_of, common_figures, measure, settle
-from ._model import Subject
-from ._options import OutputOptions, RunOptions
-from ._parse import parse
-from ._picture import svg
-from ._plans import plan_of
-from ._report import comparison, machine
-from ._table import Report, tokens_left
+from ..runtime.build import reduce
+from ..runtime.model import ReducedViT
+from ..runtime.records import BlockTrace
+from .shared.measure import Row, Setting, change_of, common_figures, measure, settle
+from .shared.model import Subject
+from .shared.options import OutputOptions, RunOptions
+from .shared.parse import parse
+from .shared.picture import svg
+from .shared.plans import plan_of
+from .shared.report import comparison, machine
+from .shared.table import Report, tokens_left
 
 METHODS = ("evit", "topk", "random", "grid")
 RATES = (0.9, 0.7, 0.5, 0.3)

@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ._files import check_output, write_json
-from ._measure import Row, change_of, common_figures, data_figures, measure, open_images, settle
-from ._method_options import method_options_class
-from ._model import open_model
-from ._options import DataOptions, ModelOptions, OutputOptions, RunOptions
-from ._parse import parse
-from ._plans import one_plan
-from ._report import about, skipped
-from ._table import Report, interval, percent, signed, tokens_left
+from ..common.files import check_output, write_json
+from .shared.measure import Row, change_of, common_figures, data_figures, measure, open_images, settle
+from .shared.method_options import method_options_class
+from .shared.model import open_model
+from .shared.options import DataOptions, ModelOptions, OutputOptions, RunOptions
+from .shared.parse import parse
+from .shared.plans import one_plan
+from .shared.report import about, skipped
+from .shared.table import Report, interval, percent, signed, tokens_left
 
 MethodOptions: Any = method_options_class("several values: one for each of the method's places")
 

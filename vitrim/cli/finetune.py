@@ -12,19 +12,19 @@ from typing import Annotated, Any, Literal
 import torch
 from accelerate import PartialState
 
-from ..build import UntrainedWarning
-from ..cost import profile
-from ..data import open_dataset, open_loader
-from ..evaluate import environment
+from ..common.files import check_output, write_json
+from ..data.loading import open_dataset, open_loader
+from ..evaluate.accuracy import environment
+from ..runtime.build import UntrainedWarning
+from ..runtime.cost import profile
 from ..training import RECIPES, Augmentation, Recipe, Settings, Weights, finetune, get_recipe, override
 from ..training import Report as Trained
-from ._files import check_output, write_json
-from ._method_options import method_options_class
-from ._model import Subject, open_model, open_untrained
-from ._options import ModelOptions, OutputOptions, hinted
-from ._parse import parse
-from ._plans import Plan, one_plan, plan_of
-from ._table import Report
+from .shared.method_options import method_options_class
+from .shared.model import Subject, open_model, open_untrained
+from .shared.options import ModelOptions, OutputOptions, hinted
+from .shared.parse import parse
+from .shared.plans import Plan, one_plan, plan_of
+from .shared.table import Report
 
 MethodOptions: Any = method_options_class("several values: one for each of the method's places")
 

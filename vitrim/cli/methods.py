@@ -13,12 +13,12 @@ import torch
 
 from .._version import __version__
 from ..backbones import FAMILIES
-from ..build import attach, make_method
+from ..common.files import check_output, write_json
 from ..methods import METHODS
-from ._files import check_output, write_json
-from ._options import OutputOptions
-from ._parse import parse
-from ._table import Report
+from ..runtime.build import attach, make_method
+from .shared.options import OutputOptions
+from .shared.parse import parse
+from .shared.table import Report
 
 _ADVICE = re.compile(r'use (\w+)="([\w-]+)"')  # what a method's refusal says would work
 

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from .._version import __version__
-from ..cost import Profile
-from ..cost import profile as cost_of
-from ._files import check_output, write_json
-from ._method_options import method_options_class
-from ._model import open_model_without_weights
-from ._options import ModelOptions, OutputOptions
-from ._parse import parse
-from ._plans import Plan, one_plan
-from ._table import Report, tokens_left
+from ..common.files import check_output, write_json
+from ..runtime.cost import Profile
+from ..runtime.cost import profile as cost_of
+from .shared.method_options import method_options_class
+from .shared.model import open_model_without_weights
+from .shared.options import ModelOptions, OutputOptions
+from .shared.parse import parse
+from .shared.plans import Plan, one_plan
+from .shared.table import Report, tokens_left
 
 MethodOptions: Any = method_options_class("several values: one for each of the method's places")
 

@@ -5,7 +5,7 @@ from importlib.resources import files
 from safetensors.torch import load
 from timm.models.vision_transformer import VisionTransformer
 
-from vitrim.demo.digits import CANVAS_SIZE, CLASSES, MEAN, STD
+from .digits import CANVAS_SIZE, CLASSES, MEAN, STD
 
 NAME = "digits_vit"
 PATCH_SIZE = 4

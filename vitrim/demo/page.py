@@ -15,7 +15,7 @@ from jaxtyping import Bool, UInt8
 from jinja2 import Environment
 from PIL import Image
 
-from vitrim.cli._files import write_whole
+from ..common.files import write_whole
 
 # A mid-grey blue that stands off from black ink, from white paper and from both page backgrounds.
 DROPPED_COLOUR, DROPPED_SHARE = np.array([122, 138, 160]), 0.8

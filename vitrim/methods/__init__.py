@@ -10,8 +10,8 @@ from .dpcknn import DPCKNN
 from .dynamicvit import DynamicViT
 from .evit import EViT
 from .evovit import EvoViT
-from .guide import LastClassAttention
 from .idlevit import IdleViT
+from .parts.guide import LastClassAttention
 from .tofe import ToFe
 from .tome import ToMe
 

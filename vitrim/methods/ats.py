@@ -12,11 +12,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..backbones.base import Backbone
-from ..evidence import Evidence
-from ..packing import pack
-from ..reductions import Reduction
-from ..schedule import Place, ceil_count
-from ..tokens import Tokens
+from ..core.evidence import Evidence
+from ..core.packing import pack
+from ..core.reductions import Reduction
+from ..core.schedule import Place, ceil_count
+from ..core.tokens import Tokens
 from .base import Method, class_row_macs
 
 

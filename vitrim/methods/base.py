@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from ..backbones.base import Backbone
-from ..evidence import Evidence
-from ..reductions import Reduction
-from ..schedule import Place, as_places, check_keep, check_places, even_places, rate_at
-from ..tokens import Tokens
+from ..core.evidence import Evidence
+from ..core.reductions import Reduction
+from ..core.schedule import Place, as_places, check_keep, check_places, even_places, rate_at
+from ..core.tokens import Tokens
 
 
 class Method(nn.Module):

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..evidence import Evidence
-from ..reductions import Keep, Reduction
-from ..schedule import Place, ceil_count
-from ..tokens import Tokens
-from ._random import random_scores
+from ..core.evidence import Evidence
+from ..core.reductions import Keep, Reduction
+from ..core.schedule import Place, ceil_count
+from ..core.seeds import random_scores
+from ..core.tokens import Tokens
 from .base import Method, top
 from .evit import EViT
 

@@ -12,17 +12,17 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from .._precision import without_autocast
 from ..backbones.base import Backbone
-from ..evidence import Evidence
-from ..reductions import Keep, Reduction, take_rows
-from ..schedule import Place, ceil_count, rate_at
-from ..tokens import Tokens
-from ._checks import check_count, check_counts, check_one_of
-from ._clusters import Groups, Weigher, density_peaks, k_means, k_means_macs, one_group, runs, z_order
-from ._parts import Parts, merge_parts
+from ..core.evidence import Evidence
+from ..core.precision import without_autocast
+from ..core.reductions import Keep, Reduction, take_rows
+from ..core.schedule import Place, ceil_count, rate_at
+from ..core.tokens import Tokens
 from .base import top
 from .evit import EViT
+from .parts.bat_sequence import Parts, merge_parts
+from .parts.checks import check_count, check_counts, check_one_of
+from .parts.clustering import Groups, Weigher, density_peaks, k_means, k_means_macs, one_group, runs, z_order
 
 MERGES = ("none", "pack", "cluster", "cluster+match")
 MERGERS = ("density", "kmeans", "average", "max", "spatial", "convolution", "mlp")

@@ -10,12 +10,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..backbones.base import Backbone
-from ..evidence import Evidence
-from ..reductions import Merge, Reduction
-from ..schedule import Place, ceil_count
-from ..tokens import Tokens
-from ._checks import check_count
-from ._clusters import (
+from ..core.evidence import Evidence
+from ..core.reductions import Merge, Reduction
+from ..core.schedule import Place, ceil_count
+from ..core.tokens import Tokens
+from .base import Method
+from .parts.checks import check_count
+from .parts.clustering import (
     Groups,
     comes_before,
     distances_to_denser,
@@ -25,7 +26,6 @@ from ._clusters import (
     peaks,
     squared_distances,
 )
-from .base import Method
 
 
 class DPCKNN(Method):

@@ -12,12 +12,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..backbones.base import Backbone
-from ..evidence import Evidence
-from ..reductions import Keep, Mask, Reduction
-from ..schedule import Place, floor_count
-from ..tokens import Tokens
-from ._predictor import Predictor
+from ..core.evidence import Evidence
+from ..core.reductions import Keep, Mask, Reduction
+from ..core.schedule import Place, floor_count
+from ..core.tokens import Tokens
 from .base import Method, top
+from .parts.predictor import Predictor
 
 
 class DynamicViT(Method):

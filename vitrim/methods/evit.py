@@ -8,11 +8,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..backbones.base import Backbone
-from ..evidence import Evidence
-from ..reductions import Fuse, Keep, Reduction
-from ..schedule import Place, ceil_count
-from ..tokens import Tokens
-from ._random import random_scores
+from ..core.evidence import Evidence
+from ..core.reductions import Fuse, Keep, Reduction
+from ..core.schedule import Place, ceil_count
+from ..core.seeds import random_scores
+from ..core.tokens import Tokens
 from .base import Method, class_row_macs, top
 
 SCORES = ("cls", "tokens", "random", "-cls")

@@ -8,12 +8,12 @@ from dataclasses import replace
 from typing import Any
 
 from ..backbones.base import Backbone
-from ..evidence import Evidence
-from ..reductions import Fuse, Reduction
-from ..schedule import Place, as_places, check_keep, check_places, floor_count
-from ..tokens import Tokens
-from ._checks import check_count
+from ..core.evidence import Evidence
+from ..core.reductions import Fuse, Reduction
+from ..core.schedule import Place, as_places, check_keep, check_places, floor_count
+from ..core.tokens import Tokens
 from .base import Method, class_row_macs, top
+from .parts.checks import check_count
 
 
 class EvoViT(Method):

@@ -10,13 +10,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..backbones.base import Backbone
-from ..evidence import Evidence
-from ..reductions import Keep, Mask, Reduction
-from ..schedule import Place, as_places, check_keep, check_places, even_places, floor_count
-from ..tokens import Tokens
-from ._predictor import Predictor
+from ..core.evidence import Evidence
+from ..core.reductions import Keep, Mask, Reduction
+from ..core.schedule import Place, as_places, check_keep, check_places, even_places, floor_count
+from ..core.tokens import Tokens
 from .base import Method, class_row_macs, top
 from .dynamicvit import best_mask
+from .parts.predictor import Predictor
 
 SCORES = ("logit", "softmax", "predictor")
 

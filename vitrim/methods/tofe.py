@@ -14,12 +14,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..backbones.base import Backbone
-from ..packing import pack
-from ..reductions import Keep, Mask, Reduction
-from ..schedule import Place, check_keep, round_count
-from ..tokens import Tokens
-from ._tofe_parts import APPROXIMATORS, SELECTORS, decide, keep_scores, shift, start_at
+from ..core.packing import pack
+from ..core.reductions import Keep, Mask, Reduction
+from ..core.schedule import Place, check_keep, round_count
+from ..core.tokens import Tokens
 from .base import Method
+from .parts.tofe_modules import APPROXIMATORS, SELECTORS, decide, keep_scores, shift, start_at
 
 OPTIMISED = (0.49, 0.25, 0.14)  # what the paper's training found for DeiT-S at half its cost (Table V)
 ADAPTIVE = ("batch", "instance")

@@ -11,15 +11,15 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .._precision import without_autocast
 from ..backbones.base import Backbone
-from ..evidence import Evidence
-from ..reductions import Merge, Reduction
-from ..schedule import Place, rate_at
-from ..tokens import Tokens
-from ._checks import check_counts
-from ._clusters import others
+from ..core.evidence import Evidence
+from ..core.precision import without_autocast
+from ..core.reductions import Merge, Reduction
+from ..core.schedule import Place, rate_at
+from ..core.tokens import Tokens
 from .base import Method
+from .parts.checks import check_counts
+from .parts.clustering import others
 
 
 class ToMe(Method):

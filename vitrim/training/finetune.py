@@ -12,11 +12,11 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from ..cost import image_macs, profile
-from ..data import data_config, open_dataset
+from ..data.loading import data_config, open_dataset
 from ..methods import Method, ToFe
-from ..model import ReducedViT, unwrap
-from ..storage import load, methods_config, save
+from ..runtime.cost import image_macs, profile
+from ..runtime.model import ReducedViT, unwrap
+from ..runtime.storage import load, methods_config, save
 from .judge import Judge
 from .loop import Run, make_accelerator
 from .objective import Objective, Teacher, check_labels_patches, dense_macs, own_counts, restore_blocks

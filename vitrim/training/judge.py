@@ -6,8 +6,8 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from ..evaluate import evaluate_many
-from ..model import ReducedViT
+from ..evaluate.accuracy import evaluate_many
+from ..runtime.model import ReducedViT
 from .settings import Settings
 
 

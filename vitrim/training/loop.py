@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 
-from ..model import ReducedViT
+from ..runtime.model import ReducedViT
 from .checkpoints import BEST, LAST, check_same_run, read, write
 from .journal import Journal
 from .objective import Objective, Teacher

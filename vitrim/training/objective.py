@@ -9,11 +9,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .. import losses
 from ..backbones import LVViT, TokenLogits, find_family
-from ..cost import plan_macs
-from ..model import ReducedViT
-from ..records import Learning, Witness
+from ..runtime.cost import plan_macs
+from ..runtime.model import ReducedViT
+from ..runtime.records import Learning, Witness
+from . import losses
 from .recipes import Recipe
 
 

@@ -7,7 +7,7 @@ from timm.scheduler import CosineLRScheduler
 from torch import nn
 from torch.optim import Optimizer
 
-from ..model import ReducedViT
+from ..runtime.model import ReducedViT
 from .recipes import Recipe
 
 

@@ -17,9 +17,9 @@ from timm.data import Mixup, create_transform
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
-from .._classes import Classes
-from .._photographs import Photographs, Unreadable
-from .._sources import Files
+from ..data.classes import Classes
+from ..data.photographs import Photographs, Unreadable
+from ..data.sources import Files
 from .recipes import Augmentation, Recipe
 
 MODULUS = 2**31 - 1

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Literal
 
-from ..losses import Cut
+from .losses import Cut
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from jaxtyping import Float
 from timm.data import create_transform
 from torch import Tensor
 
-from .._photographs import Photographs, Unreadable
+from ..data.photographs import Photographs, Unreadable
 from ..methods import ToFe
-from ..model import ReducedViT
+from ..runtime.model import ReducedViT
 
 PHOTOGRAPHS, BATCH = 256, 32
 

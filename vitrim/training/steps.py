@@ -10,9 +10,9 @@ from accelerate import Accelerator
 from timm.utils import ModelEmaV3
 from torch import Tensor
 
-from ..model import ReducedViT
-from ..records import Learning
-from ..schedule import cosine_keep
+from ..core.schedule import cosine_keep
+from ..runtime.model import ReducedViT
+from ..runtime.records import Learning
 from .checkpoints import RunStopped
 from .objective import Objective, Teacher, own_counts
 from .optim import make_optimizer, make_schedule, set_learning

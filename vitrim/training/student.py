@@ -7,10 +7,10 @@ from typing import Any
 
 from torch import nn
 
-from ..build import attach
 from ..methods import Method
-from ..model import ReducedViT
-from ..storage import methods_config
+from ..runtime.build import attach
+from ..runtime.model import ReducedViT
+from ..runtime.storage import methods_config
 from .optim import check_frozen, set_drop_path
 from .recipes import NEEDED, Recipe, for_methods
 

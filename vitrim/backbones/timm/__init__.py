@@ -1,0 +1,1 @@
+"""timm: one file for each family of its models, and what vitrim asks of timm itself."""

@@ -1,0 +1,218 @@
+"""Swin: timm's `SwinTransformer`. Tokens must keep their grid, so only methods that idle or freeze fit.
+
+The tokens outside skip every linear layer; attention runs in the shifted windows, where the tokens outside are masked
+out as keys. That is what the masked form over all tokens computes, too. Windows are always whole: their attention
+products cost the same however many tokens are in them, and that is what is counted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import ClassVar
+
+from timm.layers import Mlp
+from timm.models.swin_transformer import (
+    PatchMerging,
+    SwinTransformer,
+    SwinTransformerBlock,
+    SwinTransformerStage,
+    WindowAttention,
+)
+from torch import Tensor, nn
+
+from ...core.tokens import Tokens
+from ..base import Backbone, add_residual
+from .plain import linear_weights
+from .windows import WindowEvidence, attend_windows
+
+
+class SwinBackbone(Backbone):
+    """timm's `SwinTransformer`, exactly this type. Blocks count from 0 over all stages.
+
+    places: (stage, number in the stage) of every block
+    """
+
+    family = "swin"
+    models = (SwinTransformer,)
+    kinds: ClassVar[dict[str, str]] = {"Swin": "swin_tiny_patch4_window7_224"}
+
+    def __init__(self, model):
+        super().__init__(model)
+        self.places = [(s, j) for s, stage in enumerate(model.layers) for j in range(len(stage.blocks))]
+
+    @classmethod
+    def check(cls, model):
+        for stage in model.layers:
+            _check_type("a stage", stage, SwinTransformerStage)
+            _check_type("patch merging", stage.downsample, PatchMerging, nn.Identity)
+            for block in stage.blocks:
+                _check_type("a block", block, SwinTransformerBlock)
+                _check_type("attention", block.attn, WindowAttention)
+                _check_type("an MLP", block.mlp, Mlp)
+
+    # -- what the model is
+
+    def block(self, i: int) -> SwinTransformerBlock:
+        """Block i, counted over all stages."""
+        stage, j = self.places[i]
+        return self.model.layers[stage].blocks[j]
+
+    @property
+    def depth(self):
+        return len(self.places)
+
+    @property
+    def width(self):
+        return self.model.num_features
+
+    def channels(self, i):
+        return self.block(i).dim
+
+    @property
+    def prefix(self):
+        return 0
+
+    @property
+    def voters(self):
+        return ()
+
+    def heads(self, i):
+        attn = self.block(i).attn
+        return attn.num_heads, attn.qkv.out_features // (3 * attn.num_heads)
+
+    @property
+    def within(self):
+        """The third stage, or the longest where there are fewer: where DynamicViT and IdleViT act on Swin."""
+        depths = [len(stage.blocks) for stage in self.model.layers]
+        chosen = 2 if len(depths) > 2 else depths.index(max(depths))
+        start = sum(depths[:chosen])
+        return range(start, start + depths[chosen])
+
+    @property
+    def taps(self):
+        """The last block of every stage."""
+        return [i for i in range(self.depth) if i + 1 == self.depth or self.places[i + 1][1] == 0]
+
+    def whole_by(self, block):
+        """The end of its stage: patch merging and the pooling at the end need the whole grid."""
+        return 1 + min(end for end in self.taps if end >= block)
+
+    def admit(self, method):
+        if not method.undoes:
+            raise ValueError(
+                f"{method.name} removes tokens for good, and Swin's windows and patch merging need the whole grid: "
+                'tokens must keep their grid. Use a method that idles or freezes: idlevit with score="predictor", tofe'
+            )
+
+    def admit_places(self, method):
+        for place in method.places:
+            until = method.until(place)
+            if until is None or until > self.whole_by(place.block):
+                raise ValueError(
+                    f"{method.name} at block {place.block} holds tokens outside beyond its stage (stages end after "
+                    f"blocks {', '.join(map(str, self.taps))}): tokens must keep their grid where Swin merges patches"
+                )
+
+    def check_ragged(self):
+        """Windows hold whatever tokens they hold, so images may keep different numbers."""
+
+    def grid(self, image_size=None):
+        embed = self.model.patch_embed
+        return tuple(embed.grid_size if image_size is None else embed.dynamic_feat_size(image_size))
+
+    def grid_at(self, i, grid):
+        for stage in self.model.layers[: self.places[i][0] + 1]:
+            if not isinstance(stage.downsample, nn.Identity):
+                grid = (-(-grid[0] // 2), -(-grid[1] // 2))
+        return grid
+
+    # -- running it
+
+    def embed(self, images):
+        self._check_size(images)
+        x = self.model.patch_embed(images)
+        return Tokens(x.flatten(1, 2), prefix=0, grid=tuple(x.shape[1:3]), placed=True)
+
+    def _check_size(self, images: Tensor) -> None:
+        embed, size = self.model.patch_embed, tuple(images.shape[-2:])
+        if embed.strict_img_size and size != tuple(embed.img_size):
+            raise ValueError(
+                f"images are {size[0]} x {size[1]}, this model takes {embed.img_size[0]} x {embed.img_size[1]}: resize "
+                "them, call model.set_input_size(img_size=...) first, or build the model with strict_img_size=False"
+            )
+
+    def enter(self, i, tokens):
+        """Patch merging before the first block of a stage; nothing where it has been done already."""
+        stage, j = self.places[i]
+        if j or tokens.x.shape[-1] == self.channels(i):
+            return tokens
+        x = self.model.layers[stage].downsample(tokens.x.unflatten(1, tokens.grid))
+        return replace(tokens, x=x.flatten(1, 2), grid=tuple(x.shape[1:3]), guide=None)
+
+    def probe(self, i, tokens):
+        tokens = self.enter(i, tokens)
+        block = self.block(i)
+        return WindowEvidence(block.norm1(tokens.x), block, prefix=0, voters=(), grid=tokens.grid)
+
+    def attend(self, i, tokens, normed=None):
+        tokens, block = self.enter(i, tokens), self.block(i)
+        h = block.norm1(tokens.x) if normed is None else normed
+        if tokens.position is None and tokens.mask is None:
+            out = block._attn(h.unflatten(1, tokens.grid)).flatten(1, 2)
+        else:
+            out = attend_windows(block, h, tokens)
+        evidence = WindowEvidence(h, block, prefix=0, voters=(), grid=tokens.grid)
+        return tokens.with_x(add_residual(tokens.x, block.drop_path1(out))), evidence
+
+    def mlp(self, i, tokens):
+        block = self.block(i)
+        return tokens.with_x(add_residual(tokens.x, block.drop_path2(block.mlp(block.norm2(tokens.x)))))
+
+    def norm(self, x):
+        return self.model.norm(x)
+
+    def head(self, tokens, pre_logits=False):
+        return self.model.forward_head(self.as_features(tokens), pre_logits=pre_logits)
+
+    def as_features(self, tokens):
+        return tokens.x.unflatten(1, tokens.grid)
+
+    def as_tokens(self, x):
+        return Tokens(x.flatten(1, 2), prefix=0, grid=tuple(x.shape[1:3]), placed=True)
+
+    # -- what it costs
+
+    def embed_macs(self, grid):
+        return grid[0] * grid[1] * self.model.patch_embed.proj.weight.numel()
+
+    def attention_macs(self, i, tokens, grid=None):
+        """Linear layers for the tokens present (dense: for the padded windows), products in whole windows."""
+        block, (height, width) = self.block(i), self.grid_at(i, grid or self.grid())
+        cells = _padded(height, block.window_size[0]) * _padded(width, block.window_size[1])
+        dense = isinstance(tokens, int) and tokens == height * width
+        heads, channels = self.heads(i)
+        products = 2 * cells * block.window_area * heads * channels
+        return (cells if dense else tokens) * linear_weights(block.attn) + products
+
+    def mlp_macs(self, i, tokens):
+        return tokens * linear_weights(self.block(i).mlp)
+
+    def block_macs(self, i, attended, left, grid):
+        stage, j = self.places[i]
+        height, width = self.grid_at(i, grid)
+        merging = 0 if j else height * width * linear_weights(self.model.layers[stage].downsample)
+        return merging + self.attention_macs(i, attended, grid) + self.mlp_macs(i, left)
+
+    def head_macs(self, tokens):
+        return linear_weights(self.model.head.fc)
+
+
+def _padded(side: int, window: int) -> int:
+    """A side of the grid filled up to whole windows."""
+    return -(-side // window) * window
+
+
+def _check_type(what: str, module: nn.Module, *allowed: type[nn.Module]) -> None:
+    if type(module) not in allowed:
+        names = " or ".join(kind.__name__ for kind in allowed)
+        raise ValueError(f"{what} of this Swin is a {type(module).__name__}, only timm's {names} is supported")

@@ -1,0 +1,182 @@
+"""Dense and reduced models measured together: accuracy in one pass over the images, speed in turn on one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from ...data.loading import open_dataset, open_loader
+from ...evaluate.accuracy import EvaluationResult, Throughput, environment, evaluate_many, throughput_in_turn
+from ...evaluate.timing import as_device, as_dtype
+from ...runtime.cost import Profile, profile
+from .model import Subject
+from .options import DataOptions, ModelOptions, RunOptions
+from .plans import Plan
+
+DENSE = "dense"
+CPU_BATCH, OTHER_BATCH = 16, 128
+
+
+@dataclass(frozen=True)
+class Setting:
+    """The run options, settled: nothing in them can fail any more."""
+
+    device: torch.device
+    dtype: str
+    batch_size: int
+    rounds: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model's figures."""
+
+    label: str
+    plan: Plan | None
+    cost: Profile
+    result: EvaluationResult
+    speed: Throughput
+
+    @property
+    def promise_kept(self) -> float:
+        """Speed-up over dense, divided by what the MACs promise."""
+        return self.speed.speed_up * self.cost.share
+
+    def figures(self, dense: Row) -> dict[str, Any]:
+        """The row for JSON."""
+        plan = self.plan
+        found = {key: value for key, value in self.result.as_dict().items() if key not in ("images", "skipped")}
+        change = {} if self is dense else {"change": change_of(self.result, dense.result)}
+        return {
+            "method": DENSE if plan is None else plan.name,
+            "options": {} if plan is None else plan.options,
+            **({"budget": plan.budget} if plan is not None and plan.budget is not None else {}),
+            "gmacs": self.cost.gmacs,
+            "dense_gmacs": self.cost.dense_gmacs,
+            "share": self.cost.share,
+            "tokens": self.cost.tokens,
+            "params": self.cost.params,
+            **found,
+            **change,
+            "images_per_s": self.speed.images_per_s,
+            "speed_up": self.speed.speed_up,
+            "promise_kept": self.promise_kept,
+        }
+
+
+def settle(run: RunOptions) -> Setting:
+    """Check the run options and put threads and seed in force. Raises ValueError for what this machine cannot do."""
+    for name, value in (("threads", run.threads), ("batch-size", run.batch_size), ("rounds", run.rounds)):
+        if value is not None and value < 1:
+            raise ValueError(f"--{name} {value}: give a whole number from 1")
+    if run.threads is not None:
+        torch.set_num_threads(run.threads)
+    torch.manual_seed(run.seed)
+    device = as_device(run.device or _best_device())
+    as_dtype(run.dtype, device)
+    size = run.batch_size or (CPU_BATCH if device.type == "cpu" else OTHER_BATCH)
+    return Setting(device, run.dtype, size, run.rounds, run.seed)
+
+
+def _best_device() -> str:
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def open_images(subject: Subject, data: DataOptions, setting: Setting) -> DataLoader:
+    """The images as the model wants them. Raises ValueError for what is no data set or does not match the model."""
+    limits = {"limit_per_class": data.limit_per_class, "limit": data.limit}
+    places = {"label_file": data.label_file, "split": data.split, "root": data.root}
+    dataset = open_dataset(data.data, subject.dense, crop_pct=data.crop_pct, **places, **limits)
+    return open_loader(dataset, setting.batch_size, data.workers, setting.device)
+
+
+def measure(subject: Subject, plans: Sequence[Plan], loader: DataLoader, setting: Setting) -> list[Row]:
+    """One row for the dense model, then one for each plan.
+
+    Raises ValueError where no image can be read, or an output does not fit the labels.
+    """
+    models = {DENSE: subject.dense, **{plan.label: plan.model for plan in plans}}
+    batches = _FirstBatch(loader)
+    where = {"device": setting.device, "dtype": setting.dtype}
+    results = evaluate_many(models, batches, progress=True, **where)
+    speeds = throughput_in_turn(models, batches.filled(setting.batch_size), setting.rounds, **where)
+    size = tuple(batches.images.shape[-2:])
+    known = {plan.label: plan for plan in plans}
+    return [
+        Row(label, known.get(label), profile(model, size), results[label], speeds[label])
+        for label, model in models.items()
+    ]
+
+
+class _FirstBatch:
+    """Passes a loader's batches on and keeps the images of the first that has any, to time the models on."""
+
+    def __init__(self, loader: DataLoader):
+        self.loader, self.images = loader, torch.empty(0)
+
+    @property
+    def dataset(self) -> Any:
+        return self.loader.dataset
+
+    def __iter__(self) -> Iterator[Any]:
+        for batch in self.loader:
+            if not len(self.images):
+                self.images = batch[0]
+            yield batch
+
+    def filled(self, size: int) -> Tensor:
+        """A batch of that size; fewer images are repeated, as the work does not depend on what they show."""
+        return self.images.repeat(-(-size // len(self.images)), 1, 1, 1)[:size]
+
+
+def change_of(result: EvaluationResult, dense: EvaluationResult) -> float | None:
+    """Percentage points of top-1 (kNN accuracy without a classifier) gained over the dense model."""
+    now, before = accuracy_of(result), accuracy_of(dense)
+    return None if now is None or before is None else now - before
+
+
+def accuracy_of(result: EvaluationResult) -> float | None:
+    """Top-1 in percent; without a classifier the nearest neighbours' accuracy."""
+    return result.top1 if result.top1 is not None else result.knn
+
+
+def interval_of(result: EvaluationResult) -> tuple[float, float] | None:
+    """The 95 % interval of `accuracy_of`."""
+    return result.top1_interval if result.top1 is not None else result.knn_interval
+
+
+def common_figures(name: str, rows: Sequence[Row], setting: Setting) -> dict[str, Any]:
+    """What all rows share, for JSON."""
+    result = rows[0].result
+    return {
+        "model": name,
+        "images": result.images,
+        "skipped": [entry._asdict() for entry in result.skipped],
+        "dense_gmacs": rows[0].cost.gmacs,
+        "params": rows[0].cost.params,
+        "dtype": setting.dtype,
+        "batch_size": setting.batch_size,
+        "rounds": setting.rounds,
+        **environment(setting.device, setting.seed),
+    }
+
+
+def data_figures(model: ModelOptions, data: DataOptions, loader: DataLoader) -> dict[str, Any]:
+    """Where weights and images came from, for JSON."""
+    config = loader.dataset.config
+    return {
+        "checkpoint": model.checkpoint,
+        "data": data.data,
+        "labels": loader.dataset.classes.rule,
+        "image_size": list(config["input_size"][1:]),
+        "crop_pct": config["crop_pct"],
+        "interpolation": config["interpolation"],
+    }

@@ -1,0 +1,182 @@
+"""The model that the options name: built, filled with weights, or refused in one line."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors import SafetensorError
+from torch import nn
+
+from ...backbones import find_family
+from ...backbones.timm.checkpoints import load_checkpoint
+from ...runtime.model import ReducedViT
+from ...runtime.storage import CONFIG, load
+from .options import ModelOptions
+
+REMOTE = ("hf-hub:", "hf_hub:", "local-dir:")  # names that timm looks up elsewhere than in its own list
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The dense model under test, the name to print, and what it was saved with, if it comes from a saved folder."""
+
+    name: str
+    dense: nn.Module
+    saved: ReducedViT | None = None
+
+
+def open_model(options: ModelOptions) -> Subject:
+    """The dense model with its weights, in evaluation mode, on the CPU.
+
+    Raises ValueError for names, sizes and checkpoints that do not fit, and weights that cannot be downloaded.
+    """
+    if options.checkpoint is not None and options.checkpoint.expanduser().is_dir():
+        return _saved(options)
+    name, arguments = _name(options), _arguments(options)
+    _check_buildable(name, arguments)
+    if options.checkpoint is None:
+        return Subject(name, _pretrained(name, arguments).eval())
+    model = timm.create_model(name, **arguments)
+    for change in load_checkpoint(model, options.checkpoint):
+        print(f"vitrim: {options.checkpoint}: {change}", file=sys.stderr)
+    return Subject(name, model.eval())
+
+
+def open_untrained(options: ModelOptions, seed: int) -> Subject:
+    """The model with random weights, the same for the same seed, to be trained from scratch.
+
+    Raises ValueError for names and sizes that do not fit, and for a checkpoint beside it.
+    """
+    if options.checkpoint is not None:
+        raise ValueError("--scratch starts from random weights: leave out --checkpoint")
+    name, arguments = _name(options), _arguments(options)
+    _check_buildable(name, arguments)
+    torch.manual_seed(seed)
+    return Subject(name, timm.create_model(name, **arguments).eval())
+
+
+def open_model_without_weights(options: ModelOptions) -> Subject:
+    """The model on the meta device, for what depends on shapes alone. A checkpoint, where given, is read and must fit.
+
+    Raises ValueError as `open_model` does.
+    """
+    if options.checkpoint is not None:
+        return open_model(options)
+    name = _name(options)
+    return Subject(name, _check_buildable(name, _arguments(options)).eval())
+
+
+def open_guide(subject: Subject, name: str, checkpoint: Path | None) -> nn.Module:
+    """The model that guides another one, at that one's image size; without weights if that one has none.
+
+    Raises ValueError as `open_model` does.
+    """
+    size = getattr(getattr(subject.dense, "patch_embed", None), "img_size", None)
+    options = ModelOptions(model=name, checkpoint=checkpoint, image_size=tuple(size or ()))
+    if checkpoint is not None and checkpoint.expanduser().is_dir():
+        raise ValueError(f"--guide-checkpoint {checkpoint} is a folder: give a file with the weights of {name}")
+    shapes_alone = next(subject.dense.parameters()).is_meta
+    return (open_model_without_weights if shapes_alone else open_model)(options).dense
+
+
+def _name(options: ModelOptions) -> str:
+    if options.model is None:
+        raise ValueError(
+            "no model: give --model NAME, such as deit_small_patch16_224, or --checkpoint FOLDER from save()"
+        )
+    name = options.model
+    if not name.startswith(REMOTE) and not timm.is_model(name):
+        near = difflib.get_close_matches(name, timm.list_models(), n=3)
+        hint = f"did you mean {', '.join(near)}?" if near else "timm.list_models() lists its names"
+        raise ValueError(f"timm has no model {name!r}: {hint}")
+    return name
+
+
+def _arguments(options: ModelOptions) -> dict[str, Any]:
+    size, arguments = options.image_size, {}
+    if size:
+        if len(size) > 2 or min(size) < 1:
+            raise ValueError(f"--image-size {' '.join(map(str, size))}: give one side in pixels, or height and width")
+        arguments["img_size"] = size[0] if len(size) == 1 else size
+    if options.num_classes is not None:
+        if options.num_classes < 0:
+            raise ValueError(f"--num-classes {options.num_classes}: give the number of classes, 0 for no classifier")
+        arguments["num_classes"] = options.num_classes
+    return arguments
+
+
+def _check_buildable(name: str, arguments: dict[str, Any]) -> nn.Module:
+    """The model on the meta device: before anything is downloaded or filled, can it be built, and is it supported?"""
+    with torch.device("meta"):
+        find_family(_created(name, {}))
+        return _created(name, arguments)
+
+
+def _created(name: str, arguments: dict[str, Any]) -> nn.Module:
+    try:
+        return timm.create_model(name, **arguments)
+    except (RuntimeError, TypeError, ValueError, AssertionError, OSError) as error:
+        given = "".join(f" with {key}={value}" for key, value in arguments.items())
+        raise ValueError(f"timm cannot build {name}{given}: {_reason(error)}") from error
+
+
+def _pretrained(name: str, arguments: dict[str, Any]) -> nn.Module:
+    if not name.startswith(REMOTE) and not timm.models.is_model_pretrained(name):
+        raise ValueError(f"timm has no pretrained weights for {name}: give --checkpoint FILE")
+    print(f"vitrim: reading timm's pretrained weights of {name} (downloaded at first use)", file=sys.stderr)
+    try:
+        with _quiet("huggingface_hub", "timm.models"):
+            return timm.create_model(name, pretrained=True, **arguments)
+    except Exception as error:  # every transport, cache and hub raises its own
+        raise ValueError(
+            f"the pretrained weights of {name} cannot be read or downloaded ({_reason(error)}): "
+            "give a local file with --checkpoint FILE"
+        ) from error
+
+
+@contextmanager
+def _quiet(*loggers: str) -> Iterator[None]:
+    """Retries are reported once, by the error that they end in."""
+    before = {name: logging.getLogger(name).level for name in loggers}
+    for name in loggers:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for name, level in before.items():
+            logging.getLogger(name).setLevel(level)
+
+
+def _saved(options: ModelOptions) -> Subject:
+    folder: Path = options.checkpoint.expanduser()
+    if options.image_size or options.num_classes is not None:
+        raise ValueError(
+            f"{folder} was saved with its image size and classes: leave out --image-size and --num-classes"
+        )
+    if not (folder / CONFIG).is_file():
+        raise ValueError(
+            f"{folder} is a folder without {CONFIG}: give a checkpoint file, or a folder written by save()"
+        )
+    name = json.loads((folder / CONFIG).read_text()).get("backbone")
+    if options.model not in (None, name):
+        raise ValueError(f"{folder} holds a {name}, not a {options.model}: leave out --model")
+    try:
+        saved = load(folder)
+    except (SafetensorError, RuntimeError, KeyError, TypeError) as error:
+        raise ValueError(f"{folder} is damaged or from another version: {_reason(error)}") from error
+    return Subject(name, saved.backbone.eval(), saved)
+
+
+def _reason(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,95 @@
+"""The accuracy-against-cost picture."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ...common.files import write_whole
+from .measure import Row, accuracy_of, interval_of
+
+ENDINGS = (".png", ".svg")
+# Okabe and Ito's colours, told apart by colour-blind readers too. After the sixth method they start again, with other
+# markers and broken lines.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p", "<", ">", "h")
+LINES = ("solid", "dashed", "dotted", "dashdot")
+STYLE = {
+    "font.size": 10,
+    "svg.hashsalt": "vitrim",
+    "svg.fonttype": "none",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
+
+
+def draw(path: str | Path, title: str, rows: Sequence[Row]) -> Path:
+    """Accuracy with 95 % whiskers against GMACs: one line for each method, the dense model as a star.
+
+    `rows[0]` is the dense model. Raises ValueError where the file cannot be written.
+    """
+    return write_whole(path, lambda beside: _save(beside, Path(path).suffix[1:].lower(), title, rows))
+
+
+def svg(title: str, rows: Sequence[Row]) -> str:
+    """The same picture as the text of an SVG."""
+    text = io.StringIO()
+    _save(text, "svg", title, rows)
+    return text.getvalue()
+
+
+def _save(target: str | io.StringIO, kind: str, title: str, rows: Sequence[Row]) -> None:
+    with rc_context(STYLE):
+        figure = Figure(figsize=(7, 4.4), layout="constrained")
+        axes = figure.add_subplot()
+        _dense(axes, rows[0])
+        for number, (method, group) in enumerate(_by_method(rows[1:])):
+            _line(axes, method, group, style_of(number))
+        _labels(axes, title, rows[0])
+        # No date and no version: the same figures make the same file.
+        figure.savefig(target, format=kind, dpi=160, metadata={"Date": None} if kind == "svg" else {"Software": None})
+
+
+def _by_method(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
+    return [(name, list(group)) for name, group in groupby(rows, key=lambda row: row.plan.name)]
+
+
+def _dense(axes: Axes, row: Row) -> None:
+    level = accuracy_of(row.result)
+    axes.axhline(level, color="0.6", linewidth=1, linestyle=(0, (4, 3)), zorder=0)
+    _whiskers(axes, [row], color="black", marker="*", markersize=12, linestyle="none", label="dense")
+
+
+def style_of(number: int) -> dict[str, str]:
+    """Colour, marker and line of the `number`-th method."""
+    line = LINES[number // len(COLOURS) % len(LINES)]
+    return {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)], "linestyle": line}
+
+
+def _line(axes: Axes, method: str, rows: list[Row], style: dict[str, str]) -> None:
+    rows = sorted(rows, key=lambda row: row.cost.gmacs)
+    _whiskers(axes, rows, markersize=5, linewidth=1.6, label=method, **style)
+
+
+def _whiskers(axes: Axes, rows: list[Row], **style) -> None:
+    x, y = [row.cost.gmacs for row in rows], [accuracy_of(row.result) for row in rows]
+    bounds = [interval_of(row.result) for row in rows]
+    below, above = zip(*((a - low, high - a) for a, (low, high) in zip(y, bounds, strict=True)), strict=True)
+    axes.errorbar(x, y, yerr=(below, above), color=style["color"], fmt="none", capsize=2.5, elinewidth=0.9)
+    axes.plot(x, y, **style)
+
+
+def _labels(axes: Axes, title: str, dense: Row) -> None:
+    kind = "top-1 accuracy" if dense.result.top1 is not None else "nearest-neighbour accuracy"
+    axes.set_xlabel("GMACs for one image")
+    axes.set_ylabel(f"{kind} in %, 95 % intervals")
+    axes.set_title(f"{title}, {dense.result.images:,} images", fontsize=11, loc="left")
+    axes.grid(color="0.9", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.legend(frameon=False, loc="lower right")

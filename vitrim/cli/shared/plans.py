@@ -1,0 +1,202 @@
+"""Which reduced models a command line asks for."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ...methods import METHODS, LastClassAttention, Method
+from ...runtime.build import attach, make_method, reduce
+from ...runtime.model import ReducedViT
+from .method_options import SHARED, given_options
+from .model import Subject, open_guide
+
+DEFAULT_METHOD = "evit"
+DEFAULT_RATES = (0.9, 0.7, 0.5)  # of `compare`, for methods with a keep rate
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One reduced model, what to call it, and the budget that it was solved for, if it was."""
+
+    label: str
+    model: ReducedViT
+    budget: float | None = None
+
+    @property
+    def name(self) -> str:
+        """The method's name; of a stack all of them."""
+        return "+".join(method.name for method in self.model.methods)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Every option of the method, places written out; of a stack by method."""
+        stack = {method.name: _all_options(method) for method in self.model.methods}
+        return stack if len(stack) > 1 else next(iter(stack.values()))
+
+
+def _all_options(method: Method) -> dict[str, Any]:
+    values = {name: getattr(method, name) for name in method.option_names()}
+    for name in ("at", "blocks"):
+        if name in values:
+            values[name] = [place.block for place in method.places]
+    if method.guide is not None:
+        values["score"] = f"last class attention of {method.guide.model.pretrained_cfg['architecture']}"
+    return {name: list(value) if isinstance(value, (tuple, range)) else value for name, value in values.items()}
+
+
+def one_plan(subject: Subject, config: Any, seed: int) -> Plan:
+    """The reduced model of `profile` and `evaluate`: several values of the dial are one for each place.
+
+    Raises ValueError for options that the method does not take, and for a budget beside a keep rate.
+    """
+    names, given, budgets = config.method, _given(subject, config), config.macs
+    if _as_saved(subject, names, given, budgets):
+        return plan_of(subject.saved)
+    if _switched(subject, names, given, budgets):
+        return plan_of(_switch(subject.saved, _singles(given)))
+    (name,) = _one("--method", _known(subject, names))
+    dial = METHODS[name].dial
+    options = _options(subject, name, _singles(given), seed)
+    if budgets:
+        if dial in given:
+            raise ValueError(f"--macs solves for --{dial}: give one of the two")
+        return _budgeted(subject, name, options, *_one("--macs", budgets))
+    return plan_of(reduce(subject.dense, make_method(name, **options)))
+
+
+def many_plans(subject: Subject, config: Any, seed: int) -> list[Plan]:
+    """The rows of `compare`: every method at every value of its dial and every budget, in that order, none twice.
+
+    Raises ValueError for options that none of the methods takes.
+    """
+    names, given, budgets = config.method, _given(subject, config), config.macs
+    if _as_saved(subject, names, given, budgets):
+        return [plan_of(subject.saved)]
+    if _switched(subject, names, given, budgets):
+        return [plan_of(_switch(subject.saved, _singles(given)))]
+    names = _known(subject, names)
+    _check_taken(names, given)
+    plans = [plan for name in names for plan in _rows(subject, name, given, budgets, seed)]
+    return list({plan.label: plan for plan in plans}.values())
+
+
+def _given(subject: Subject, config: Any) -> dict[str, Any]:
+    """The methods' options that were typed; with `--guide`, scores from the model that it names."""
+    given = given_options(config)
+    if config.guide is None:
+        if config.guide_checkpoint is not None:
+            raise ValueError(
+                f"--guide-checkpoint {config.guide_checkpoint}: say with --guide which model it belongs to"
+            )
+        return given
+    deaf = [name for name in config.method if name in METHODS and not METHODS[name].guided]
+    if deaf or "score" in given:
+        reason = f"{deaf[0]} takes none" if deaf else "leave out --score"
+        able = ", ".join(name for name, cls in METHODS.items() if cls.guided)
+        raise ValueError(f"--guide {config.guide} gives scores from outside, and {reason}: methods that do are {able}")
+    return {**given, "score": LastClassAttention(open_guide(subject, config.guide, config.guide_checkpoint))}
+
+
+def _rows(subject: Subject, name: str, given: dict[str, Any], budgets: Sequence[float], seed: int) -> list[Plan]:
+    dial = METHODS[name].dial
+    mine = {key: value for key, value in given.items() if key in METHODS[name].option_names() and key != dial}
+    rates = {dial: given[dial]} if dial in given else {}
+    options = _options(subject, name, {**_singles(mine), **rates}, seed)
+    settings = [{**options, dial: value} for value in _values(options.pop(dial, None), dial, budgets)]
+    if not settings and not budgets:
+        settings = [options]
+    rows = [plan_of(reduce(subject.dense, make_method(name, **setting))) for setting in settings]
+    return rows + [_budgeted(subject, name, options, budget) for budget in budgets]
+
+
+def _values(value: Any, dial: str, budgets: Sequence[float]) -> Sequence[Any]:
+    """The dial's values, one for each row. A list is a saved method's own: one row with a value for each place."""
+    if value is None:
+        return DEFAULT_RATES if dial == "keep" and not budgets else ()
+    return value if isinstance(value, tuple) else (value,)
+
+
+def _as_saved(subject: Subject, names: Sequence[str], given: dict[str, Any], budgets: Sequence[float]) -> bool:
+    """Whether the command line leaves the model of a saved folder as it is."""
+    return subject.saved is not None and not (names or given or budgets)
+
+
+def _switched(subject: Subject, names: Sequence[str], given: dict[str, Any], budgets: Sequence[float]) -> bool:
+    """Whether the command line turns only what a trained method of a saved folder leaves open."""
+    saved = [] if subject.saved is None else subject.saved.methods
+    return len(saved) == 1 and saved[0].learns and not (names or budgets) and set(given) <= set(saved[0].switches)
+
+
+def _switch(saved: ReducedViT, given: dict[str, Any]) -> ReducedViT:
+    """The saved model with these options of its method, and with what the method has learned."""
+    (method,) = saved.methods
+    model = attach(saved.backbone, make_method(method.name, **{**method.options(), **given}))
+    model.methods.load_state_dict(saved.methods.state_dict())
+    return model
+
+
+def _known(subject: Subject, names: Sequence[str]) -> list[str]:
+    """The methods named, each once; else the saved folder's; else EViT."""
+    for name in names:
+        if name not in METHODS:
+            near = difflib.get_close_matches(name, METHODS, n=1)
+            hint = f"did you mean {near[0]}? " if near else ""
+            raise ValueError(f"method {name!r} is not known: {hint}methods are {', '.join(METHODS)} (vitrim methods)")
+    saved = [method.name for method in subject.saved.methods] if subject.saved is not None else [DEFAULT_METHOD]
+    if not names and len(saved) > 1:
+        raise ValueError(
+            f"the saved model is a stack of {' and '.join(saved)}: give no options of methods, or a --method"
+        )
+    return list(dict.fromkeys(names or saved))
+
+
+def _options(subject: Subject, name: str, given: dict[str, Any], seed: int) -> dict[str, Any]:
+    """A method's options: those typed, over those of a saved folder if it is the same method."""
+    saved = [] if subject.saved is None else [method for method in subject.saved.methods if method.name == name]
+    if any(True for method in saved for _ in method.parameters()):
+        free = "".join(f" but --{option}" for option in METHODS[name].switches)
+        raise ValueError(
+            f"the saved {name} has learned parts that go with its options: give none{free}, and no --method"
+        )
+    start = saved[0].options() if saved else {}
+    seeds = {key: seed for key in SHARED if key in METHODS[name].option_names()}
+    return {**start, **seeds, **given}
+
+
+def _check_taken(names: Sequence[str], given: dict[str, Any]) -> None:
+    taken = {key for name in names for key in METHODS[name].option_names()}
+    for key in given:
+        if key not in taken:
+            option = key.replace("_", "-")
+            raise ValueError(f"--{option} is no option of {' or '.join(names)}: vitrim methods lists them")
+
+
+def _one(option: str, given: Sequence[Any]) -> Sequence[Any]:
+    if len(given) > 1:
+        raise ValueError(f"{option} {' '.join(map(str, given))}: give one here; vitrim compare takes several")
+    return given
+
+
+def _singles(given: dict[str, Any]) -> dict[str, Any]:
+    """One value alone is the value for all places."""
+    alone = {key: value[0] for key, value in given.items() if isinstance(value, tuple) and len(value) == 1}
+    return {**given, **alone}
+
+
+def _budgeted(subject: Subject, name: str, options: dict[str, Any], budget: float) -> Plan:
+    return plan_of(reduce(subject.dense, make_method(name, **options), macs=budget), budget)
+
+
+def plan_of(model: ReducedViT, budget: float | None = None) -> Plan:
+    """The plan of a model that is reduced already."""
+    label = " + ".join(map(_label, model.methods))
+    return Plan(label if budget is None else f"{label} (macs={budget:g})", model, budget)
+
+
+def _label(method: Method) -> str:
+    value = getattr(method, method.dial)
+    values = value if isinstance(value, (tuple, list)) else (value,)
+    return f"{method.name} {method.dial}={' '.join(f'{one:g}' for one in values)}"

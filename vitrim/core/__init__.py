@@ -1,0 +1,1 @@
+"""What a token, a map and a place are: tensors only, no model and no method."""

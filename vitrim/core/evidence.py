@@ -1,0 +1,131 @@
+"""Evidence: what one attention layer knows of its tokens, each piece computed when asked for and never before.
+
+It holds references only: the normed input h, the layer's projections, and q and k once attention has formed them. The
+N x N map is made by `attention_map` alone. All scores are float32, whatever the autocast.
+
+Shapes: b images, p prefix tokens, n patch tokens, h heads, d channels of a head, c channels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from .packing import Layout
+from .precision import without_autocast
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """One layer's evidence.
+
+    h:        [b, p+n, c] the normed input of the attention layer
+    layer:    the layer's projections (`queries(h)`, `keys(h)`, `folded(h)`)
+    prefix:   p
+    voters:   prefix tokens whose attention counts: [CLS], and the distillation token beside it; registers never vote
+    q, k, v:  [b, h, p+n, d] if the attention has formed them already
+    key_bias: [b, p+n] what is added to the logits of a key
+    layout:   where the images lie in a ragged batch: then q, k, v are [1, h, T, d]
+    """
+
+    h: Tensor
+    layer: object
+    prefix: int
+    voters: tuple[int, ...]
+    q: Tensor | None = None
+    k: Tensor | None = None
+    v: Tensor | None = None
+    key_bias: Tensor | None = None
+    layout: Layout | None = None
+
+    def queries(self) -> Float[Tensor, "b h pn d"]:
+        """Queries of all tokens, after norm and rotation where the layer has them."""
+        return self.layer.queries(self.h) if self.q is None else self.q
+
+    def keys(self) -> Float[Tensor, "b h pn d"]:
+        """Keys of all tokens, after norm and rotation where the layer has them."""
+        return self.layer.keys(self.h) if self.k is None else self.k
+
+    def class_attention(self) -> Float[Tensor, "b n"]:
+        """Mean over heads (and voters) of softmax(q_cls K^T / sqrt(d)), patch entries only (EViT Eq. 2).
+
+        The entries are not renormalised after the prefix entries are left out. N*C multiply-adds.
+        """
+        return self.class_rows().mean(dim=(1, 2))
+
+    def class_rows(self) -> Float[Tensor, "b h v n"]:
+        """softmax(q_cls K^T / sqrt(d)) of every head and voter, patch entries only. In a ragged batch, which attention
+        must have run on, n is the largest number of an image, and entries behind an image's last token are 0."""
+        q = self._voter_queries() if self.layout is None else self._padded(self.q)[:, :, list(self.voters)]
+        return self._softmax(q)[..., self.prefix :]
+
+    def value_norms(self) -> Float[Tensor, "b h n"]:
+        """Euclidean norm of the values of every head, patch tokens only; attention must have run."""
+        norms = self.v.float().norm(dim=-1)
+        if self.layout is not None:
+            norms = self.layout.pad(norms.transpose(1, 2)).transpose(1, 2)
+        return norms[..., self.prefix :]
+
+    def token_attention(self) -> Float[Tensor, "b n"]:
+        """Mean over heads and over all rows of the attention map, patch entries only (EViT Eq. 4). Forms the map."""
+        return self.attention_map()[..., self.prefix :].mean(dim=(1, 2))
+
+    def class_logits(self) -> Float[Tensor, "b n"]:
+        """Mean over heads (and voters) of q_cls . k_j before softmax, up to a constant of the image (IdleViT).
+
+        The mean over heads is one dot product over all channels, so the key projection folds into the query: with
+        u = W_K^T q_cls the score of token j is h_j . u, N*C + C^2 multiply-adds instead of N*C^2 for all keys. Where
+        keys are normalised per head or rotated by position it cannot be folded, and the keys are projected.
+        """
+        patches = self.h[:, self.prefix :]
+        with without_autocast(self.h.device):
+            folded = self.layer.folded(self.h[:, list(self.voters)].float())
+            if folded is not None:
+                return torch.bmm(patches.float(), folded.unsqueeze(2)).squeeze(2)
+            q, k = self._voter_queries().float(), self.keys()[:, :, self.prefix :].float()
+            return (q @ k.transpose(-2, -1)).mean(dim=(1, 2)) * q.shape[-1] ** -0.5
+
+    def attention_map(self) -> Float[Tensor, "b h pn pn"]:
+        """The full softmaxed map, with gradient."""
+        return self._softmax(self.queries())
+
+    def mean_map(self, of: str = "maps") -> Float[Tensor, "b pn pn"]:
+        """One map for all heads, for IdleViT's cut loss: the mean of the heads' maps, or (of="logits", the authors'
+        code) the softmax of the heads' mean logits."""
+        if of == "maps":
+            return self.attention_map().mean(dim=1)
+        q, k = self.queries().float(), self.keys().float()
+        return ((q @ k.transpose(-2, -1)).mean(dim=1) * q.shape[-1] ** -0.5).softmax(dim=-1)
+
+    def _voter_queries(self) -> Float[Tensor, "b h v d"]:
+        """Queries of the voters alone; before the attention has run no other query is projected."""
+        voters = slice(self.voters[0], self.voters[-1] + 1)  # they stand side by side
+        return self.layer.queries(self.h[:, voters], prefix_only=True) if self.q is None else self.q[:, :, voters]
+
+    def _padded(self, x: Float[Tensor, "1 h t d"]) -> Float[Tensor, "b h n d"]:
+        """The rows of a ragged batch as a dense one, zeros behind an image's last token."""
+        heads = x.shape[1]
+        return self.layout.pad(x.transpose(1, 2).flatten(2)).unflatten(2, (heads, -1)).transpose(1, 2)
+
+    def _softmax(self, q: Float[Tensor, "b h r d"]) -> Float[Tensor, "b h r pn"]:
+        k = self.keys() if self.layout is None else self._padded(self.keys())
+        with without_autocast(q.device):
+            logits = _products(q.float() * q.shape[-1] ** -0.5, k.float())
+        if self.key_bias is not None:
+            logits = logits + self.key_bias[:, None, None].float()
+        if self.layout is not None:
+            absent = self.layout.numbers(logits.device) < 0
+            logits = logits.masked_fill(absent[:, None, None], float("-inf"))
+        return logits.softmax(dim=-1)
+
+
+def _products(q: Float[Tensor, "b h r d"], k: Float[Tensor, "b h n d"]) -> Float[Tensor, "b h r n"]:
+    """q k^T. Keys are a view whose images and heads do not lie evenly, so a batched product over both would copy them
+    all; for a few rows on CPU one product for each head is faster."""
+    if q.shape[0] == 1 or q.shape[2] > 4 or q.device.type != "cpu":
+        return q @ k.transpose(-2, -1)
+    heads = zip(q.unbind(1), k.unbind(1), strict=True)
+    return torch.stack([torch.bmm(one, keys.transpose(1, 2)) for one, keys in heads], dim=1)

@@ -1,0 +1,227 @@
+"""Reductions: "N tokens become M", as indices and weights only.
+
+A reduction knows nothing of features: `shrink(x)` applies the map to whatever travels with the tokens, `restore(y, x)`
+undoes it. The first `prefix` rows ([CLS], distillation token, registers) always stay, in front.
+
+Shapes: b images, p prefix tokens, n patch tokens before, m after, c channels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from .rows import add_rows, behind_prefix, put_rows, take_rows
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """Base of all maps from n patch tokens to m.
+
+    `scores` [b, n] are what the decision was made from; they are kept for traces only.
+    """
+
+    scores: Tensor | None = field(default=None, kw_only=True, repr=False)
+
+    weighs: ClassVar[bool] = False  # whether tokens after it weigh more than one patch in pooling
+
+    def shrink(self, x: Float[Tensor, "b pn c"], prefix: int = 0) -> Float[Tensor, "b pm c"]:
+        """Apply the map to the patch rows of x; the `prefix` rows in front stay."""
+        raise NotImplementedError
+
+    def restore(self, y: Float[Tensor, "b pm c"], x: Float[Tensor, "b pn c"], prefix: int = 0):
+        """Undo the map: x is what stood before `shrink`, y what became of the shrunk tokens.
+
+        Every token of x takes the update of the token that owns it; tokens without an owner stay as they were in x.
+        The prefix rows are y's.
+        """
+        raise NotImplementedError
+
+    def take_rest(self, x: Float[Tensor, "b pn c"], prefix: int = 0) -> Float[Tensor, "b f c"]:
+        """The patch rows of x that the map leaves outside, for those that work on them meanwhile."""
+        raise NotImplementedError(f"{type(self).__name__} does not know which tokens it leaves outside")
+
+    def put_rest(self, x: Float[Tensor, "b pn c"], rows: Float[Tensor, "b f c"], prefix: int = 0):
+        """A copy of x in which `rows` stand in the place of what `take_rest` took."""
+        raise NotImplementedError(f"{type(self).__name__} does not know which tokens it leaves outside")
+
+    def owners(self, n: int) -> Int[Tensor, "b n"]:
+        """For each of the n tokens before, the index of the token after that stands for it; -1 where none does."""
+        raise NotImplementedError
+
+    def representatives(self) -> Int[Tensor, "b m"]:
+        """For each token after, the token before whose position (and rotary rows) it takes over."""
+        raise NotImplementedError
+
+    def shrink_size(self, size: Float[Tensor, "b n"]) -> Float[Tensor, "b m"]:
+        """How many patches each token weighs after the map."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Keep(Reduction):
+    """Keep the tokens `index` [b, m], in that order; the others are gone (or idle, or frozen, until `restore`).
+
+    rest: [b, n-m] those others, for methods that work on them meanwhile
+    """
+
+    index: Tensor
+    rest: Tensor | None = None
+
+    def shrink(self, x, prefix=0):
+        return take_rows(x, behind_prefix(self.index, prefix))
+
+    def restore(self, y, x, prefix=0):
+        return put_rows(x, behind_prefix(self.index, prefix), y)
+
+    def take_rest(self, x, prefix=0):
+        return take_rows(x, self.rest + prefix)
+
+    def put_rest(self, x, rows, prefix=0):
+        return put_rows(x, self.rest + prefix, rows)
+
+    def owners(self, n):
+        b, m = self.index.shape
+        rank = torch.arange(m, device=self.index.device).expand(b, m)
+        return torch.full((b, n), -1, device=self.index.device).scatter(1, self.index, rank)
+
+    def representatives(self):
+        return self.index
+
+    def shrink_size(self, size):
+        return take_rows(size, self.index)
+
+
+@dataclass(frozen=True)
+class Fuse(Reduction):
+    """Keep `index` [b, m-1] and append one token, the sum of all tokens weighted by `weights` [b, n] (0 on the kept).
+
+    The fused token is the owner of every token it stands for, but weighs 1 in pooling and attention (EViT).
+    """
+
+    index: Tensor
+    weights: Tensor
+
+    def _kept(self) -> Keep:
+        return Keep(self.index)
+
+    def shrink(self, x, prefix=0):
+        kept = take_rows(x, self.index + prefix)
+        return torch.cat([x[:, :prefix], kept, self._fused(x, prefix)], dim=1)
+
+    def _fused(self, x: Tensor, prefix: int) -> Tensor:
+        return torch.bmm(self.weights.unsqueeze(1).to(x.dtype), x[:, prefix:])
+
+    def restore(self, y, x, prefix=0):
+        update = y[:, -1:] - self._fused(x, prefix)
+        moved = torch.cat([x[:, :prefix], x[:, prefix:] + update], dim=1)
+        return self._kept().restore(y[:, :-1], moved, prefix)
+
+    def owners(self, n):
+        kept = self._kept().owners(n)
+        return torch.where(kept < 0, self.index.shape[1], kept)
+
+    def representatives(self):
+        return torch.cat([self.index, self.weights.argmax(dim=1, keepdim=True)], dim=1)
+
+    def shrink_size(self, size):
+        return torch.cat([self._kept().shrink_size(size), size.new_ones(size.shape[0], 1)], dim=1)
+
+
+@dataclass(frozen=True)
+class Merge(Reduction):
+    """Token j joins group `group` [b, n] with weight `weights` [b, n].
+
+    Each of the `groups` tokens after is the weighted sum of its members; weights that sum to 1 within a group keep the
+    scale of a token. `lead` [b, m] names the member whose position the group takes over.
+
+    `moved` [b, n-m], for groups whose weights sum to 1: the members that do not lead. Where a method knows them only
+    these rows are added up, onto their leads; tokens alone in their group pass bit by bit.
+    """
+
+    group: Tensor
+    weights: Tensor
+    groups: int
+    lead: Tensor
+    moved: Tensor | None = None
+
+    weighs: ClassVar[bool] = True
+
+    @classmethod
+    def means(
+        cls, sizes: Float[Tensor, "b n"], group: Int[Tensor, "b n"], lead: Int[Tensor, "b m"], moved: Tensor
+    ) -> Merge:
+        """Every group becomes the mean of its members, each weighted by the patches that it stands for."""
+        total = sizes.new_zeros(lead.shape).scatter_add(1, group, sizes)
+        return cls(group, sizes / total.gather(1, group), lead.shape[1], lead, moved)
+
+    def _sum(self, rows: Tensor) -> Tensor:
+        out = rows.new_zeros(rows.shape[0], self.groups, *rows.shape[2:])
+        index = self.group.view(*self.group.shape, *[1] * (rows.dim() - 2)).expand_as(rows)
+        return out.scatter_add(1, index, rows)
+
+    def _move(self, x: Tensor, prefix: int) -> Tensor:
+        """The leads, each moved towards its other members: lead + sum of weight * (member - lead)."""
+        kept = take_rows(x, behind_prefix(self.lead, prefix))
+        target = take_rows(self.group, self.moved) + prefix
+        weights = take_rows(self.weights, self.moved).unsqueeze(-1).to(x.dtype)
+        return add_rows(kept, target, weights * (take_rows(x, self.moved + prefix) - take_rows(kept, target)))
+
+    def shrink(self, x, prefix=0):
+        if self.moved is not None:
+            return self._move(x, prefix)
+        merged = self._sum(x[:, prefix:] * self.weights.unsqueeze(-1).to(x.dtype))
+        return torch.cat([x[:, :prefix], merged], dim=1)
+
+    def restore(self, y, x, prefix=0):
+        update = (y - self.shrink(x, prefix))[:, prefix:]
+        patches = x[:, prefix:] + take_rows(update, self.group)
+        return torch.cat([y[:, :prefix], patches], dim=1)
+
+    def owners(self, n):
+        return self.group
+
+    def representatives(self):
+        return self.lead
+
+    def shrink_size(self, size):
+        return self._sum(size)
+
+
+@dataclass(frozen=True)
+class Mask(Reduction):
+    """The training form of `Keep`: all tokens stay, `mask` [b, n] says how much each one counts (1 kept, 0 not).
+
+    `restore` blends, so that the mask gets its gradient (ToFe Eq. 16): mask * y + (1 - mask) * x.
+    """
+
+    mask: Tensor
+
+    def shrink(self, x, prefix=0):
+        return x
+
+    def restore(self, y, x, prefix=0):
+        mask = self.mask.unsqueeze(-1).to(x.dtype)
+        patches = mask * y[:, prefix:] + (1 - mask) * x[:, prefix:]
+        return torch.cat([y[:, :prefix], patches], dim=1)
+
+    def take_rest(self, x, prefix=0):
+        """All patch rows: the mask weighs them when they are put back."""
+        return x[:, prefix:]
+
+    def put_rest(self, x, rows, prefix=0):
+        return torch.cat([x[:, :prefix], rows], dim=1)
+
+    def owners(self, n):
+        rank = torch.arange(n, device=self.mask.device).expand(self.mask.shape[0], n)
+        return torch.where(self.mask > 0.5, rank, -1)
+
+    def representatives(self):
+        return torch.arange(self.mask.shape[1], device=self.mask.device).expand(self.mask.shape)
+
+    def shrink_size(self, size):
+        return size

@@ -1,0 +1,133 @@
+"""Photographs by index or as a stream: decoding, and what becomes of files that cannot be read."""
+
+import logging
+import warnings
+from collections.abc import Iterator
+from itertools import islice
+from typing import IO, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from PIL import Image
+from timm.data import create_transform
+from torch import Tensor
+from torch.utils.data import Dataset, IterableDataset, default_collate
+
+from ..common.text import first_line
+from .classes import Classes
+from .sources import Files, ReaderImages, Stream, TorchImages
+
+
+class Unreadable(NamedTuple):
+    """An image that was skipped: its name within the data set, and why it cannot be read."""
+
+    name: str
+    reason: str
+
+
+class Batch(NamedTuple):
+    """What the loader gives. `images` and `labels` hold b >= 0 photographs; `skipped` names those that are left out."""
+
+    images: Float[Tensor, "b c h w"]
+    labels: Int[Tensor, " b"]
+    skipped: tuple[Unreadable, ...]
+
+
+class Photographs(Dataset):
+    """Photographs by index: `(image [c, h, w], class index)`, or `Unreadable` for a file that cannot be read.
+
+    `classes` says which class of the model each label is, `config` how images are prepared (timm's data configuration).
+    """
+
+    def __init__(
+        self, source: Files | ReaderImages | TorchImages, classes: Classes, config: dict, chosen: list[int] | None
+    ):
+        self.source, self.classes, self.config, self.chosen = source, classes, config, chosen
+        self.transform = create_transform(**config, is_training=False)
+
+    def __len__(self) -> int:
+        return len(self.source) if self.chosen is None else len(self.chosen)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int] | Unreadable:
+        place = index if self.chosen is None else self.chosen[index]
+        try:
+            file, label = self.source.read(place)
+            image = self.transform(_decode(file, self.config))
+        except Exception as error:  # decoders raise almost anything; no file may end an evaluation
+            return Unreadable(self.source.name(place), _reason(error))
+        return image, self.classes.index(label)
+
+
+class StreamedPhotographs(IterableDataset):
+    """Photographs from start to end, for data sets without random access; yields what `Photographs` gives."""
+
+    def __init__(self, source: Stream, classes: Classes, config: dict, limit: int | None):
+        self.source, self.classes, self.config, self.limit = source, classes, config, limit
+        self.transform = create_transform(**config, is_training=False)
+
+    @property
+    def size(self) -> int | None:
+        """How many images there are, where the data set says so."""
+        known = len(self.source.dataset) or None
+        return min(filter(None, (known, self.limit)), default=None)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, int] | Unreadable]:
+        skipped = _SkippedByTimm(self.source.where)
+        logger = logging.getLogger("timm.data.readers.reader_wds")
+        logger.addFilter(skipped)
+        try:
+            for image, label in islice(self.source.dataset.reader, self.limit):
+                yield from skipped.take()
+                skipped.place += 1
+                yield self.transform(_decode(image, self.config)), self.classes.index(label)
+            yield from skipped.take()
+        except Exception as error:  # timm decodes in the stream itself, which a failure ends
+            yield Unreadable(f"image {skipped.place} of {self.source.where} and all that follow", _reason(error))
+        finally:
+            logger.removeFilter(skipped)
+
+
+class _SkippedByTimm(logging.Filter):
+    """Takes timm's warnings about images of a webdataset that it leaves out, so that they are counted and named."""
+
+    def __init__(self, where: str):
+        super().__init__()
+        self.where, self.place = where, 0
+        self.found: list[Unreadable] = []
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.levelno < logging.WARNING:
+            return True
+        reason = record.getMessage().removeprefix("Handling webdataset error (").removesuffix("). Ignoring.")
+        self.found.append(Unreadable(f"image {self.place} of {self.where}", reason))
+        self.place += 1
+        return False
+
+    def take(self) -> list[Unreadable]:
+        found, self.found = self.found, []
+        return found
+
+
+def _decode(file: str | IO[bytes] | Image.Image, config: dict) -> Image.Image:
+    mode = "L" if config["input_size"][0] == 1 else "RGB"
+    if isinstance(file, Image.Image):
+        return file if file.mode == mode else file.convert(mode)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # odd metadata; what cannot be decoded raises
+        with open(file, "rb") if isinstance(file, str) else file as stream, Image.open(stream) as image:
+            return image.convert(mode)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, Image.UnidentifiedImageError):
+        return "not an image, or damaged from its first bytes"
+    return f"{type(error).__name__}: {first_line(error)}"
+
+
+def collate(samples: list[tuple[Tensor, int] | Unreadable]) -> Batch:
+    """Stack the readable samples, name the others. A batch without a readable image has b = 0."""
+    good = [sample for sample in samples if not isinstance(sample, Unreadable)]
+    skipped = tuple(sample for sample in samples if isinstance(sample, Unreadable))
+    if not good:
+        return Batch(torch.empty(0, 3, 0, 0), torch.empty(0, dtype=torch.long), skipped)
+    return Batch(*default_collate(good), skipped)

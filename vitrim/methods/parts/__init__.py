@@ -1,0 +1,1 @@
+"""What several methods share, and the learned parts of single ones."""

@@ -1,0 +1,113 @@
+"""What can leave a forward beside the logits: traces for people, witnesses for losses. Nothing is stored on modules."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ..core.evidence import Evidence
+from ..core.reductions import Mask, Reduction
+from ..core.schedule import Place
+from ..core.tokens import Tokens
+from ..methods.base import Method
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What the caller wants of a forward.
+
+    trace:    a `BlockTrace` for every block
+    remember: features from before every reduction, so that dense features can be restored
+    losses:   a `Witness` for every place
+    """
+
+    trace: bool = False
+    remember: bool = False
+    losses: bool = False
+
+
+@dataclass(frozen=True)
+class BlockTrace:
+    """What one block did.
+
+    kept:   [b, m] patches of the image whose positions the m tokens in the block's MLP have
+    owners: [b, n0] for every patch of the image the number of the token that stands for it; -1: pruned, idle or frozen
+    scores: [b, n] what the decision was made from, over the n patch tokens before it; None where none was made
+    mask:   [b, m] the soft keep mask of masked training, with gradient; None where all tokens count
+    """
+
+    block: int
+    kept: Int[Tensor, "b m"]
+    owners: Int[Tensor, "b n0"]
+    scores: Float[Tensor, "b n"] | None
+    mask: Float[Tensor, "b m"] | None = None
+
+
+@dataclass(frozen=True)
+class Witness:
+    """What one place leaves behind for the losses of training.
+
+    until:     the block before which it is undone; None: never
+    selected:  [b, n] keep mask over the n patch tokens before it, with gradient where it is learned
+    attention: [b, p+n, p+n] the map over all of them, heads averaged, where the method's loss needs it
+    restored:  [b, p+n, c] the tokens after they were put back; None if they never are
+    """
+
+    method: str
+    place: Place
+    until: int | None
+    selected: Float[Tensor, "b n"]
+    attention: Tensor | None = None
+    restored: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Learning:
+    """What the losses need beside the logits: the final tokens (after the norm) and the witnesses of the places."""
+
+    tokens: Tokens
+    witnesses: tuple[Witness, ...]
+
+
+@dataclass(frozen=True)
+class Span:
+    """A reduction that will be undone before block `until`: what stood before it, and who made it."""
+
+    outside: Tokens
+    reduction: Reduction
+    method: Method
+    place: Place
+    until: int
+    witness: Witness | None = None
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What one block adds to the records."""
+
+    trace: BlockTrace | None = None
+    witnesses: tuple[Witness, ...] = ()
+
+
+def trace_block(i: int, tokens: Tokens, span: Span | None, reduction: Reduction | None) -> BlockTrace:
+    """The trace of block i, whose MLP has just run on `tokens`."""
+    scores = None if reduction is None else reduction.scores
+    inside = tokens if span is None else span.outside.shrink(span.reduction)
+    return BlockTrace(i, inside.origin(), inside.owners(), scores, inside.mask)
+
+
+def witness_place(method: Method, place: Place, n: int, evidence: Evidence | None, reduction: Reduction) -> Witness:
+    """What this place leaves for the losses, of the n patch tokens before it."""
+    selected = reduction.mask if isinstance(reduction, Mask) else _positions(reduction, n)
+    attention = evidence.mean_map(method.map_of) if method.map_of else None
+    return Witness(method.name, place, method.until(place), selected, attention)
+
+
+def _positions(reduction: Reduction, n: int) -> Float[Tensor, "b n"]:
+    """1 for the tokens of before whose positions the tokens of after have; as many as there are tokens after."""
+    index = reduction.representatives()
+    index = torch.where(index < 0, n, index)  # behind the last token of an image of a ragged batch
+    return torch.zeros(index.shape[0], n + 1, device=index.device).scatter(1, index, 1.0)[:, :n]
