@@ -180,7 +180,7 @@ class Merge(Reduction):
     ) -> Merge:
         """Every group becomes the mean of its members, each weighted by the patches that it stands for."""
         total = sizes.new_zeros(lead.shape).scatter_add(1, group, sizes)
-        return cls(group, sizes / total.gather(1, group), lead.shape[1], lead, moved, proportional)
+        return cls(group, sizes / total.gather(1, group), lead.shape[1], lead, moved=moved, proportional=proportional)
 
     def _sum(self, rows: Tensor) -> Tensor:
         out = rows.new_zeros(rows.shape[0], self.groups, *rows.shape[2:])

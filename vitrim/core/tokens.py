@@ -108,6 +108,8 @@ class Tokens:
 
     def with_x(self, x: Tensor) -> Tokens:
         """The same tokens with new features."""
+        if torch.compiler.is_compiling():  # torch before 2.11 cannot trace the shortcut below, and needs none
+            return replace(self, x=x)
         # Called twice a block: `replace` runs a frozen __init__ over all fields, seven times as slow.
         new = object.__new__(Tokens)
         new.__dict__.update(self.__dict__)
