@@ -13,7 +13,7 @@ from timm.data import ImageNetInfo, create_transform, resolve_model_data_config
 
 from vitrim.data import Batch, Unreadable, collate, open_dataset, open_loader
 from vitrim.data import sources as _sources
-from vitrim.data.classes import in_order
+from vitrim.data.folders import in_order
 
 WNIDS = ImageNetInfo().label_names()
 
