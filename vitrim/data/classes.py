@@ -23,13 +23,15 @@ class Classes:
 
     `names[i]` is the data's class i and `indices[i]` the model's index for it; both are empty where the data stores
     class indices itself. `rule` says in words how labels became class indices. `by_order` marks classes that were
-    numbered by the order of their names alone, because nothing says in which order the model has learned them.
+    numbered by the order of their names alone, because nothing says in which order the model has learned them;
+    `by_wnid` those of an ImageNet, whose order is known.
     """
 
     names: tuple[str, ...]
     indices: tuple[int, ...]
     rule: str
     by_order: bool = False
+    by_wnid: bool = False
 
     def index(self, label: int) -> int:
         """The model's class index for the data's own label."""
@@ -134,7 +136,7 @@ def _match_wnids(names: Sequence[str], subset: str, where: str) -> Classes:
             f"{where} has {len(strangers)} wnid(s) that are not among the {len(position)} classes of {subset}: "
             f"{few(strangers)}; remove them or take a model that knows them"
         )
-    return Classes(tuple(names), tuple(position[name] for name in names), f"by wnid, to {subset}")
+    return Classes(tuple(names), tuple(position[name] for name in names), f"by wnid, to {subset}", by_wnid=True)
 
 
 def _other_classes(strangers: list[str], known: Mapping[str, int], where: str) -> str:
@@ -183,8 +185,7 @@ def name_classes(model: nn.Module, classes: Classes) -> None:
     """
     own = getattr(model, "pretrained_cfg", None) or {}
     complete = sorted(classes.indices) == list(range(model.num_classes)) and classes.names
-    by_wnid = infer_imagenet_subset({"num_classes": model.num_classes}) and all(map(WNID.fullmatch, classes.names))
-    if complete and not by_wnid and not indices_of(own.get("label_names"), model.num_classes):
+    if complete and not classes.by_wnid and not indices_of(own.get("label_names"), model.num_classes):
         model.pretrained_cfg = {**own, "label_names": list(classes.mapping)}
 
 
