@@ -25,7 +25,7 @@ def misfit(weights: Mapping[str, Tensor], model: nn.Module, raw: Mapping[str, Te
     bad = [key for key in own if key in weights and own[key].shape != weights[key].shape]
     misshapen = [f"{key} ({in_words(raw.get(key, weights[key]))}, not {in_words(own[key])})" for key in bad]
     named = {"missing": missing, "unexpected": unexpected, "misshapen": misshapen}
-    shown = 3 if sum(map(bool, named.values())) == 1 else 1
+    shown = 1 if sum(map(bool, named.values())) > 1 else 2 if misshapen else 3
     found = [f"{len(keys)} {what}: {few(keys, shown)}" for what, keys in named.items() if keys]
     return "; ".join([*found, _advice(weights, model, missing, unexpected, bad)]) if found else ""
 
@@ -45,9 +45,16 @@ def _advice(
     of_stem = [key for key in bad if key.startswith(stem)]
     if len(of_head) + len(of_stem) < len(wrong):
         return _MADE_FOR + _differences(weights, model)
-    return "; ".join(
-        [*([_classes(weights, of_head)] if of_head else []), *([_channels(weights[of_stem[0]])] if of_stem else [])]
-    )
+    found, wanted = [], {}
+    if of_head:
+        wanted["num_classes"] = classes = _classes(weights, of_head)
+        found.append(f"has {counted(classes, 'class', 'classes') if classes else 'no classifier'}")
+    if of_stem:
+        wanted["in_chans"] = channels = weights[of_stem[0]].shape[1]
+        found.append(f"takes images of {counted(channels, 'channel')}")
+    arguments = ", ".join(f"{key}={value}" for key, value in wanted.items())
+    flags = " ".join(f"--{key.replace('_', '-')} {value}" for key, value in wanted.items())
+    return f"the checkpoint {' and '.join(found)}: create the model with {arguments} ({flags})"
 
 
 def _names(model: nn.Module, key: str, usual: str) -> tuple[str, ...]:
@@ -56,22 +63,9 @@ def _names(model: nn.Module, key: str, usual: str) -> tuple[str, ...]:
     return tuple(f"{name}." for name in ((named,) if isinstance(named, str) else named))
 
 
-def _classes(weights: Mapping[str, Tensor], keys: list[str]) -> str:
-    there = [weights[key].shape[0] for key in keys if key in weights and weights[key].dim() == 2]
-    if not there:
-        return "the checkpoint has no classifier: create the model without one, num_classes=0 (--num-classes 0)"
-    return (
-        f"the checkpoint has {counted(there[0], 'class', 'classes')}: create the model with num_classes={there[0]} "
-        f"(--num-classes {there[0]})"
-    )
-
-
-def _channels(stem: Tensor) -> str:
-    count = stem.shape[1]
-    return (
-        f"the checkpoint takes images of {counted(count, 'channel')}: create the model with in_chans={count} "
-        f"(--in-chans {count})"
-    )
+def _classes(weights: Mapping[str, Tensor], keys: list[str]) -> int:
+    """The classes of the checkpoint's head; 0 where it has none."""
+    return next((weights[key].shape[0] for key in keys if key in weights and weights[key].dim() == 2), 0)
 
 
 def _differences(weights: Mapping[str, Tensor], model: nn.Module) -> str:
