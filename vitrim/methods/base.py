@@ -19,9 +19,10 @@ from ..core.evidence import Evidence
 from ..core.reductions import Reduction
 from ..core.schedule import Place, as_places, check_keep, check_places, even_places, rate_at
 from ..core.tokens import Tokens
+from .parts.sealed import Sealed
 
 
-class Method(nn.Module):
+class Method(Sealed, nn.Module):
     """Base of all methods.
 
     acts:    "between" attention and MLP of a block, or "before" a block
@@ -64,6 +65,7 @@ class Method(nn.Module):
         self.places: tuple[Place, ...] = ()
         self.guide: Callable[[Tensor], Tensor] | None = None
         self._masked: bool | None = None
+        self._turned: tuple[Any, Any] | None = None
 
     # -- told by the model it is put on
 
@@ -92,8 +94,11 @@ class Method(nn.Module):
         return even_places(depth, 3)
 
     def set_rates(self, rates: Sequence[float | None]) -> None:
-        """Turn the keep rate of every place, for schedules of training."""
-        self.places = tuple(replace(place, keep=rate) for place, rate in zip(self.places, rates, strict=True))
+        """Turn the keep rate of every place, for schedules of training; `options` tells those that run."""
+        check_keep(rates, len(self.places), zero=self.keeps_none)
+        turned = tuple(replace(place, keep=rate) for place, rate in zip(self.places, rates, strict=True))
+        own = self.places if self._turned is None or self._turned[1] is not self.places else self._turned[0]
+        self.places, self._turned = turned, (own, turned)
 
     def place(self, block: int) -> Place | None:
         """The place at this block, if there is one."""
@@ -158,12 +163,16 @@ class Method(nn.Module):
     # -- what it was made with
 
     def options(self) -> dict[str, Any]:
-        """The options that differ from the defaults, as given; enough to make the method again."""
+        """The options that differ from the defaults, as given; enough to make the method again. Where the rates have
+        been turned since, they are the keep rates."""
         given = {}
         for key, parameter in inspect.signature(type(self)).parameters.items():
             value = getattr(self, key)
             if value != parameter.default:
                 given[key] = list(value) if isinstance(value, tuple) else value
+        own, turned = self._turned or (None, None)
+        if turned is self.places and turned != own:
+            given["keep"] = [place.keep for place in turned]
         return given
 
     @classmethod

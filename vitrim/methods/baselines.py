@@ -14,6 +14,7 @@ from ..core.seeds import random_scores
 from ..core.tokens import Tokens
 from .base import Method, top
 from .evit import EViT
+from .parts.checks import check_seed
 
 
 class TopK(EViT):
@@ -59,7 +60,7 @@ class Random(_Blind):
 
     def __init__(self, keep: Any = 0.7, at: Any = None, seed: int = 0):
         super().__init__(keep, at)
-        self.seed = seed
+        self.seed = check_seed(seed)
 
     def rank(self, tokens, place):
         return random_scores(tokens, place, self.seed)
