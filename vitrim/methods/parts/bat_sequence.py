@@ -88,8 +88,8 @@ def merge_parts(
     weights = _weights(parts, importance, group, lead.shape[1], normalise)
     moved = moved if normalise else None
     if maximum:
-        return MergeMax(group, weights, lead.shape[1], lead, moved, peaks=new, scores=scores)
-    return Merge(group, weights, lead.shape[1], lead, moved, scores=scores)
+        return MergeMax(group, weights, lead.shape[1], lead, moved=moved, peaks=new, scores=scores)
+    return Merge(group, weights, lead.shape[1], lead, moved=moved, scores=scores)
 
 
 def _weights(
