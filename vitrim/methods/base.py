@@ -61,7 +61,6 @@ class Method(Sealed, nn.Module):
         self.places: tuple[Place, ...] = ()
         self.guide: Callable[[Tensor], Tensor] | None = None
         self._masked: bool | None = None
-        self._turned: tuple[Any, Any] | None = None
 
     # -- told by the model it is put on
 
@@ -101,11 +100,9 @@ class Method(Sealed, nn.Module):
         return tuple(place for place in self.places if place.block < body.depth)
 
     def set_rates(self, rates: Sequence[float | None]) -> None:
-        """Turn the keep rate of every place, for schedules of training; `options` tells those that run."""
-        check_keep(rates, len(self.places), zero=self.keeps_none)
-        turned = tuple(replace(place, keep=rate) for place, rate in zip(self.places, rates, strict=True))
-        own = self.places if self._turned is None or self._turned[1] is not self.places else self._turned[0]
-        self.places, self._turned = turned, (own, turned)
+        """Turn the keep rate of every place, for schedules of training. A model is saved at the rates that it runs."""
+        check_keep(rates, zero=self.keeps_none)
+        self.places = tuple(replace(place, keep=rate) for place, rate in zip(self.places, rates, strict=True))
 
     def place(self, block: int) -> Place | None:
         """The place at this block, if there is one."""
@@ -184,16 +181,12 @@ class Method(Sealed, nn.Module):
     # -- what it was made with
 
     def options(self) -> dict[str, Any]:
-        """The options that differ from the defaults, as given; enough to make the method again. Where the rates have
-        been turned since, they are the keep rates."""
+        """The options that differ from the defaults, as given; enough to make the method again."""
         given = {}
         for key, parameter in inspect.signature(type(self)).parameters.items():
             value = getattr(self, key)
             if value != parameter.default:
                 given[key] = list(value) if isinstance(value, tuple) else value
-        own, turned = self._turned or (None, None)
-        if turned is self.places and turned != own:
-            given["keep"] = [place.keep for place in turned]
         return given
 
     @classmethod

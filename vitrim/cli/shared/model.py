@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 import logging
 import sys
 from collections.abc import Iterator
@@ -14,13 +13,12 @@ from typing import Any
 
 import timm
 import torch
-from safetensors import SafetensorError
 from torch import nn
 
 from ...backbones import find_family
 from ...backbones.timm.checkpoints import load_checkpoint
+from ...runtime.loading import CONFIG, load
 from ...runtime.model import ReducedViT
-from ...runtime.storage import CONFIG, load
 from .options import ModelOptions
 
 REMOTE = ("hf-hub:", "hf_hub:", "local-dir:")  # names that timm looks up elsewhere than in its own list
@@ -167,13 +165,10 @@ def _saved(options: ModelOptions) -> Subject:
         raise ValueError(
             f"{folder} is a folder without {CONFIG}: give a checkpoint file, or a folder written by save()"
         )
-    name = json.loads((folder / CONFIG).read_text()).get("backbone")
+    saved = load(folder)
+    name = saved.pretrained_cfg["architecture"]
     if options.model not in (None, name):
         raise ValueError(f"{folder} holds a {name}, not a {options.model}: leave out --model")
-    try:
-        saved = load(folder)
-    except (SafetensorError, RuntimeError, KeyError, TypeError) as error:
-        raise ValueError(f"{folder} is damaged or from another version: {_reason(error)}") from error
     return Subject(name, saved.backbone.eval(), saved)
 
 

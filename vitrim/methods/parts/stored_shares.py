@@ -49,8 +49,8 @@ class StoredShares:
         if stored is None or stored.is_meta:
             return
         shares = [round(share, DECIMALS) for share in stored.tolist()]
-        if shares != [round(place.keep, DECIMALS) for place in self.places]:
-            self.places = tuple(replace(p, keep=share) for p, share in zip(self.places, shares, strict=True))
+        if any(round(place.keep, DECIMALS) != shares[place.index] for place in self.places):
+            self.places = tuple(replace(place, keep=shares[place.index]) for place in self.places)
 
     def train(self, mode: bool = True):
         self.read_shares()
