@@ -10,6 +10,8 @@ from typing import Any
 from torch import nn
 
 from ..backbones import Backbone, find_family
+from ..backbones.admission import warn_of_unseen
+from ..backbones.layers import own_copy
 from ..core.schedule import Place
 from ..methods import METHODS, Method
 from .cost import plan_macs, solve_dial
@@ -67,8 +69,9 @@ def attach(
     if isinstance(model, ReducedViT):
         raise ValueError("the model is reduced already: give its `.backbone`, and a list of methods to stack them")
     family = find_family(model)
-    model = copying.deepcopy(model) if copy else model
+    model = own_copy(model) if copy else model
     body = family(model)
+    warn_of_unseen(model, body.around())
     methods = _as_methods(method, options)
     for one in methods:
         body.admit(one)

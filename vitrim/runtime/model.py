@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..backbones import Backbone, find_family
+from ..backbones.admission import refuse_wrapper
 from ..backbones.timm.interface import TimmInterface
 from ..core.evidence import Evidence
 from ..core.reductions import Keep
@@ -32,7 +33,7 @@ class ReducedViT(TimmInterface, nn.Module):
         super().__init__()
         self.backbone = backbone
         self.methods = nn.ModuleList(methods)
-        self.grad_checkpointing = False
+        self.grad_checkpointing: bool | None = None  # None: as the model itself has been told
         self._family = find_family(backbone)
 
     @property
@@ -54,8 +55,9 @@ class ReducedViT(TimmInterface, nn.Module):
         trace:  also return a list of `BlockTrace`, one for each block
         losses: also return a `Learning`: what the losses of training need
         """
-        tokens, findings = self._run(images, scores, Ask(trace=trace, losses=losses))
-        out = (self.body.head(tokens),)
+        body = self.body
+        tokens, findings = self._run(body, body.receive(images), scores, Ask(trace=trace, losses=losses))
+        out = (body.deliver(body.head(tokens)),)
         if trace:
             out += ([found.trace for found in findings],)
         if losses:
@@ -74,10 +76,10 @@ class ReducedViT(TimmInterface, nn.Module):
         """
         if fill not in ("last", "zeros"):
             raise ValueError(f'fill={fill!r} is not "last" or "zeros"')
-        tokens, _ = self._run(images, scores, Ask(remember=restore), normed=not restore)
+        body = self.body
+        tokens, _ = self._run(body, images, scores, Ask(remember=restore), normed=not restore)
         if tokens.layout is not None and not restore:
             raise ValueError("the images keep different numbers of tokens: ask for restore=True, or call the model")
-        body = self.body
         return body.as_features(tokens.with_x(body.norm(tokens.full_grid(fill))) if restore else tokens)
 
     def save(self, folder) -> None:
@@ -88,12 +90,14 @@ class ReducedViT(TimmInterface, nn.Module):
 
     # -- the loop
 
-    def _run(self, images: Tensor, scores: Tensor | None, ask: Ask, normed=True) -> tuple[Tokens, list[Findings]]:
-        body, agenda, span, findings = self.body, Agenda(self.methods), None, []
-        tokens = self._embed(body, images, scores)
+    def _run(self, body: Backbone, images: Tensor, scores: Tensor | None, ask: Ask, normed=True):
+        """The tokens after the last block, and what each block adds to the records."""
+        agenda, span, findings = Agenda(self.methods), None, []
+        tokens = body.begin(self._embed(body, images, scores))
         for i in range(body.depth):
             tokens, span, found = self._step(body, agenda, i, tokens, span, ask)
             findings.append(found)
+        tokens = body.finish(tokens)
         tokens = tokens.with_x(body.norm(tokens.x)) if normed else tokens
         return tokens, findings
 
@@ -121,10 +125,11 @@ class ReducedViT(TimmInterface, nn.Module):
             raise ValueError(f"scores are {list(scores.shape)}: give one for each patch of each image, {wanted}")
         return scores
 
-    def _step(self, *args):
-        if self.grad_checkpointing and torch.is_grad_enabled():
-            return checkpoint(self._block, *args, use_reentrant=False)
-        return self._block(*args)
+    def _step(self, body: Backbone, agenda: Agenda, i: int, *args):
+        told = body.recomputes(i) if self.grad_checkpointing is None else self.grad_checkpointing
+        if told and torch.is_grad_enabled():
+            return checkpoint(self._block, body, agenda, i, *args, use_reentrant=False)
+        return self._block(body, agenda, i, *args)
 
     def _block(self, body: Backbone, agenda: Agenda, i: int, tokens: Tokens, span: Span | None, ask: Ask):
         tokens = body.enter(i, tokens)
@@ -133,6 +138,7 @@ class ReducedViT(TimmInterface, nn.Module):
         tokens = body.mlp(i, tokens)
         trace = trace_block(i, tokens, span, between or opened) if ask.trace else None
         tokens, span, restored = self._close(i, tokens, span)
+        tokens = body.leave(i, tokens)
         return tokens, span, Findings(trace, seen + more + restored)
 
     def _open(self, body: Backbone, agenda: Agenda, i: int, tokens: Tokens, span: Span | None, ask: Ask):
@@ -186,4 +192,5 @@ def unwrap(model: nn.Module) -> nn.Module:
         )
         if inner is None:
             return model
+        refuse_wrapper(model)
         model = inner
