@@ -14,7 +14,6 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
-from torch.nn.modules import module as torch_module
 from torch.utils.hooks import RemovableHandle
 
 from .hooks import any_global
@@ -42,24 +41,50 @@ def kinds(*types: type[nn.Module], steps: tuple[str, ...] = ("forward",)) -> Kin
     return {cls: {step: original(cls, step) for step in steps} for cls in types}
 
 
+def around_blocks(found: Iterable[nn.Module], blocks: Kinds, attentions: Kinds) -> Around:
+    """The blocks and their attention; a wrapper in a block's place has none."""
+    parts: Around = []
+    for block in found:
+        parts.append((block, blocks))
+        attn = block._modules.get("attn")
+        if attn is not None:
+            parts.append((attn, attentions))
+    return parts
+
+
 @torch.compiler.assume_constant_result  # traced code keeps what was found when it was traced
 def look_over(model: nn.Module, family: type) -> Look:
     """Look over a model that a family is about to run."""
     around = family(model).around()
-    trouble, hooked = next(filter(None, (_trouble(model, *part) for part in around)), None), any_global()
-    hooked = hooked or any(has_hooks(module) for module, _ in around)
+    bare = _is_bare(around)
+    trouble = None if bare else next(filter(None, (_trouble(model, *part) for part in around)), None)
+    hooked = any_global() or (not bare and any(has_hooks(module) for module, _ in around))
     return Look(trouble, hooked, hooked or _is_held(model))
 
 
+def _is_bare(around: Around) -> bool:
+    """Whether nothing at all sits there: the common case, found in microseconds."""
+    classes: dict[type, dict[str, FunctionType | None]] = {}
+    for module, allowed in around:
+        own, known = module.__dict__, allowed.get(type(module))
+        if known is None or not known.keys().isdisjoint(own):
+            return False
+        if own["_forward_hooks"] or own["_forward_pre_hooks"] or own["_backward_hooks"] or own["_backward_pre_hooks"]:
+            return False
+        classes[type(module)] = known
+    return all(getattr(cls, step) is function for cls, known in classes.items() for step, function in known.items())
+
+
 def _trouble(model: nn.Module, module: nn.Module, allowed: Kinds) -> str | None:
-    known = allowed.get(type(module)) or allowed.get(kind(module))
+    known = allowed.get(kind(module))
     if known is None:
         return _strange(model, module, allowed)
     for step, function in known.items():
         if step in module.__dict__:
             return _patched(path_of(model, module), step, module)
-        if function is None or getattr(type(module), step) is not function:
-            return f"{type(module).__name__}.{step} is not {_library(module)}'s own, and vitrim's loop stands for that one"
+        if getattr(type(module), step) is not function:
+            name = f"{type(module).__name__}.{step}"
+            return f"{name} is not {_library(module)}'s own, and vitrim's loop stands for that one: take the patch off"
     if module._backward_hooks and module._is_full_backward_hook is False:
         return f"{path_of(model, module)} has a backward hook of the old kind: use register_full_backward_hook"
     return None
@@ -132,6 +157,6 @@ def warn_of_unseen(model: nn.Module, around: Iterable[tuple[nn.Module, Kinds]]) 
     if compiled:
         more = f" and {len(compiled) - 1} more" if len(compiled) > 1 else ""
         warnings.warn(
-            f"compile() of {compiled[0]}{more} has no effect: vitrim's loop runs their parts; compile the reduced model",
+            f"compile() of {compiled[0]}{more} has no effect, vitrim's loop runs the parts: compile the reduced model",
             stacklevel=4,
         )

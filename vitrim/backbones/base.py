@@ -1,42 +1,23 @@
 """What a backbone family answers: `embed`, `probe`, `attend`, `mlp`, `head`, over the unmodified modules of a model.
 
 One class per family. It copies nothing of the model: every call goes to the model's own modules, in the model's own
-order, so that without a reduction the result is the model's, bit for bit. What sits on the modules that it goes around
-is run or refused (`admission`).
+order, so that without a reduction the result is the model's, bit for bit.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from abc import abstractmethod
+from typing import ClassVar
 
 from torch import Tensor, nn
 
 from ..core.evidence import Evidence
 from ..core.tokens import Tokens
-from . import hooks
-from .admission import Around, look_over
 from .counting import linear_macs
+from .visitor import Visitor
 
 
-def add_residual(x: Tensor, branch: Tensor) -> Tensor:
-    """x + branch, of a branch that nobody else holds. Where no gradient is asked for the sum is written into its memory:
-    on CPU a fresh [b, n, c] costs more than the addition. The bits are the same, and so must be the strides: kernels
-    add in the order in which numbers lie."""
-    alike = branch.dtype == x.dtype and branch.stride() == x.stride()
-    if branch.requires_grad or x.requires_grad or not alike:
-        return x + branch
-    return branch.add_(x)
-
-
-def _same_shape(module: nn.Module, x: Tensor, given: Tensor) -> Tensor:
-    if not isinstance(given, Tensor) or given.shape != x.shape:
-        shape = list(given.shape) if isinstance(given, Tensor) else type(given).__name__
-        raise ValueError(f"a hook of {type(module).__name__} turns {list(x.shape)} into {shape}: give the same shape")
-    return given
-
-
-class Backbone(ABC):
+class Backbone(Visitor):
     """How one family of models computes half a block, and what that costs.
 
     Costs are multiply-accumulates of one image; `tokens` counts prefix tokens too.
@@ -47,9 +28,7 @@ class Backbone(ABC):
     kinds: ClassVar[dict[str, str]] = {}  # kind of model -> a timm name of that kind, for `vitrim methods`
 
     def __init__(self, model: nn.Module):
-        self.model = model
-        self.looked, self.hooked, self.held = False, False, True
-        self._inside: dict[nn.Module, hooks.Inside] = {}
+        super().__init__(model)
         self._counts: dict[int, int] = {}
 
     # -- what the model is
@@ -115,15 +94,11 @@ class Backbone(ABC):
 
     # -- what may run on it
 
-    def admit(self, method) -> None:  # noqa: B027  most families carry any
+    def admit(self, method) -> None:
         """Raise ValueError, with the reason, for a method that this family cannot carry."""
 
-    def admit_places(self, method) -> None:  # noqa: B027
+    def admit_places(self, method) -> None:
         """Raise ValueError, with the reason, for places that this model cannot serve; the method is bound by now."""
-
-    @abstractmethod
-    def around(self) -> Around:
-        """The modules that the loop goes around, with the types that they may have."""
 
     def recomputes(self, i: int) -> bool:
         """Whether the model itself has been told to recompute block i in the backward pass."""
@@ -137,31 +112,12 @@ class Backbone(ABC):
         Raises ValueError for images of another size, and where somebody has put on the model, in the meantime, what
         the loop would go around.
         """
-        self._look()
+        self.look()
         return self._embed(images)
 
     @abstractmethod
     def _embed(self, images: Tensor) -> Tokens:
         """`embed` without the look over the model."""
-
-    def _look(self) -> None:
-        if self.looked:  # an adapter serves one forward
-            return
-        trouble, self.hooked, self.held = look_over(self.model, type(self))
-        if trouble:
-            raise ValueError(trouble)
-        self.looked = True
-
-    def receive(self, images: Tensor) -> Tensor:
-        """The images after the pre-hooks of the model itself, where all of it is run."""
-        self._look()
-        if self.hooked:
-            images, self._inside[self.model] = hooks.before(self.model, images)
-        return images
-
-    def deliver(self, out: Any) -> Any:
-        """The model's output after its hooks."""
-        return hooks.after(self.model, self._inside.pop(self.model), out) if self.hooked else out
 
     def begin(self, tokens: Tokens) -> Tokens:
         """Before the first block: hooks of the module that holds all blocks, where the model calls it."""
@@ -206,22 +162,6 @@ class Backbone(ABC):
     def as_tokens(self, x: Tensor) -> Tokens:
         """Tokens of what `forward_features` has returned."""
         return Tokens(x, prefix=self.prefix, grid=self.grid())
-
-    def before(self, module: nn.Module, x: Tensor) -> Tensor:
-        """x after the pre-hooks of a module that the loop goes around and is about to run the parts of."""
-        if not self.hooked:
-            return x
-        given, self._inside[module] = hooks.before(module, x)
-        return _same_shape(module, x, given)
-
-    def after(self, module: nn.Module, x: Tensor) -> Tensor:
-        """x after the hooks of that module, whose parts have run."""
-        inside = self._inside.pop(module, None)
-        return x if inside is None else _same_shape(module, x, hooks.after(module, inside, x))
-
-    def add(self, x: Tensor, branch: Tensor) -> Tensor:
-        """x + branch."""
-        return x + branch if self.held else add_residual(x, branch)
 
     # -- what it costs
 

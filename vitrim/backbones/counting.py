@@ -122,7 +122,8 @@ def _dtype(module: nn.Module) -> torch.dtype:
 def _stated(module: nn.Module) -> int:
     """By the in_features and out_features of the outermost layers that state them."""
     sizes = getattr(module, "in_features", None), getattr(module, "out_features", None)
-    macs = math.prod(sizes) if all(isinstance(size, int) for size in sizes) else sum(map(_stated_below, module.children()))
+    stated = all(isinstance(size, int) for size in sizes)
+    macs = math.prod(sizes) if stated else sum(map(_stated_below, module.children()))
     if not macs:
         name = type(module).__name__
         raise ValueError(

@@ -41,7 +41,7 @@ def before(module: nn.Module, x: Tensor) -> tuple[Tensor, Inside]:
             given = hook(module, args)
             args = args if given is None else given if isinstance(given, tuple) else (given,)
     if len(args) != 1:
-        raise ValueError(f"a hook gives {type(module).__name__} {len(args)} inputs: vitrim's loop takes the first alone")
+        raise ValueError(f"a hook gives {type(module).__name__} {len(args)} inputs, and vitrim's loop takes one")
     backward = _backward_hook(module)
     args = args if backward is None else backward.setup_input_hook(args)
     return args[0], Inside(args, backward)

@@ -16,7 +16,7 @@ from ...core.attention import attention
 from ...core.evidence import Evidence
 from ...core.packing import Layout
 from ...core.tokens import Tokens
-from ..admission import Around, Kinds, kinds
+from ..admission import Around, Kinds, around_blocks, kinds
 from ..base import Backbone
 from ..counting import conv_macs, latent_pool_macs
 from ..layers import kind
@@ -97,10 +97,7 @@ class PlainBackbone(Backbone):
         return self._around((self.model, MODELS), (self.model.blocks, SEQUENTIAL), blocks=BLOCKS, attentions=ATTENTIONS)
 
     def _around(self, *holders: tuple[nn.Module, Kinds], blocks: Kinds, attentions: Kinds) -> Around:
-        parts = list(holders)
-        for block in self.model.blocks:
-            parts += [(block, blocks), (block.attn, attentions)]
-        return parts
+        return [*holders, *around_blocks(self.model.blocks, blocks, attentions)]
 
     # -- running it
 
@@ -239,7 +236,8 @@ class PlainBackbone(Backbone):
         classifier = self.linear_macs(model.head, width) + self.linear_macs(getattr(model, "head_dist", None), width)
         if model.attn_pool is None:
             return classifier if model.global_pool else classifier * tokens
-        return classifier + latent_pool_macs(model.attn_pool, tokens if self.pools_prefix else tokens - self.prefix, width)
+        pooled = tokens if self.pools_prefix else tokens - self.prefix
+        return classifier + latent_pool_macs(model.attn_pool, pooled, width)
 
 
 def _without_masked(tokens: Tokens) -> Tensor:

@@ -22,11 +22,10 @@ from timm.models.swin_transformer import (
 from torch import nn
 
 from ...core.tokens import Tokens
-from ..admission import Around, kinds
+from ..admission import Around, around_blocks, kinds
 from ..base import Backbone
 from ..counting import conv_macs
-from ..layers import kind, part_kind
-from .checks import check_scale, check_size, embedded_grid
+from .checks import check_scale, check_size, check_type, embedded_grid
 from .plain import SEQUENTIAL
 from .windows import WindowEvidence, attend_windows, head_channels
 
@@ -51,12 +50,12 @@ class SwinBackbone(Backbone):
     @classmethod
     def check(cls, model):
         for stage in model.layers:
-            _check_type("a stage", stage, SwinTransformerStage)
-            _check_type("patch merging", stage.downsample, PatchMerging, nn.Identity, called=True)
+            check_type("a stage", stage, SwinTransformerStage)
+            check_type("patch merging", stage.downsample, PatchMerging, nn.Identity, called=True)
             for block in stage.blocks:
-                _check_type("a block", block, SwinTransformerBlock)
-                _check_type("attention", block.attn, WindowAttention)
-                _check_type("an MLP", block.mlp, Mlp, called=True)
+                check_type("a block", block, SwinTransformerBlock)
+                check_type("attention", block.attn, WindowAttention)
+                check_type("an MLP", block.mlp, Mlp, called=True)
         for i, block in enumerate(block for stage in model.layers for block in stage.blocks):
             check_scale(i, block.attn, head_channels(block.attn))
 
@@ -140,8 +139,7 @@ class SwinBackbone(Backbone):
     def around(self):
         parts: Around = [(self.model, MODELS), (self.model.layers, SEQUENTIAL)]
         for stage in self.model.layers:
-            parts += [(stage, STAGES), (stage.blocks, SEQUENTIAL)]
-            parts += [part for block in stage.blocks for part in ((block, BLOCKS), (block.attn, ATTENTIONS))]
+            parts += [(stage, STAGES), (stage.blocks, SEQUENTIAL), *around_blocks(stage.blocks, BLOCKS, ATTENTIONS)]
         return parts
 
     def recomputes(self, i):
@@ -254,9 +252,3 @@ class SwinBackbone(Backbone):
 def _padded(side: int, window: int) -> int:
     """A side of the grid filled up to whole windows."""
     return -(-side // window) * window
-
-
-def _check_type(what: str, module: nn.Module, *allowed: type[nn.Module], called: bool = False) -> None:
-    if (part_kind if called else kind)(module) not in allowed:
-        names = " or ".join(cls.__name__ for cls in allowed)
-        raise ValueError(f"{what} of this Swin is a {type(module).__name__}, only timm's {names} is supported")

@@ -14,8 +14,8 @@ class LastClassAttention(nn.Module):
     """Images to the class attention of a model's last block, mean over heads, patch entries only [b, n].
 
     model: a supported timm model with a [CLS] token, such as DINO's; it must cut images into the same grid of patches
-           as the model it guides. It is copied, so that it stays as it is and weights that it gets later have no effect.
-           The copy runs densely, in eval mode, without gradient.
+           as the model it guides. It stays as it is: a copy runs, densely, in eval mode, without gradient, with the
+           weights that the model has now.
     Raises ValueError for a model that is not supported, has no [CLS], or cannot be copied.
     """
 
