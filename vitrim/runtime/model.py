@@ -43,7 +43,6 @@ class ReducedViT(TimmInterface, nn.Module):
     def forward(
         self,
         images: Float[Tensor, "b 3 h w"],
-        *,
         scores: Float[Tensor, "b n0"] | None = None,
         trace: bool = False,
         losses: bool = False,
@@ -54,7 +53,8 @@ class ReducedViT(TimmInterface, nn.Module):
         trace:  also return a list of `BlockTrace`, one for each block
         losses: also return a `Learning`: what the losses of training need
         """
-        tokens, findings = self._run(images, scores, Ask(trace=trace, losses=losses))
+        # bool: the older ONNX exporter binds defaults by position, and hands flags over as tensors
+        tokens, findings = self._run(images, scores, Ask(trace=bool(trace), losses=bool(losses)))
         out = (self.body.head(tokens),)
         if trace:
             out += ([found.trace for found in findings],)
