@@ -62,6 +62,8 @@ class ReducedViT(TimmInterface, nn.Module):
         losses: also return a `Learning`: what the losses of training need
         """
         body = self.body
+        # The older ONNX exporter binds defaults by position, and hands flags over as tensors.
+        trace, losses = bool(trace), bool(losses)
         tokens, records = self._run(body, body.receive(images), scores, Request(trace=trace, losses=losses))
         tokens = tokens.with_x(body.norm(tokens.x))
         out = (body.deliver(body.head(tokens)),)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ...core.attention import attention
 from ...core.evidence import Evidence
+from ...core.recording import length
 from ...core.tokens import Tokens
 from ..layers import is_bare_linear
 
@@ -123,7 +124,7 @@ def head_channels(attn: WindowAttention) -> int:
 
 def _hide(bias: Float[Tensor, "bw heads a a"], seen: Float[Tensor, "bw a"]) -> Float[Tensor, "bw heads a a"]:
     """-infinity for keys that are not there, but for the token itself."""
-    itself = torch.eye(seen.shape[1], dtype=torch.bool, device=seen.device)
+    itself = torch.eye(length(seen, 1), dtype=torch.bool, device=seen.device)
     return bias.masked_fill((seen == 0)[:, None, None] & ~itself, float("-inf"))
 
 

@@ -163,7 +163,8 @@ class TransformerBlock(nn.Module):
         return attended + self.mlp(self.norm2(x + attended))
 
     def _attend(self, x: Tensor, layout: Layout | None, frozen: Tensor | None) -> Tensor:
-        q, k, v = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        b, n, c = x.shape
+        q, k, v = self.qkv(x).reshape(b, n, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
         return self.proj(attention(q, k, v, key_mask=frozen, layout=layout))
 
     @staticmethod
