@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from references.tofe_setup import OPTIONS, ROWS, counted_macs, kept_of, put_on
+from counting import counted_macs
+from references.tofe_setup import OPTIONS, ROWS, kept_of, put_on
 from settings import dense, images, level
 from torch import nn
 from torch._dynamo.testing import CompileCounter

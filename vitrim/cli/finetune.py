@@ -20,7 +20,7 @@ from ..data.photographs import Photographs
 from ..evaluate.accuracy import environment
 from ..evaluate.timing import as_dtype
 from ..runtime.build import UntrainedWarning
-from ..runtime.cost import profile
+from ..runtime.profile import profile
 from ..training import RECIPES, Augmentation, Recipe, Settings, Weights, finetune, get_recipe, override
 from ..training import Report as Trained
 from .shared.method_options import method_options_class

@@ -17,8 +17,8 @@ from ..data.classes import Classes, check_same_classes, name_classes
 from ..data.loading import data_config, open_dataset
 from ..data.photographs import Photographs
 from ..methods import Method, ToFe
-from ..runtime.cost import image_macs, profile
 from ..runtime.model import ReducedViT, unwrap
+from ..runtime.profile import image_macs, profile
 from ..runtime.storage import load, methods_config, save
 from .judge import Judge
 from .loop import Run, make_accelerator
