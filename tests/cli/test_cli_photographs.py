@@ -219,11 +219,13 @@ def saved(root):
 
 @pytest.mark.parametrize("content", DAMAGE.values(), ids=DAMAGE)
 @pytest.mark.parametrize("command", ["profile", "evaluate"])
-def test_a_damaged_configuration_is_one_line_with_the_files_name(capsys, root, tmp_path, command, content):
-    (tmp_path / "saved").mkdir()
-    (tmp_path / "saved" / "config.json").write_bytes(content if isinstance(content, bytes) else content.encode())
+def test_a_damaged_configuration_is_one_line_with_the_files_name(capsys, root, saved, tmp_path, command, content):
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "config.json").write_bytes(content if isinstance(content, bytes) else content.encode())
+    os.link(saved / "model.safetensors", tmp_path / "damaged" / "model.safetensors")
     data = ["--data", str(root / "data")] if command == "evaluate" else []
-    assert "saved/config.json" in refused(capsys, command, "--checkpoint", "saved", *data)
+    line = refused(capsys, command, "--checkpoint", "damaged", *data)
+    assert "damaged" in line and "config.json" in line
 
 
 CHANGES = {

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+import vitrim
 from vitrim import cli
 from vitrim.cli.shared import measure as _measure
 from vitrim.methods import METHODS
@@ -128,6 +129,30 @@ def test_a_picture_is_only_written_over_where_that_was_asked_for(capsys, folder)
     assert Path("compare.png").read_text() == "mine" and Path("compare-2.png").is_symlink()
     assert cli.main([*given, "--picture", "compare.png"]) == 0
     assert Path("compare.png").stat().st_size > 1000
+
+
+def test_a_page_is_only_written_over_where_that_was_asked_for(capsys, monkeypatch):
+    from vitrim.cli import demo
+
+    monkeypatch.setattr(demo, "RATES", (0.5,))
+    Path("demo.html").write_text("mine")
+    given = ["demo", "--images", "8", "--rounds", "1", "--batch-size", "8", "--device", "cpu"]
+    assert cli.main(given) == 0 and Path("demo.html").read_text() == "mine"
+    assert str(Path("demo-2.html").resolve()) in capsys.readouterr().out and Path("demo-2.html").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("typed", [["--data", ""], ["--data="], ["--json", ""], ["--picture="], [""]])
+def test_an_empty_value_is_no_current_folder(capsys, folder, typed):
+    assert "is empty: give a value" in refused(capsys, "compare", *on_images(folder), *typed)
+
+
+def test_two_methods_of_one_name_keep_their_options_apart(capsys):
+    model = timm.create_model("test_vit", img_size=64)
+    stack = [vitrim.ToMe(r=2, at=(0, 1)), vitrim.ToMe(r=1, at=(2,)), vitrim.EViT(keep=0.5, at=(4,))]
+    vitrim.reduce(model, stack).save("stack")
+    assert cli.main(["profile", "--checkpoint", "stack", "--json", "-"]) == 0
+    options = json.loads(capsys.readouterr().out)["options"]
+    assert (options["tome"]["r"], options["tome 2"]["r"], options["evit"]["keep"]) == (2, 1, 0.5)
 
 
 @pytest.mark.parametrize("option", ["--picture", "--json"])
