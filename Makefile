@@ -23,7 +23,7 @@ help:
 	@echo "make lint          ruff, without changing anything"
 
 demo: $(VENV)/.installed
-	@$(VENV)/bin/python -m vitrim demo
+	@$(VENV)/bin/python -m vitrim demo --out demo.html
 
 test: $(VENV)/.installed
 	@$(VENV)/bin/python -m pytest

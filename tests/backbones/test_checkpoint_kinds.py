@@ -65,6 +65,17 @@ def test_two_models_in_one_file_are_refused(tmp_path):
     assert "holds more than one model, under student., teacher.: save one" in refused(vit(1), tmp_path / "w.pth")
 
 
+def test_a_state_dict_under_a_key_of_ones_own_is_found_if_it_is_the_only_one(tmp_path):
+    source, target = vit(0), vit(1)
+    optimiser = torch.optim.AdamW(source.parameters()).state_dict()
+    inside = {f"module.{key}": value for key, value in source.state_dict().items()}
+    torch.save({"epoch": 3, "model_state_dict": inside, "optimizer_state_dict": optimiser}, tmp_path / "w.pth")
+    assert load_checkpoint(target, tmp_path / "w.pth") == ("weights taken from 'model_state_dict'",)
+    assert same(source, target)
+    torch.save({"student": source.state_dict(), "teacher": source.state_dict()}, tmp_path / "two.pth")
+    assert "more than one state dict, under student, teacher: save one" in refused(vit(1), tmp_path / "two.pth")
+
+
 def test_a_prefix_and_another_resolution(tmp_path):
     source, target = vit(0), vit(1, img_size=64)
     torch.save({f"net.{key}": value for key, value in source.state_dict().items()}, tmp_path / "w.pth")

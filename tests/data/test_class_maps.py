@@ -10,7 +10,7 @@ from made_pictures import fill, flat, small_vit
 import vitrim
 from vitrim.data import open_dataset
 from vitrim.data.class_map import read_class_map
-from vitrim.data.classes import Classes, check_same_classes, in_words, indices_of, name_classes
+from vitrim.data.classes import Classes, check_same_classes, in_words, indices_of, match_classes, name_classes
 
 NUMBERED = [f"c{i}" for i in range(1, 11)]
 TORCHVISION = {name: index for index, name in enumerate(sorted(NUMBERED))}
@@ -145,6 +145,12 @@ def test_natural_order_says_so_and_names_torchvisions_where_it_differs(tmp_path)
     assert same.other_order == () and in_words(same) == "by name, in natural order (ant 0, bee 1)"
     capital = open_dataset(fill(tmp_path / "capital", ["ant", "Bee"], each=1), small_vit(2)).classes
     assert capital.other_order == ("Bee", "ant")
+
+
+def test_a_data_set_that_numbers_its_classes_itself_is_not_said_to_be_sorted():
+    own = match_classes(["zebra", "ant", "bee"], 3, None, "there")
+    assert own.rule == "in the data set's own order" and own.mapping == {"zebra": 0, "ant": 1, "bee": 2}
+    assert own.by_order and own.other_order == ()
 
 
 # training and judging

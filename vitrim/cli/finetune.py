@@ -28,7 +28,7 @@ from .shared.model import Subject, open_model, open_untrained
 from .shared.options import ModelOptions, OutputOptions, hinted
 from .shared.parse import parse
 from .shared.plans import Plan, one_plan, plan_of
-from .shared.report import left_out
+from .shared.report import images_in_words, left_out
 from .shared.table import Report
 
 MethodOptions: Any = method_options_class("several values: one for each of the method's places")
@@ -227,12 +227,18 @@ def _tell(config: FinetuneConfig, name: str, recipe: Recipe, trained: Trained, j
     report.line(f"saved {config.training.out}: use it with --checkpoint {config.training.out}")
     made = {"model": name, "method": plan.name, "options": plan.options, "recipe": recipe.name, "steps": trained.steps}
     cost_figures = {"gmacs": cost.gmacs, "dense_gmacs": cost.dense_gmacs, "tokens": cost.tokens, "params": cost.params}
-    where = {"out": str(config.training.out), "skipped": trained.unreadable, **environment(seed=config.machine.seed)}
+    classes = {"labels": trained.photographs.classes.rule, "left_out": trained.photographs.left_out}
+    where = {
+        **classes,
+        "out": str(config.training.out),
+        "skipped": trained.unreadable,
+        **environment(seed=config.machine.seed),
+    }
     write_json(config.output.json, {**made, **cost_figures, **trained.figures, **where})
 
 
 def _tell_of(report: Report, photographs: Photographs, what: str) -> None:
     """How many photographs there were, how their labels were understood, and what was left out."""
     labels = f", labels {in_words(photographs.classes)}" if photographs.classes.names else ""
-    report.line(f"{what} {len(photographs):,} photographs{labels}")
+    report.line(f"{what} {images_in_words(photographs)}{labels}")
     left_out(report, photographs)

@@ -11,6 +11,7 @@ from timm.data import ImageNetInfo, infer_imagenet_subset
 from torch import nn
 
 from ..common.text import counted, few, shortened
+from .folders import in_order
 
 WNID = re.compile(r"n\d{8}")
 LabelNames = Sequence[str] | Mapping[int, str] | None  # timm's: a name for each index, or index -> name
@@ -48,7 +49,8 @@ class Classes:
         """The names as torchvision's ImageFolder orders them (capitals first, `10` before `2`), where `by_order` did
         otherwise; else empty."""
         plain = tuple(sorted(self.names))
-        return plain if self.by_order and plain != self.names else ()
+        natural = self.by_order and list(self.names) == in_order(set(self.names))
+        return plain if natural and plain != self.names else ()
 
 
 def match_classes(
@@ -82,7 +84,8 @@ def match_classes(
     if known:
         raise ValueError(_other_classes([name for name in names if name not in known], known, where))
     if len(names) == num_classes:
-        return Classes(tuple(names), tuple(range(num_classes)), "by name, in natural order", by_order=True)
+        order = "by name, in natural order" if list(names) == in_order(set(names)) else "in the data set's own order"
+        return Classes(tuple(names), tuple(range(num_classes)), order, by_order=True)
     raise ValueError(_other_count(names, num_classes, empty, where))
 
 

@@ -68,7 +68,8 @@ def _upright(image: Image.Image, mode: str) -> Image.Image:
     _check_shape(*image.size)
     image.load()
     turn = _UPRIGHT.get(_orientation(image))
-    image = _eight_bits(image).convert(mode)
+    image = _eight_bits(image)
+    image = image if image.mode == mode else image.convert(mode)
     return image if turn is None else image.transpose(turn)
 
 
@@ -94,7 +95,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
         return Image.fromarray(_by_range(pixels, image.mode == "F"))
     if pixels.min() < 0:
         raise ValueError(f"pixels from {pixels.min()} to {pixels.max()}: no negative ones can be shown")
-    eight = (pixels >> (depth - 8)).clip(0, 255).astype(np.uint8)
+    eight = (pixels >> (depth - 8)).astype(np.uint8)
     return Image.fromarray(255 - eight if _tag(image, _PHOTOMETRIC) == _WHITE_IS_ZERO else eight)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
@@ -23,6 +25,13 @@ class Judge:
         dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.settings.precision, torch.float32)
         dense = {} if self.dense is None else {"dense": self.dense.to(device)}
         results = evaluate_many({**dense, "student": student}, self.loader, device=device, dtype=dtype)
+        for name, result in results.items():
+            if result.nonfinite:
+                warnings.warn(
+                    f"{name}: the outputs for {result.nonfinite} of {result.images} validation photographs hold NaN or "
+                    "infinity and count as wrong",
+                    stacklevel=2,
+                )
         fields, beside = results["student"].as_dict(), results["dense"].as_dict() if dense else {}
         names = [name for name in ("top1", "top5", "agreement", "cosine", "knn") if fields.get(name) is not None]
         self.figures = {name: fields[name] for name in names}

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from timm.models import load_state_dict
+from timm.models import clean_state_dict, load_state_dict
 from timm.utils import unwrap_model
 from torch import Tensor, nn
 
@@ -27,9 +27,10 @@ def load_checkpoint(model: nn.Module, path: str | Path) -> tuple[str, ...]:
 
     Reads .safetensors, and .pth, .pt, .bin with `weights_only`: nothing is unpickled. Weights may lie under
     `state_dict_ema`, `model_ema`, `state_dict` or `model` (the first of these that is there), with the prefixes of DDP
-    and torch.compile, or with another one in front of every key of the model (Lightning's `model.`). timm's own
-    conversion for the model's family is applied: it renames the keys of original releases (DINOv2, DeiT-III, CLIP) and
-    resamples position embeddings of another resolution. Of a reduced model's `model.safetensors` the backbone is taken.
+    and torch.compile, or with another one in front of every key of the model (Lightning's `model.`); or under another
+    key, if there is but one state dict in the file (`model_state_dict` beside an optimiser's). timm's own conversion
+    for the model's family is applied: it renames the keys of original releases (DINOv2, DeiT-III, CLIP) and resamples
+    position embeddings of another resolution. Of a reduced model's `model.safetensors` the backbone is taken.
     Floating-point weights of another precision are converted. A model that is compiled or wrapped by DDP is unwrapped.
 
     Returns the changes in words; empty if the weights went in as they were. Raises ValueError, and leaves the model as
@@ -39,7 +40,8 @@ def load_checkpoint(model: nn.Module, path: str | Path) -> tuple[str, ...]:
     """
     model = unwrap_model(model)
     path = Path(path).expanduser()
-    raw, left_out = _backbone(_read(path))
+    found, taken = _read(path)
+    raw, left_out = _backbone(found)
     raw, taken_off = _without_prefix(raw, model, path)
     check_tensors(raw, path)
     weights = _convert(raw, model, path)
@@ -48,7 +50,7 @@ def load_checkpoint(model: nn.Module, path: str | Path) -> tuple[str, ...]:
         raise ValueError(f"{path} does not fit the model: {problem}")
     converted = _check_kinds(weights, model, path)
     model.load_state_dict(weights, strict=True)
-    return (*left_out, *taken_off, *_changes(raw, weights), *converted)
+    return (*taken, *left_out, *taken_off, *_changes(raw, weights), *converted)
 
 
 def _backbone(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
@@ -89,7 +91,8 @@ def _without_prefix(
     )
 
 
-def _read(path: Path) -> dict[str, Tensor]:
+def _read(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """The state dict in a file; where it lies under a key that timm does not know, which key that is."""
     if path.is_dir():
         raise ValueError(f"{path} is a folder: give the checkpoint file in it ({', '.join(_ENDINGS)})")
     if not path.is_file():
@@ -100,11 +103,25 @@ def _read(path: Path) -> dict[str, Tensor]:
             state = load_state_dict(str(path), weights_only=True)
     except Exception as error:  # torch, zipfile, pickle and safetensors each raise their own
         raise ValueError(_why_unreadable(path, error)) from error
+    if _is_state(state):
+        return state, ()
+    inside = {key: value for key, value in state.items() if _is_state(value)}
+    if len(inside) == 1:
+        key, state = inside.popitem()
+        return clean_state_dict(state), (f"weights taken from {key!r}",)
+    if inside:
+        raise ValueError(f"{path} holds more than one state dict, under {few(list(inside))}: save one of them alone")
     strangers = [key for key, value in state.items() if not (isinstance(key, str) and isinstance(value, Tensor))]
-    if strangers or not state:
-        found = f"it holds {few(strangers)}" if strangers else "it is empty"
-        raise ValueError(f"{path} is no state dict of tensors: {found}; save model.state_dict()")
-    return state
+    found = f"it holds {few(strangers)}" if strangers else "it is empty"
+    raise ValueError(f"{path} is no state dict of tensors: {found}; save model.state_dict()")
+
+
+def _is_state(found: object) -> bool:
+    return (
+        isinstance(found, Mapping)
+        and bool(found)
+        and all(isinstance(key, str) and isinstance(value, Tensor) for key, value in found.items())
+    )
 
 
 def _why_unreadable(path: Path, error: Exception) -> str:

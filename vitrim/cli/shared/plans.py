@@ -32,8 +32,11 @@ class Plan:
 
     @property
     def options(self) -> dict[str, Any]:
-        """Every option of the method, places written out; of a stack by method."""
-        stack = {method.name: _all_options(method) for method in self.model.methods}
+        """Every option of the method, places written out; of a stack by method, the second of a name as `evit 2`."""
+        stack: dict[str, Any] = {}
+        for method in self.model.methods:
+            number = 1 + sum(key.split()[0] == method.name for key in stack)
+            stack[method.name if number == 1 else f"{method.name} {number}"] = _all_options(method)
         return stack if len(stack) > 1 else next(iter(stack.values()))
 
 

@@ -20,22 +20,29 @@ NAMED = 10  # skipped images named on the terminal; the JSON names all
 def about(report: Report, name: str, loader: DataLoader, setting: Setting) -> None:
     """What is measured, on what, and what of the data is left out."""
     dataset = loader.dataset
-    count = images_in(dataset)
-    images = f"{count:,} images" if count else "a stream of images"
-    chosen = f" ({dataset.choice})" if dataset.choice else ""
     height, width = dataset.config["input_size"][1:]
     report.line(
-        f"{name}, {images}{chosen} at {height} x {width} (crop {dataset.config['crop_pct']:g}), labels "
+        f"{name}, {images_in_words(dataset)} at {height} x {width} (crop {dataset.config['crop_pct']:g}), labels "
         f"{in_words(dataset.classes)}; {machine(setting)}"
     )
     left_out(report, dataset)
 
 
-def left_out(report: Report, dataset: Photographs | StreamedPhotographs, what: str = "") -> None:
+def images_in_words(dataset: Photographs | StreamedPhotographs) -> str:
+    """How many images, and how a limit chose them: `48 of 3,925 images (drawn at random ...)`."""
+    count = images_in(dataset)
+    chosen = f" ({dataset.choice})" if dataset.choice else ""
+    if count is None:
+        return f"a stream of images{chosen}"
+    every = f" of {len(dataset.source):,}" if chosen and isinstance(dataset, Photographs) else ""
+    return f"{count:,}{every} images{chosen}"
+
+
+def left_out(report: Report, dataset: Photographs | StreamedPhotographs) -> None:
     """What lies among the photographs and is not read, counted by kind."""
     if dataset.left_out:
-        kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(dataset.left_out.items()))
-        report.line(f"left out{what}: {kinds}")
+        kinds = ", ".join(f"{kind} ({count:,})" for kind, count in sorted(dataset.left_out.items()))
+        report.line(f"left out: {kinds}")
 
 
 def machine(setting: Setting) -> str:
