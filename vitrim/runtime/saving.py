@@ -21,10 +21,7 @@ from .model import ReducedViT, unwrap
 from .rebuilding import build_shapes, fill, give_memory
 from .saved_config import NAMES, SavedConfig, parse_config
 
-WAY_OUT = (
-    "merge adapters into plain weights, let timm.create_model's arguments build what was changed, or save its "
-    "state_dict() yourself"
-)
+WAY_OUT = "merge adapters, build it by timm.create_model's arguments, or save its state_dict() yourself"
 
 
 @dataclass(frozen=True)
