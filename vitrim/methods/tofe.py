@@ -54,6 +54,7 @@ class ToFe(Method):
     blind = True
     per_image = True
     trains_masked = True
+    share_of_all = True
     switches = ("adaptive",)
 
     def __init__(
@@ -191,15 +192,16 @@ class ToFe(Method):
         return self._count(place, patches, patches) >= before
 
     @torch.no_grad()
-    def update_counts(self, kept: Float[Tensor, "b s"], patches: int, momentum: float = 0.02) -> None:
+    def update_counts(self, kept: Float[Tensor, "b s"], patches: int | Sequence[int], momentum: float = 0.02) -> None:
         """Move the stored counts towards the mean of those that images of `patches` patches kept in training, [b, s].
 
+        patches:  one number, or one for each stage where the grid shrinks on the way (Swin)
         momentum: weight of this batch in the running mean; 1: these replace what was stored
         Every process must be given the same counts (gather them first). Raises ValueError for another number of stages.
         """
         if kept.dim() != 2 or kept.shape[1] != len(self.places):
             raise ValueError(f"kept is {list(kept.shape)}: give [images, {len(self.places)}], one count for each place")
-        mean = kept.float().mean(dim=0) / patches
+        mean = kept.float().mean(dim=0) / torch.as_tensor(patches, device=kept.device)
         self.kept_shares.lerp_(mean.to(self.kept_shares.device), momentum)
         self._read_shares()
 
