@@ -6,10 +6,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import torch
-import torch.nn.functional as F
-from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import nn
 
 from ..backbones.base import Backbone
 from ..core.evidence import Evidence
@@ -17,6 +14,7 @@ from ..core.reductions import Keep, Mask, Reduction
 from ..core.schedule import Place, floor_count
 from ..core.tokens import Tokens
 from .base import Method, top
+from .parts.masks import best_mask, drawn
 from .parts.predictor import Predictor
 
 
@@ -77,21 +75,3 @@ class DynamicViT(Method):
 
     def macs(self, place: Place, n: int, body: Backbone) -> int:
         return 0 if self.count(place, n) == n else Predictor.macs(body.width, n)
-
-
-def drawn(decision: Float[Tensor, "b n 2"], mask: Float[Tensor, "b n"] | None) -> Float[Tensor, "b n"]:
-    """Keep or drop, drawn by straight-through Gumbel softmax; what `mask` has dropped stays dropped."""
-    kept = F.gumbel_softmax(decision, tau=1.0, hard=True)[..., 0]
-    return kept if mask is None else kept * mask
-
-
-def best_mask(
-    scores: Float[Tensor, "b n"], k: int | Int[Tensor, " b"], mask: Float[Tensor, "b n"] | None
-) -> Float[Tensor, "b n"]:
-    """1 for the k largest scores among the tokens that `mask` has kept so far (all of them, where they are fewer), 0
-    for all others. k: one number, or one for each image"""
-    if mask is not None:
-        scores = scores.masked_fill(mask == 0, float("-inf"))
-    chosen = torch.arange(scores.shape[1], device=scores.device) < torch.as_tensor(k, device=scores.device).view(-1, 1)
-    best = torch.zeros_like(scores).scatter(1, top(scores, scores.shape[1]), chosen.to(scores.dtype).expand_as(scores))
-    return best if mask is None else best * mask

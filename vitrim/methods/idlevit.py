@@ -14,7 +14,7 @@ from ..core.reductions import Keep, Mask, Reduction
 from ..core.schedule import Place, as_places, check_keep, check_places, even_places, floor_count
 from ..core.tokens import Tokens
 from .base import Method, class_row_macs, top
-from .dynamicvit import best_mask, drawn
+from .parts.masks import best_mask, drawn
 from .parts.predictor import Predictor
 
 SCORES = ("logit", "softmax", "predictor")

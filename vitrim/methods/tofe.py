@@ -9,7 +9,6 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -20,6 +19,7 @@ from ..core.reductions import Keep, Mask, Reduction
 from ..core.schedule import Place, check_keep, round_count
 from ..core.tokens import Tokens
 from .base import Method
+from .parts.masks import drawn
 from .parts.tofe_modules import APPROXIMATORS, SELECTORS, decide, keep_scores, shift, start_at
 
 OPTIMISED = (0.49, 0.25, 0.14)  # what the paper's training found for DeiT-S at half its cost (Table V)
@@ -133,7 +133,7 @@ class ToFe(Method):
             return None
         z = self.selectors[place.index](tokens)  # Eq. 8
         if learning:
-            return self._as_mask(F.gumbel_softmax(z, tau=self.tau, hard=True)[..., 0], z, tokens)  # Eq. 9
+            return self._as_mask(drawn(z, tokens.mask, self.tau), z, tokens)  # Eq. 9
         if self.ragged:
             return self._own_counts(z, tokens)
         return self._stored_count(z, self._count(place, tokens.n, patches), tokens)

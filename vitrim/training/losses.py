@@ -105,7 +105,7 @@ def macs_budget(macs: Float[Tensor, " b"], target: float, dense: float, of_mean:
 
 def keep_ratio(
     masks: Sequence[Float[Tensor, "b n"]],
-    keep: Sequence[float | Float[Tensor, " b"]],
+    keep: Sequence[float],
     of: Sequence[float | Float[Tensor, " b"]] | None = None,
 ) -> Float[Tensor, ""]:
     """DynamicViT's ratio loss: squared distance of the kept share from its target, mean over stages and images.

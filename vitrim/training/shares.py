@@ -23,12 +23,12 @@ class Held:
     """What the ratio loss holds a place to.
 
     mask:   [b, n] the tokens that it has kept, with gradient
-    keep:   the share that it is to keep, a number or [b]
+    keep:   the share that it is to keep
     whole:  the number of tokens that this is a share of, a number or [b]
     """
 
     mask: Tensor
-    keep: float | Tensor
+    keep: float
     whole: float | Tensor
 
 
@@ -69,8 +69,8 @@ def kept_shares(student: ReducedViT, learned: Learning) -> dict[str, Tensor]:
 
 
 def turns_by_schedule(method: Method) -> bool:
-    """Whether a schedule can turn its keep rates: it has some, and training does not move them."""
-    return bool(method.places) and not learns_counts(method) and all(p.keep is not None for p in method.places)
+    """Whether a schedule can turn its keep rates: it has some (ToMe has not), and training does not move them."""
+    return "keep" in method.option_names() and not learns_counts(method)
 
 
 def approximates(method: Method) -> bool:
@@ -94,13 +94,10 @@ def held_places(student: ReducedViT, learned: Learning, methods: Sequence[Method
 
 def _held(method: Method, witness: Witness, before: Witness | None, tokens: Tokens) -> Held:
     keep, n = witness.place.keep, witness.selected.shape[1]
-    left = n if before is None else before.selected.detach().sum(dim=1)
     if not method.share_of_all:
-        return Held(witness.selected, keep, left)
+        return Held(witness.selected, keep, n if before is None else before.selected.detach().sum(dim=1))
     whole = patches_at(witness, tokens)
-    if before is None or left_by(method, before):
-        return Held(witness.selected, min(keep, n / whole), whole)
-    return Held(witness.selected, (left / whole).clamp(max=keep), whole)  # no more than others have left
+    return Held(witness.selected, min(keep, n / whole), whole)  # no more than there are
 
 
 def in_order(student: ReducedViT, witnesses: Sequence[Witness]) -> Iterator[tuple[Witness, Witness | None]]:

@@ -136,8 +136,8 @@ class Stepper:
 
     def _keep_rates(self) -> dict[str, float]:
         names = place_names(self.student.methods)
-        rates = {name: method.places[index].keep for (method, index), name in names.items()}
-        return {f"keep {name}": rate for name, rate in rates.items() if rate is not None}
+        rated = {key: name for key, name in names.items() if "keep" in key[0].option_names()}
+        return {f"keep {name}": method.places[index].keep for (method, index), name in rated.items()}
 
     def result(self) -> ReducedViT:
         """The student to judge and to keep, in eval mode, at its own keep rates wherever their schedule stands; the

@@ -63,12 +63,26 @@ def _check_losses(recipe: Recipe, student: ReducedViT) -> None:
                 f"method is {', '.join(names)}: use another method, --recipe distill, or set its weight to 0"
             )
     _check_cut(recipe, student)
-    counting = [m.name for m in student.methods if learns_counts(m)]
-    if recipe.weights.budget and len(counting) > 1:
+    if recipe.weights.budget:
+        _check_budget(student.methods)
+
+
+def _check_budget(methods: Sequence[Method]) -> None:
+    """Raise ValueError where a budget cannot tell what images cost from one method's own counts."""
+    way_out = "set the weight of budget to 0 and that of ratio above 0, which holds each place to its own share"
+    first, *others = (m for m in methods if learns_counts(m))
+    if others:
+        names = " and ".join(m.name for m in (first, *others))
         raise ValueError(
-            f"{' and '.join(counting)} each learn their counts, and one budget cannot hold both: leave one out, or set "
-            "the weight of budget to 0 and that of ratio above 0, which holds each place to its own share"
+            f"{names} each learn their counts, and one budget cannot hold both: leave one out, or {way_out}"
         )
+    begins = first.places[0].block
+    for other in methods:
+        if other is not first and any(place.block >= begins for place in other.places):
+            raise ValueError(
+                f"{first.name} learns its counts towards a budget, and {other.name} acts on what it leaves: put "
+                f"{other.name} before block {begins}, or {way_out}"
+            )
 
 
 def _check_cut(recipe: Recipe, student: ReducedViT) -> None:
