@@ -10,8 +10,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..backbones import LVViT, TokenLogits, find_family
-from ..runtime.cost import image_macs, plan_macs
+from ..runtime.cost import plan_macs
 from ..runtime.model import ReducedViT
+from ..runtime.profile import image_macs
 from ..runtime.records import Learning
 from . import losses
 from .recipes import Recipe

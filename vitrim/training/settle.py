@@ -14,7 +14,7 @@ from ..core.schedule import Place
 from ..data.photographs import Photographs, Unreadable
 from ..methods import ToFe
 from ..runtime.model import ReducedViT
-from .shares import in_order, left_by, patches_at
+from .shares import in_order, patches_at
 
 PHOTOGRAPHS, BATCH = 256, 32
 
@@ -54,7 +54,7 @@ def _scores(student: ReducedViT, method: ToFe, place: Place, images: Tensor) -> 
         _, trace, learned = student(images, trace=True, losses=True)
         witnesses = list(in_order(student, learned.witnesses))
     for witness, before in witnesses:
-        if left_by(method, witness) and witness.place.index == place.index:
+        if witness.index == method.number and witness.place.index == place.index:
             scores, patches = trace[place.block].scores, patches_at(witness, learned.tokens)
             return scores if before is None else scores.masked_fill(before.selected == 0, float("-inf")), patches
     return None, 0

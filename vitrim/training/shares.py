@@ -33,14 +33,8 @@ class Held:
 
 
 def method_of(student: ReducedViT, witness: Witness) -> Method:
-    """The method of the stack that left this witness: two of one name act in different blocks."""
-    return next(method for method in student.methods if left_by(method, witness))
-
-
-def left_by(method: Method, witness: Witness) -> bool:
-    """Whether it is a place of this method that left this witness."""
-    place = method.place(witness.place.block) if method.name == witness.method else None
-    return place is not None and place.index == witness.place.index
+    """The method of the stack that left this witness."""
+    return student.methods[witness.index]
 
 
 def learns_counts(method: Method) -> bool:
@@ -144,7 +138,7 @@ def at_origin(x: Float[Tensor, "b n0 c"], tokens: Tokens) -> Float[Tensor, "b n 
 def own_counts(method: Method, learned: Learning) -> tuple[Float[Tensor, "b places"], list[int]]:
     """Patch tokens that each image kept at the places of one method, with gradient to the masks, and all patch tokens
     of the image there. A place that left no witness decided nothing: all that are there stay."""
-    found = {w.place.index: w for w in learned.witnesses if left_by(method, w)}
+    found = {w.place.index: w for w in learned.witnesses if w.index == method.number}
     counts, patches = [], []
     for place in method.places:
         witness = found.get(place.index)

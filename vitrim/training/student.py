@@ -28,8 +28,8 @@ def make_student(
     _carry_over(method, student)
     recipe = for_methods(recipe, [_learns_like(m) for m in student.methods])
     methods_config(student)  # raises where a guide could not be saved with the result
-    _check_losses(recipe, student)
     _check_masks(student, recipe)
+    _check_losses(recipe, student)
     _check_schedule(recipe, student)
     check_frozen(student.backbone, recipe.frozen)
     check_learning(student, recipe)
@@ -124,7 +124,7 @@ def _blind_to_masks(method: Method, span: range, recipe: Recipe) -> bool:
     """Whether a method looks at tokens in blocks where some of them are masked, and does not know it."""
     if method.trains_masked:  # it knows; the attention map of a cut loss does not
         return bool(recipe.weights.cut and method.map_of) and any(p.block in span for p in method.places)
-    if method.watches:
+    if method.observes:
         return any(place.block > span.start for place in method.places)
     return any(p.block in span and (p.block > span.start or method.acts == "between") for p in method.places)
 

@@ -118,7 +118,8 @@ class PlainBackbone(Backbone):
 
     def probe(self, i, tokens):
         block = self.model.blocks[i]
-        return Evidence(block.norm1(tokens.x), Projections(block.attn), self.prefix, self.voters)
+        h, bias = block.norm1(tokens.x), tokens.key_bias
+        return Evidence(h, Projections(block.attn), self.prefix, self.voters, key_bias=bias)
 
     def attend(self, i, tokens, normed=None):
         block = self.model.blocks[i]
