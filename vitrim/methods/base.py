@@ -36,6 +36,7 @@ class Method(Sealed, nn.Module):
     per_image: whether images may keep counts of their own; `macs` then takes them as `kept`
     ragged:  whether it leaves another number of tokens in every image of a batch
     trains_masked: whether it trains on soft masks over all tokens instead of gathers
+    share_of_all: whether its keep rates are shares of all patches of the image, however many are left at a place
     switches: options that may change after training: its learned parts serve any of their values
     """
 
@@ -50,6 +51,7 @@ class Method(Sealed, nn.Module):
     per_image: ClassVar[bool] = False
     ragged: bool = False
     trains_masked: ClassVar[bool] = False
+    share_of_all: ClassVar[bool] = False
     switches: ClassVar[tuple[str, ...]] = ()
     map_of: str | None = None
     number: int = 0  # of the method in its stack; what it carries in `Tokens.notes` goes by it

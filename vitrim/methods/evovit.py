@@ -48,6 +48,8 @@ class EvoViT(Method):
         if not body.voters:
             raise ValueError(f"evovit needs a [CLS] token and {type(body.model).__name__} has none: try tome or dpcknn")
         default = range(max(1, body.depth // 3), body.depth)
+        if not default:
+            raise ValueError("evovit chooses by the class attention of the blocks before: a model of 1 block has none")
         blocks = default if self.blocks is None else check_places(self.blocks, body.depth, "blocks")
         if 0 in blocks:
             raise ValueError("blocks: evovit chooses by the class attention of the blocks before, and block 0 has none")

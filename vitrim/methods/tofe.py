@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -21,6 +20,7 @@ from ..core.schedule import Place, check_keep, round_count
 from ..core.tokens import Tokens
 from .base import Method
 from .parts.checks import check_flag, check_number, check_one_of
+from .parts.masks import drawn
 from .parts.stored_shares import StoredShares
 from .parts.tofe_modules import APPROXIMATORS, SELECTORS, decide, keep_scores, shift, start_at
 
@@ -56,6 +56,7 @@ class ToFe(StoredShares, Method):
     blind = True
     per_image = True
     trains_masked = True
+    share_of_all = True
     switches = ("adaptive",)
 
     def __init__(
@@ -131,7 +132,7 @@ class ToFe(StoredShares, Method):
             return None
         z = self.selectors[place.index](tokens)  # Eq. 8
         if learning:
-            return self._as_mask(F.gumbel_softmax(z, tau=self.tau, hard=True)[..., 0], z, tokens)  # Eq. 9
+            return self._as_mask(drawn(z, tokens.mask, self.tau), z, tokens)  # Eq. 9
         if self.ragged:
             return self._own_counts(z, tokens)
         return self._stored_count(z, self._count(place, tokens.n, patches), tokens)
@@ -199,15 +200,16 @@ class ToFe(StoredShares, Method):
             before = min(before, n)
         return self._count(place, patches, patches) >= before
 
-    def update_counts(self, kept: Float[Tensor, "b s"], patches: int, momentum: float = 0.02) -> None:
+    def update_counts(self, kept: Float[Tensor, "b s"], patches: int | Sequence[int], momentum: float = 0.02) -> None:
         """Move the stored counts towards the mean of those that images of `patches` patches kept in training, [b, s].
 
+        patches:  one number, or one for each stage where the grid shrinks on the way (Swin)
         momentum: weight of this batch in the running mean; 1: these replace what was stored
         Every process must be given the same counts (gather them first). Raises ValueError for another number of stages.
         """
         if kept.dim() != 2 or kept.shape[1] != len(self.places):
             raise ValueError(f"kept is {list(kept.shape)}: give [images, {len(self.places)}], one count for each place")
-        self.move_shares(kept.float().mean(dim=0) / patches, momentum)
+        self.move_shares(kept.float().mean(dim=0) / torch.as_tensor(patches, device=kept.device), momentum)
 
     def shift(self, place: Place, by: float) -> None:
         """Raise every score of this place alike: ranks stay, and the masks keep more tokens (fewer, where negative)."""

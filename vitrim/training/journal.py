@@ -67,12 +67,13 @@ def _whole_rows(path: Path) -> tuple[list[str] | None, list[dict[str, Any]]]:
 class Journal:
     """Writes `steps.csv` and `epochs.csv`, hands the same figures to Accelerate's trackers, and shows progress.
 
-    Only the main process writes and shows.
+    Only the main process writes and shows. step, judged: steps done, and those of the epochs that have been judged
     """
 
-    def __init__(self, folder: Path, accelerator, step: int, steps: int, show: bool = True):
+    def __init__(self, folder: Path, accelerator, step: int, judged: int, steps: int, show: bool = True):
         self.accelerator, self.main = accelerator, accelerator.is_main_process
-        self.tables = {name: Table(folder / f"{name}.csv", step) for name in ("steps", "epochs")} if self.main else {}
+        done = {"steps": step, "epochs": judged}
+        self.tables = {name: Table(folder / f"{name}.csv", at) for name, at in done.items()} if self.main else {}
         self.progress = _progress(enabled=self.main and show)
         self.task = self.progress.add_task("training", total=steps, completed=step, what="")
         self.progress.start()

@@ -158,7 +158,8 @@ class TransformerBlock(nn.Module):
         """What is to be added to the frozen tokens."""
         x = reduction.take_rest(tokens.x, tokens.prefix)
         layout = reduction.rest_layout if isinstance(reduction, Pack) else None
-        frozen = 1 - reduction.mask if isinstance(reduction, Mask) else None
+        here = 1 if tokens.mask is None else tokens.mask  # a token that is gone for good is not frozen
+        frozen = here - reduction.mask if isinstance(reduction, Mask) else None
         attended = self._attend(self.norm1(x), layout, frozen)
         return attended + self.mlp(self.norm2(x + attended))
 
