@@ -32,7 +32,7 @@ import vitrim
 from vitrim.backbones.timm.checkpoints import load_checkpoint
 from vitrim.data import open_dataset, open_loader
 from vitrim.evaluate import environment, evaluate_many
-from vitrim.runtime.cost import image_macs
+from vitrim.runtime.profile import image_macs
 from vitrim.training import Settings, finetune, get_recipe, override
 from vitrim.training.objective import own_counts
 

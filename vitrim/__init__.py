@@ -22,8 +22,8 @@ from .methods import (
     TopK,
 )
 from .runtime.build import UntrainedWarning, reduce
-from .runtime.cost import Profile, image_macs, profile
 from .runtime.model import ReducedViT
+from .runtime.profile import Profile, image_macs, profile
 from .runtime.records import BlockTrace
 from .runtime.storage import load, save
 

@@ -16,7 +16,7 @@ from ..common.files import check_output, write_json
 from ..data.loading import open_dataset, open_loader
 from ..evaluate.accuracy import environment
 from ..runtime.build import UntrainedWarning
-from ..runtime.cost import profile
+from ..runtime.profile import profile
 from ..training import RECIPES, Augmentation, Recipe, Settings, Weights, finetune, get_recipe, override
 from ..training import Report as Trained
 from .shared.method_options import method_options_class

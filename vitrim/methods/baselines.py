@@ -10,7 +10,7 @@ from torch import Tensor
 from ..core.evidence import Evidence
 from ..core.reductions import Keep, Reduction
 from ..core.schedule import Place, ceil_count
-from ..core.seeds import random_scores
+from ..core.seeds import image_seed, random_scores
 from ..core.tokens import Tokens
 from .base import Method, top
 from .evit import EViT
@@ -55,14 +55,16 @@ class Random(_Blind):
 
     name = "random"
     title = "keep random tokens"
-    needs_seed = True
 
     def __init__(self, keep: Any = 0.7, at: Any = None, seed: int = 0):
         super().__init__(keep, at)
         self.seed = seed
 
+    def start_note(self, images, scores):
+        return image_seed(images)
+
     def rank(self, tokens, place):
-        return random_scores(tokens, place, self.seed)
+        return random_scores(tokens.notes[self.number], tokens.n, place, self.seed)
 
 
 class Grid(_Blind):

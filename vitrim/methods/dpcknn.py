@@ -55,7 +55,8 @@ class DPCKNN(Method):
         if m == tokens.n:
             return None
         groups = nearest_peaks(tokens.patches, m, self.neighbours)
-        return Merge.means(tokens.sizes, groups.group, groups.lead, others(groups.lead, tokens.n))
+        moved = others(groups.lead, tokens.n)
+        return Merge.means(tokens.sizes, groups.group, groups.lead, moved, self.proportional)
 
     def count(self, place: Place, n: int) -> int:
         return ceil_count(place.keep, n)

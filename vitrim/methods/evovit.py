@@ -4,8 +4,9 @@ Dynamic Vision Transformer", AAAI 2022)."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
+
+from torch import Tensor
 
 from ..backbones.base import Backbone
 from ..core.evidence import Evidence
@@ -35,7 +36,6 @@ class EvoViT(Method):
     name = "evovit"
     title = "update informative tokens slowly, the others fast"
     acts = "before"
-    watches = True
     blind = True
 
     def __init__(self, keep: Any = 0.5, blocks: Any = None, stages: int = 1, momentum: float = 0.5):
@@ -66,13 +66,12 @@ class EvoViT(Method):
         starts = [blocks * s // self.stages for s in range(self.stages)]
         return [self.keep ** sum(j >= start for start in starts) for j in range(blocks)]
 
-    def watch(self, tokens: Tokens, evidence: Evidence, block: int) -> Tokens:
+    def observe(self, tokens: Tokens, evidence: Evidence, block: int) -> Tensor | None:
+        """Global class attention [b, n] so far."""
         if not self._needed(block):
-            return tokens
-        attention, running = evidence.class_attention(), tokens.running
-        if running is not None:
-            attention = self.momentum * running + (1 - self.momentum) * attention
-        return replace(tokens, running=attention)
+            return None
+        attention, so_far = evidence.class_attention(), tokens.notes.get(self.number)
+        return attention if so_far is None else self.momentum * so_far + (1 - self.momentum) * attention
 
     def _needed(self, block: int) -> bool:
         """Whether a later block decides by what this one attends to."""
@@ -82,9 +81,10 @@ class EvoViT(Method):
         k = self._informative(place, tokens.n)
         if k == tokens.n:
             return None
-        kept = top(tokens.running, k)
-        weights = tokens.running.scatter(1, kept, 0.0)
-        return Fuse(kept, weights / weights.sum(dim=1, keepdim=True), scores=tokens.running)
+        attention = tokens.notes[self.number]
+        kept = top(attention, k)
+        weights = attention.scatter(1, kept, 0.0)
+        return Fuse(kept, weights / weights.sum(dim=1, keepdim=True), scores=attention)
 
     def until(self, place: Place) -> int:
         return place.block + 1
@@ -100,5 +100,5 @@ class EvoViT(Method):
         """The representative is summed twice: before the block, and after it to know its update."""
         return 0 if self._informative(place, n) == n else 2 * n * body.width
 
-    def watch_macs(self, block: int, n: int, body: Backbone) -> int:
+    def observe_macs(self, block: int, n: int, body: Backbone) -> int:
         return class_row_macs(body, Place(0, block), n) if self._needed(block) else 0

@@ -55,7 +55,7 @@ class ToMe(Method):
         if r == 0:
             return None
         source, target = bipartite_soft_matching(mean_keys(evidence), r, tokens.prefix % 2)
-        return merge_pairs(tokens.sizes, source, target, tokens.prefix % 2)
+        return merge_pairs(tokens.sizes, source, target, tokens.prefix % 2, self.proportional)
 
     def _merged(self, place: Place, n: int) -> int:
         return min(rate_at(self.r, place.index), n // 2)
@@ -96,7 +96,11 @@ def bipartite_soft_matching(
 
 
 def merge_pairs(
-    sizes: Float[Tensor, "b n"], source: Int[Tensor, "b r"], target: Int[Tensor, "b r"], first: int
+    sizes: Float[Tensor, "b n"],
+    source: Int[Tensor, "b r"],
+    target: Int[Tensor, "b r"],
+    first: int,
+    proportional: bool = True,
 ) -> Merge:
     """Each of `source` joins its `target`, weighted by size. What is left of set A stands first, then B, both in order
     (the order of the listing in the paper's appendix)."""
@@ -107,4 +111,4 @@ def merge_pairs(
     rank = torch.arange(lead.shape[1], device=lead.device).expand_as(lead)
     group = torch.zeros(b, n, dtype=torch.int64, device=lead.device).scatter(1, lead, rank)
     group = group.scatter(1, source, group.gather(1, target))
-    return Merge.means(sizes, group, lead, source)
+    return Merge.means(sizes, group, lead, source, proportional)

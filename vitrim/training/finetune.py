@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader
 
 from ..data.loading import data_config, open_dataset
 from ..methods import Method, ToFe
-from ..runtime.cost import image_macs, profile
 from ..runtime.model import ReducedViT, unwrap
+from ..runtime.profile import image_macs, profile
 from ..runtime.storage import load, methods_config, save
 from .judge import Judge
 from .loop import Run, make_accelerator

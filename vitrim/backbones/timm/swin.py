@@ -147,7 +147,7 @@ class SwinBackbone(Backbone):
         if j or tokens.x.shape[-1] == self.channels(i):
             return tokens
         x = self.model.layers[stage].downsample(tokens.x.unflatten(1, tokens.grid))
-        return replace(tokens, x=x.flatten(1, 2), grid=tuple(x.shape[1:3]), guide=None)
+        return replace(tokens, x=x.flatten(1, 2), grid=tuple(x.shape[1:3]), notes=tokens.image_notes())
 
     def probe(self, i, tokens):
         tokens = self.enter(i, tokens)

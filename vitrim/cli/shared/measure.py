@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from ...data.loading import open_dataset, open_loader
 from ...evaluate.accuracy import EvaluationResult, Throughput, environment, evaluate_many, throughput_in_turn
 from ...evaluate.timing import as_device, as_dtype
-from ...runtime.cost import Profile, profile
+from ...runtime.profile import Profile, profile
 from .model import Subject
 from .options import DataOptions, ModelOptions, RunOptions
 from .plans import Plan
