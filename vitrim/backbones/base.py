@@ -12,15 +12,16 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from ..core.evidence import Evidence
+from ..core.recording import recording
 from ..core.tokens import Tokens
 
 
 def add_residual(x: Tensor, branch: Tensor) -> Tensor:
     """x + branch. Where no gradient is asked for the sum is written into the branch's memory, which nobody else holds:
     on CPU a fresh [b, n, c] costs more than the addition. The bits are the same, and so must be the strides: kernels
-    add in the order in which numbers lie."""
+    add in the order in which numbers lie. A graph is the same whether it was recorded with gradients or without."""
     alike = branch.dtype == x.dtype and branch.stride() == x.stride()
-    if branch.requires_grad or x.requires_grad or not alike:
+    if branch.requires_grad or x.requires_grad or not alike or recording():
         return x + branch
     return branch.add_(x)
 

@@ -24,7 +24,7 @@ from .shared.options import OutputOptions, RunOptions
 from .shared.parse import parse
 from .shared.picture import svg
 from .shared.plans import plan_of
-from .shared.report import comparison, machine
+from .shared.report import comparison, machine, not_finite
 from .shared.table import Report, tokens_left
 
 METHODS = ("evit", "topk", "random", "grid")
@@ -74,6 +74,7 @@ def run(arguments: Sequence[str], prog: str) -> None:
     rows = measure(subject, plans, DataLoader(dataset, setting.batch_size), setting)
     report.line()
     comparison(report, rows)
+    not_finite(report, rows)
     page = _write_page(config.out, rows, dataset, setting)
     report.line()
     report.line(f"the page is {page.resolve()}")

@@ -6,7 +6,9 @@ import json
 import math
 import os
 import sys
+import tempfile
 from collections.abc import Callable
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,16 @@ def check_output(path: str | Path | None, endings: tuple[str, ...] = ()) -> None
         raise ValueError(f"{path} cannot be written: there is no folder {folder}")
     if not os.access(folder, os.W_OK):
         raise ValueError(f"{path} cannot be written: no permission in {folder}")
+    try:
+        tempfile.NamedTemporaryFile(dir=folder, prefix=".vitrim").close()
+    except OSError as error:  # permissions alone do not tell, to root least of all
+        raise ValueError(f"{path} cannot be written: {error.strerror or error} in {folder}") from error
+
+
+def unused(path: Path) -> Path:
+    """The path itself, or where there is something already the first of `name-2`, `name-3` ... that is free."""
+    numbered = (path.with_stem(f"{path.stem}-{number}") for number in count(2))
+    return next(free for free in chain([path], numbered) if not os.path.lexists(free))
 
 
 def write_whole(path: str | Path, write: Callable[[str], Any]) -> Path:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .packing import Layout
 from .precision import without_autocast
+from .recording import laid_out, length, one_image
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,9 @@ class Evidence:
     def _voter_queries(self) -> Float[Tensor, "b h v d"]:
         """Queries of the voters alone; before the attention has run no other query is projected."""
         voters = slice(self.voters[0], self.voters[-1] + 1)  # they stand side by side
-        return self.layer.queries(self.h[:, voters], prefix_only=True) if self.q is None else self.q[:, :, voters]
+        if self.q is not None:
+            return self.q[:, :, voters]
+        return self.layer.queries(laid_out(self.h[:, voters]), prefix_only=True)
 
     def _padded(self, x: Float[Tensor, "1 h t d"]) -> Float[Tensor, "b h n d"]:
         """The rows of a ragged batch as a dense one, zeros behind an image's last token."""
@@ -125,7 +128,7 @@ class Evidence:
 def _products(q: Float[Tensor, "b h r d"], k: Float[Tensor, "b h n d"]) -> Float[Tensor, "b h r n"]:
     """q k^T. Keys are a view whose images and heads do not lie evenly, so a batched product over both would copy them
     all; for a few rows on CPU one product for each head is faster."""
-    if q.shape[0] == 1 or q.shape[2] > 4 or q.device.type != "cpu":
+    if one_image(q.shape[0]) or length(q, 2) > 4 or q.device.type != "cpu":
         return q @ k.transpose(-2, -1)
     heads = zip(q.unbind(1), k.unbind(1), strict=True)
     return torch.stack([torch.bmm(one, keys.transpose(1, 2)) for one, keys in heads], dim=1)

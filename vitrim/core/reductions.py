@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from .recording import laid_out, length
 from .rows import add_rows, behind_prefix, put_rows, take_rows
 
 
@@ -131,7 +132,7 @@ class Fuse(Reduction):
     def restore(self, y, x, prefix=0):
         update = y[:, -1:] - self._fused(x, prefix)
         moved = torch.cat([x[:, :prefix], x[:, prefix:] + update], dim=1)
-        return self._kept().restore(y[:, :-1], moved, prefix)
+        return self._kept().restore(laid_out(y[:, :-1]), moved, prefix)
 
     def restore_note(self, inside, before):
         return put_rows(before, self.index, inside[:, :-1])
@@ -180,7 +181,8 @@ class Merge(Reduction):
     ) -> Merge:
         """Every group becomes the mean of its members, each weighted by the patches that it stands for."""
         total = sizes.new_zeros(lead.shape).scatter_add(1, group, sizes)
-        return cls(group, sizes / total.gather(1, group), lead.shape[1], lead, moved=moved, proportional=proportional)
+        m = length(lead, 1)
+        return cls(group, sizes / total.gather(1, group), m, lead, moved=moved, proportional=proportional)
 
     def _sum(self, rows: Tensor) -> Tensor:
         out = rows.new_zeros(rows.shape[0], self.groups, *rows.shape[2:])

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from .recording import image_size
 from .schedule import Place
 
 PRIME = 2147483647  # 2^31 - 1
@@ -13,9 +14,9 @@ PRIME = 2147483647  # 2^31 - 1
 
 def image_seed(images: Float[Tensor, "b c h w"]) -> Int[Tensor, " b"]:
     """One integer for each image, from its pixels: exact integer sums, so that the batch does not matter."""
-    size = images.shape[-2] * images.shape[-1]
+    height, width = image_size(images)
     channels = images.detach().flatten(2).unbind(1)
-    return sum(_weighted_sum(channel, 1 + j * size) for j, channel in enumerate(channels)).remainder(PRIME)
+    return sum(_weighted_sum(channel, 1 + j * height * width) for j, channel in enumerate(channels)).remainder(PRIME)
 
 
 def _weighted_sum(pixels: Float[Tensor, "b p"], first: int) -> Int[Tensor, " b"]:

@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from .packing import Layout, Pack
+from .recording import length
 from .reductions import Mask, Reduction, take_rows
 
 
@@ -70,12 +71,16 @@ class Tokens:
     @property
     def n(self) -> int:
         """Patch tokens now present; where images differ, the largest number."""
-        return (self.x.shape[1] if self.layout is None else self.layout.longest) - self.prefix
+        return (length(self.x, 1) if self.layout is None else self.layout.longest) - self.prefix
 
     @property
     def patches(self) -> Float[Tensor, "b n c"]:
         """The patch tokens' features; of a ragged batch [1, T - b * p, c]."""
         return self.x[:, self.prefix :] if self.layout is None else self.layout.patch_rows(self.x)
+
+    def take(self, index: Int[Tensor, "b k"]) -> Float[Tensor, "b k c"]:
+        """The features of some patch tokens, of all images in a dense batch as many."""
+        return take_rows(self.x, index + self.prefix)
 
     @property
     def sizes(self) -> Float[Tensor, "b n"]:
@@ -221,7 +226,7 @@ class Tokens:
         for step in self.steps:
             moved = step.reduction.owners(n).gather(1, owners.clamp(min=0))
             owners = torch.where(owners < 0, owners, moved)
-            n = step.reduction.representatives().shape[1]
+            n = length(step.reduction.representatives(), 1)
         return owners
 
     def origin(self) -> Int[Tensor, "b n"]:

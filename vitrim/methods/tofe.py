@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..backbones.base import Backbone
 from ..core.packing import pack
+from ..core.recording import refuse_recording
 from ..core.reductions import Keep, Mask, Reduction
 from ..core.schedule import Place, check_keep, round_count
 from ..core.tokens import Tokens
@@ -142,6 +143,7 @@ class ToFe(Method):
         kept = decide(scores, tokens.mask)
         if self.masked:
             return self._as_mask(kept.to(scores.dtype), z, tokens)
+        refuse_recording('tofe with adaptive="instance"', 'set adaptive="batch" first')
         return pack(kept, tokens.prefix, tokens.layout, scores)
 
     def _stored_count(self, z: Float[Tensor, "b n 2"], k: int, tokens: Tokens) -> Reduction:

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..backbones.base import Backbone
 from ..core.evidence import Evidence
 from ..core.precision import without_autocast
+from ..core.recording import length
 from ..core.reductions import Merge, Reduction
 from ..core.schedule import Place, rate_at
 from ..core.tokens import Tokens
@@ -104,7 +105,7 @@ def merge_pairs(
 ) -> Merge:
     """Each of `source` joins its `target`, weighted by size. What is left of set A stands first, then B, both in order
     (the order of the listing in the paper's appendix)."""
-    b, n = sizes.shape
+    b, n = sizes.shape[0], length(sizes, 1)
     left = 2 * others(source // 2, (n + 1 - first) // 2) + first
     stay = torch.arange(1 - first, n, 2, device=source.device).expand(b, -1)
     lead = torch.cat([left, stay], dim=1)

@@ -64,10 +64,14 @@ def _made_again(config: dict[str, Any]) -> ReducedViT:
 
 def _config(model: ReducedViT) -> dict[str, Any]:
     data = timm.data.resolve_model_data_config(model.backbone)
+    names = (getattr(model.backbone, "pretrained_cfg", None) or {}).get("label_names")
     return {
         **_backbone_config(model.backbone),
         "methods": methods_config(model),
-        "data": {key: data[key] for key in ("mean", "std", "interpolation", "crop_pct", "crop_mode")},
+        "data": {
+            **{key: data[key] for key in ("mean", "std", "interpolation", "crop_pct", "crop_mode")},
+            **({"label_names": names} if names else {}),
+        },
         "versions": {name: version(name) for name in ("vitrim", "timm", "torch")},
     }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,10 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
+from ..data.choose import drawn
+from ..data.classes import Classes, check_same_classes, name_classes
 from ..data.loading import data_config, open_dataset
+from ..data.photographs import Photographs
 from ..methods import Method, ToFe
 from ..runtime.model import ReducedViT, unwrap
 from ..runtime.profile import image_macs, profile
@@ -20,7 +23,7 @@ from ..runtime.storage import load, methods_config, save
 from .judge import Judge
 from .loop import Run, make_accelerator
 from .objective import Objective, Teacher, check_labels_patches, dense_macs, own_counts, restore_blocks
-from .photographs import TrainingPhotographs, seed_everything, seed_of, unlabelled
+from .photographs import TrainingPhotographs, seed_everything, unlabelled
 from .recipes import Recipe
 from .settings import Settings
 from .settle import settle, some_of
@@ -29,12 +32,14 @@ from .student import make_student
 
 @dataclass(frozen=True)
 class Report:
-    """What a run came to: the model, the figures of its last judgement, and the files that could not be read."""
+    """What a run came to: the model, the figures of its last judgement, the files that could not be read, and the
+    photographs that it learned from."""
 
     model: ReducedViT
     figures: dict[str, float]
     steps: int
     unreadable: dict[str, str]
+    photographs: Photographs
 
 
 def finetune(
@@ -49,6 +54,7 @@ def finetune(
     resume: bool = False,
     limit: int | None = None,
     scratch: bool = False,
+    class_map: str | Path | Mapping[str, int] | None = None,
     **options: Any,
 ) -> Report:
     """Fine-tune `model` with a method, and save the result in `settings.out` (for `vitrim.load`).
@@ -58,7 +64,8 @@ def finetune(
     macs, options: as for `vitrim.reduce`. For ToFe `macs` is also the target that its budget loss learns towards
     judge_on: a loader of validation photographs; accuracy and agreement with the dense model after every epoch
     resume:   go on from the last checkpoint in `settings.out`
-    limit:    only so many training photographs, drawn at random
+    limit:    only so many training photographs, drawn at random, as many of each class as there can be
+    class_map: the model's class index of each folder's name, as for `vitrim.data.open_dataset`
     scratch:  the weights of `model` are random: it teaches nothing, and the student is judged alone
 
     Raises ValueError for what cannot be trained, in one line, and `RunStopped` (one too) for what breaks off.
@@ -68,7 +75,11 @@ def finetune(
     seed_everything(settings.seed)  # learned parts start from random weights
     student, recipe = make_student(model, method, recipe, macs, options)
     check_start(recipe, scratch)
-    photographs = open_photographs(data, model, recipe, settings, limit)
+    photographs = open_photographs(data, model, recipe, settings, limit, class_map)
+    learned = photographs.photographs.classes
+    if isinstance(judged := getattr(getattr(judge_on, "dataset", None), "classes", None), Classes):
+        check_same_classes(learned, judged, "the validation folder")
+    name_classes(student.backbone, learned)
     accelerator = make_accelerator(settings, any(m.learns for m in student.methods))
     check_processes(accelerator)
     teacher = make_teacher(model, student, recipe) if recipe.teaches else None
@@ -85,7 +96,7 @@ def finetune(
     if accelerator.is_main_process:
         save_and_compare(trained, settings.out)
     accelerator.wait_for_everyone()
-    return Report(trained, judge.figures if judge else {}, run.step, run.unreadable)
+    return Report(trained, judge.figures if judge else {}, run.step, run.unreadable, photographs.photographs)
 
 
 def make_teacher(model: nn.Module, student: ReducedViT, recipe: Recipe) -> Teacher:
@@ -126,11 +137,16 @@ def check_start(recipe: Recipe, scratch: bool) -> None:
 
 
 def open_photographs(
-    data: str | Path, model: nn.Module, recipe: Recipe, settings: Settings, limit: int | None
+    data: str | Path,
+    model: nn.Module,
+    recipe: Recipe,
+    settings: Settings,
+    limit: int | None,
+    class_map: str | Path | Mapping[str, int] | None = None,
 ) -> TrainingPhotographs:
     """Training photographs, labelled or not as the recipe says. Raises ValueError for what cannot be trained on."""
     if recipe.labels:
-        photographs = open_dataset(data, model)
+        photographs = open_dataset(data, model, limit=limit, seed=settings.seed, class_map=class_map)
         if not hasattr(photographs, "chosen"):
             raise ValueError(
                 f"{data} can only be read from start to end, and training needs random access: use a folder"
@@ -140,19 +156,8 @@ def open_photographs(
             raise ValueError(f"{data} has one class ({only}): there is nothing to tell apart; use --recipe distill")
     else:
         photographs = unlabelled(data, data_config(model))
-    photographs.chosen = drawn(len(photographs), limit, settings.seed, photographs.chosen)
+        photographs.chosen = drawn(len(photographs), limit, settings.seed)
     return TrainingPhotographs(photographs, recipe.augmentation, settings.seed)
-
-
-def drawn(size: int, limit: int | None, seed: int, chosen: list[int] | None) -> list[int] | None:
-    """`limit` places drawn at random from all; folders come class by class, so the first ones would be of one class."""
-    if limit is None or limit >= size:
-        return chosen
-    if limit < 1:
-        raise ValueError(f"limit is {limit}: give a whole number from 1")
-    generator = torch.Generator().manual_seed(seed_of(seed, size))
-    places = sorted(torch.randperm(size, generator=generator)[:limit].tolist())
-    return places if chosen is None else [chosen[place] for place in places]
 
 
 def check_processes(accelerator) -> None:

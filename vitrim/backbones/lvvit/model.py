@@ -21,6 +21,7 @@ from timm.models.vision_transformer import (
 )
 from torch import Tensor, nn
 
+from ...core.recording import image_size, laid_out
 from ...core.tokens import Tokens
 from ..timm.plain import PlainBackbone, linear_weights
 from .token_labels import TokenLogits, random_box
@@ -68,7 +69,7 @@ class ConvStem(PatchEmbed):
         super().set_input_size(img_size=img_size)
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Tensor:
-        self._check_size(tuple(images.shape[-2:]))
+        self._check_size(image_size(images))
         x = self.relu(self.bn1(self.conv1(images)))
         x = self.relu(self.bn2(self.conv2(x)))
         x = self.proj(self.relu(self.bn3(self.conv3(x))))
@@ -161,7 +162,7 @@ class LVViT(VisionTransformer):
         """Tokens with positions, and which patches were mixed in from the partner."""
         x, mixed = self.patch_embed(images), None
         if self.labels_tokens and self.mix_token:
-            grid = self.patch_embed.dynamic_feat_size(tuple(images.shape[-2:]))
+            grid = self.patch_embed.dynamic_feat_size(image_size(images))
             mixed = random_box(grid, x.device)
             x = torch.where(mixed.view(1, *x.shape[1:-1], 1), x.flip(0), x)
         return self._pos_embed(x), mixed
@@ -177,7 +178,7 @@ class LVViT(VisionTransformer):
     def token_logits(self, x: Tensor, mixed=None, owners: Int[Tensor, "b n0"] | None = None, mask=None) -> TokenLogits:
         """Both heads on features after the final norm."""
         x = self.head_drop(x)
-        return TokenLogits(self.head(x[:, 0]), self.aux_head(x[:, 1:]), mixed, owners, mask)
+        return TokenLogits(self.head(x[:, 0]), self.aux_head(laid_out(x[:, 1:])), mixed, owners, mask)
 
     def forward_head(self, x: Float[Tensor, "b n c"], pre_logits: bool = False, mask: Tensor | None = None) -> Tensor:
         """The prediction from features after the final norm; tokens whose `mask` [b, n - 1] is 0 have no say, and
@@ -205,7 +206,7 @@ class LVViTBackbone(PlainBackbone):
 
     def embed(self, images):
         x, mixed = self.model.embed(images)
-        return Tokens(x, prefix=self.prefix, grid=self.grid(tuple(images.shape[-2:])), mixed=mixed)
+        return Tokens(x, prefix=self.prefix, grid=self.grid(image_size(images)), mixed=mixed)
 
     def head(self, tokens, pre_logits=False):
         model = self.model

@@ -13,11 +13,13 @@ from timm.layers import Attention, AttentionPoolLatent, GluMlp, Mlp, PatchEmbed,
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
 from ...core.attention import attention
 from ...core.evidence import Evidence
 from ...core.packing import Layout
+from ...core.recording import image_size
 from ...core.tokens import Tokens
 from ..base import Backbone, add_residual
 from .projections import Projections
@@ -98,10 +100,10 @@ class PlainBackbone(Backbone):
         x = model.patch_embed(images)
         x = model._pos_embed(x)
         x = model.norm_pre(x)
-        return Tokens(x, prefix=self.prefix, grid=self.grid(tuple(images.shape[-2:])))
+        return Tokens(x, prefix=self.prefix, grid=self.grid(image_size(images)))
 
     def _check_size(self, images: Tensor) -> None:
-        embed, size = self.model.patch_embed, tuple(images.shape[-2:])
+        embed, size = self.model.patch_embed, image_size(images)
         if getattr(embed, "strict_img_size", False) and size != tuple(embed.img_size):
             raise ValueError(
                 f"images are {size[0]} x {size[1]}, this model takes {embed.img_size[0]} x {embed.img_size[1]}: resize "
@@ -151,7 +153,8 @@ class PlainBackbone(Backbone):
         model = self.model
         if tokens.layout is not None:
             return self._head_of_ragged(tokens, tokens.layout, pre_logits)
-        if tokens.size is None and tokens.mask is None:
+        plain = tokens.size is None and tokens.mask is None
+        if plain and not (torch.compiler.is_exporting() and model.attn_pool is not None):
             return model.forward_head(tokens.x, pre_logits=pre_logits)
         if isinstance(model, VisionTransformerDistilled) or model.global_pool in ("token", "max", ""):
             return self._head_of_kept(tokens, pre_logits)
@@ -178,7 +181,9 @@ class PlainBackbone(Backbone):
         if not self.pools_prefix:
             x, weight = x[:, self.prefix :], weight[:, self.prefix :]
         if model.attn_pool is not None:
-            return model.attn_pool(x, attn_mask=weight.clamp(min=1e-6).log()[:, None, None].to(x.dtype))
+            plain = tokens.size is None and tokens.mask is None
+            mask = None if plain else weight.clamp(min=1e-6).log()[:, None, None].to(x.dtype)
+            return _latent_pool(model.attn_pool, x, mask)
         weight = weight.unsqueeze(-1).to(x.dtype)
         mean = (weight * x).sum(dim=1) / weight.sum(dim=1)
         if model.global_pool == "avg":
@@ -216,6 +221,15 @@ def linear_weights(module: nn.Module | None) -> int:
     """Multiply-accumulates of all linear layers of a module for one token."""
     modules = () if module is None else module.modules()
     return sum(m.weight.numel() for m in modules if isinstance(m, nn.Linear))
+
+
+def _latent_pool(pool: AttentionPoolLatent, x: Tensor, mask: Tensor | None) -> Tensor:
+    """SigLIP's attention pooling. timm gives every image the latents as a view, and an exported graph would be for as
+    many images as its example had: there the images get copies."""
+    if not torch.compiler.is_exporting():
+        return pool(x, attn_mask=mask)
+    latent = pool.latent.expand(x.shape[0], -1, -1).clone(memory_format=torch.contiguous_format)
+    return functional_call(pool, {"latent": latent}, (x, mask))
 
 
 def _latent_pool_macs(pool: AttentionPoolLatent, tokens: int) -> int:

@@ -18,6 +18,7 @@ from torch.nn.functional import linear
 
 from ...core.attention import attention
 from ...core.evidence import Evidence
+from ...core.recording import image_size
 from ...core.tokens import Tokens
 from ..base import add_residual
 from .plain import PlainBackbone, linear_weights
@@ -134,7 +135,7 @@ class RopeBackbone(PlainBackbone):
         model = self.model
         self._check_size(images)
         x, rope = model._pos_embed(model.patch_embed(images))
-        grid = self.grid(tuple(images.shape[-2:]))
+        grid = self.grid(image_size(images))
         return Tokens(model.norm_pre(x), prefix=self.prefix, grid=grid, rope=rope, placed=rope is not None)
 
     def probe(self, i, tokens):

@@ -20,6 +20,7 @@ from timm.models.swin_transformer import (
 )
 from torch import Tensor, nn
 
+from ...core.recording import image_size, length
 from ...core.tokens import Tokens
 from ..base import Backbone, add_residual
 from .plain import linear_weights
@@ -131,10 +132,10 @@ class SwinBackbone(Backbone):
     def embed(self, images):
         self._check_size(images)
         x = self.model.patch_embed(images)
-        return Tokens(x.flatten(1, 2), prefix=0, grid=tuple(x.shape[1:3]), placed=True)
+        return Tokens(x.flatten(1, 2), prefix=0, grid=_grid(x), placed=True)
 
     def _check_size(self, images: Tensor) -> None:
-        embed, size = self.model.patch_embed, tuple(images.shape[-2:])
+        embed, size = self.model.patch_embed, image_size(images)
         if embed.strict_img_size and size != tuple(embed.img_size):
             raise ValueError(
                 f"images are {size[0]} x {size[1]}, this model takes {embed.img_size[0]} x {embed.img_size[1]}: resize "
@@ -144,10 +145,10 @@ class SwinBackbone(Backbone):
     def enter(self, i, tokens):
         """Patch merging before the first block of a stage; nothing where it has been done already."""
         stage, j = self.places[i]
-        if j or tokens.x.shape[-1] == self.channels(i):
+        if j or length(tokens.x, -1) == self.channels(i):
             return tokens
         x = self.model.layers[stage].downsample(tokens.x.unflatten(1, tokens.grid))
-        return replace(tokens, x=x.flatten(1, 2), grid=tuple(x.shape[1:3]), notes=tokens.image_notes())
+        return replace(tokens, x=x.flatten(1, 2), grid=_grid(x), notes=tokens.image_notes())
 
     def probe(self, i, tokens):
         tokens = self.enter(i, tokens)
@@ -178,7 +179,7 @@ class SwinBackbone(Backbone):
         return tokens.x.unflatten(1, tokens.grid)
 
     def as_tokens(self, x):
-        return Tokens(x.flatten(1, 2), prefix=0, grid=tuple(x.shape[1:3]), placed=True)
+        return Tokens(x.flatten(1, 2), prefix=0, grid=_grid(x), placed=True)
 
     # -- what it costs
 
@@ -205,6 +206,11 @@ class SwinBackbone(Backbone):
 
     def head_macs(self, tokens):
         return linear_weights(self.model.head.fc)
+
+
+def _grid(x: Tensor) -> tuple[int, int]:
+    """(height, width) of tokens on their grid, [b, height, width, c]."""
+    return length(x, 1), length(x, 2)
 
 
 def _padded(side: int, window: int) -> int:

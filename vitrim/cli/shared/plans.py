@@ -79,6 +79,7 @@ def many_plans(subject: Subject, config: Any, seed: int) -> list[Plan]:
         return [plan_of(_switch(subject.saved, _singles(given)))]
     names = _known(subject, names)
     _check_taken(names, given)
+    _check_dials(names, given, budgets)
     plans = [plan for name in names for plan in _rows(subject, name, given, budgets, seed)]
     return list({plan.label: plan for plan in plans}.values())
 
@@ -174,6 +175,38 @@ def _check_taken(names: Sequence[str], given: dict[str, Any]) -> None:
             raise ValueError(f"--{option} is no option of {' or '.join(names)}: vitrim methods lists them")
 
 
+def _check_dials(names: Sequence[str], given: dict[str, Any], budgets: Sequence[float]) -> None:
+    """Raise ValueError where some methods would have a row for each value that was typed, and others one by default."""
+    dials = {name: METHODS[name].dial for name in names}
+    left = [name for name, dial in dials.items() if dial not in given]
+    typed = [dial for dial in dict.fromkeys(dials.values()) if dial in given]
+    if typed and left and not budgets:
+        values = " ".join(f"{value:g}" for value in given[typed[0]])
+        others = " and ".join(dict.fromkeys(f"--{dials[name]}" for name in left))
+        raise ValueError(
+            f"--{typed[0]} {values} is no option of {' or '.join(left)}: give {others} too, or for all methods --macs, "
+            "shares of the dense cost such as 0.9 0.7 0.5"
+        )
+
+
+def remarks(plans: Sequence[Plan], config: Any) -> list[str]:
+    """What the rows of `compare` do not show: options that not all methods take, and methods with a single row."""
+    given = given_options(config)
+    names = [name for name in dict.fromkeys(plan.name for plan in plans) if name in METHODS]
+    found = []
+    for option in given:
+        deaf = [name for name in names if option not in METHODS[name].option_names()]
+        if option in {METHODS[name].dial for name in names}:
+            deaf = [name for name in deaf if METHODS[name].dial not in given]
+        if deaf:
+            found.append(f"--{option.replace('_', '-')} is no option of {' and '.join(deaf)}")
+    for name in names:
+        rows = [plan for plan in plans if plan.name == name]
+        if len(rows) == 1 < len(plans) and not config.macs and METHODS[name].dial not in given:
+            found.append(f"{rows[0].label} is the method's default: --{METHODS[name].dial} or --macs gives more rows")
+    return found
+
+
 def _one(option: str, given: Sequence[Any]) -> Sequence[Any]:
     if len(given) > 1:
         raise ValueError(f"{option} {' '.join(map(str, given))}: give one here; vitrim compare takes several")
@@ -198,5 +231,7 @@ def plan_of(model: ReducedViT, budget: float | None = None) -> Plan:
 
 def _label(method: Method) -> str:
     value = getattr(method, method.dial)
+    if value is None:  # what the method chose for this model
+        value = [place.keep for place in method.places]
     values = value if isinstance(value, (tuple, list)) else (value,)
     return f"{method.name} {method.dial}={' '.join(f'{one:g}' for one in values)}"

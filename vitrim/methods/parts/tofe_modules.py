@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ...core.attention import attention
 from ...core.packing import Layout, Pack
 from ...core.precision import without_autocast
+from ...core.recording import laid_out
 from ...core.reductions import Mask, Reduction
 from ...core.tokens import Tokens
 from .predictor import Predictor
@@ -125,7 +126,7 @@ class DepthwiseConv(nn.Module):
         if tokens.n != height * width:
             raise ValueError(f'approximator="conv" needs all {height * width} patches, and {tokens.n} are left')
         grid = tokens.patches.transpose(1, 2).unflatten(2, (height, width))
-        update = self.conv(grid).flatten(2).transpose(1, 2)
+        update = self.conv(laid_out(grid)).flatten(2).transpose(1, 2)
         return reduction.take_rest(F.pad(update, (0, 0, tokens.prefix, 0)), tokens.prefix)
 
     @staticmethod
