@@ -20,9 +20,10 @@ from ..core.evidence import Evidence
 from ..core.reductions import Reduction
 from ..core.schedule import Place, as_places, check_keep, check_places, even_places, rate_at
 from ..core.tokens import Tokens
+from .parts.sealed import Sealed
 
 
-class Method(nn.Module):
+class Method(Sealed, nn.Module):
     """Base of all methods.
 
     acts:    "between" attention and MLP of a block, or "before" a block
@@ -99,7 +100,8 @@ class Method(nn.Module):
         return tuple(place for place in self.places if place.block < body.depth)
 
     def set_rates(self, rates: Sequence[float | None]) -> None:
-        """Turn the keep rate of every place, for schedules of training."""
+        """Turn the keep rate of every place, for schedules of training. A model is saved at the rates that it runs."""
+        check_keep(rates, zero=self.keeps_none)
         self.places = tuple(replace(place, keep=rate) for place, rate in zip(self.places, rates, strict=True))
 
     def place(self, block: int) -> Place | None:

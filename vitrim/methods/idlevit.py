@@ -16,6 +16,7 @@ from ..core.schedule import Place, as_places, check_keep, check_places, even_pla
 from ..core.tokens import Tokens
 from .base import Method, class_row_macs, top
 from .dynamicvit import best_mask
+from .parts.checks import check_count, check_one_of
 from .parts.predictor import Predictor
 
 SCORES = ("logit", "softmax", "predictor")
@@ -44,18 +45,14 @@ class IdleViT(Method):
 
     def __init__(self, keep: Any = 0.7, blocks: Any = None, score: str = "logit", stages: int = 4):
         super().__init__(keep)
-        if score not in SCORES:
-            raise ValueError(f"score {score!r} is not one of {', '.join(SCORES)}")
-        if isinstance(stages, bool) or not isinstance(stages, int) or stages < 2:
-            raise ValueError(f"stages={stages!r}: give a whole number from 2")
-        self.blocks = blocks if blocks is None else as_places(blocks)
-        self.score, self.stages = score, stages
-        self.trains_masked = score == "predictor"
+        self.blocks = blocks if blocks is None else as_places(blocks, "blocks")
+        self.score, self.stages = check_one_of("score", score, SCORES), check_count("stages", stages, 2)
+        self.trains_masked = self.score == "predictor"
 
     def bind(self, body: Backbone) -> None:
         cut = body.within
         starts = [cut.start + block for block in even_places(len(cut), self.stages - 1)]
-        blocks = range(starts[0], cut.stop) if self.blocks is None else check_places(self.blocks, body.depth)
+        blocks = range(starts[0], cut.stop) if self.blocks is None else check_places(self.blocks, body.depth, "blocks")
         shares = self._shares(len(blocks), [*starts, cut.stop])
         self.places = tuple(Place(j, block, shares[j]) for j, block in enumerate(blocks))
         if not body.voters and self.score != "predictor":

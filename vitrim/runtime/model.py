@@ -108,7 +108,7 @@ class ReducedViT(TimmInterface, nn.Module):
 
     def save(self, folder: str | Path) -> None:
         """Write `config.json` and `model.safetensors` into a folder that `vitrim.load` reads."""
-        from .storage import save
+        from .saving import save
 
         save(self, folder)
 

@@ -17,9 +17,11 @@ from ..data.classes import Classes, check_same_classes, name_classes
 from ..data.loading import data_config, open_dataset
 from ..data.photographs import Photographs
 from ..methods import Method, ToFe
+from ..runtime.describing import methods_config
+from ..runtime.loading import load
 from ..runtime.model import ReducedViT, unwrap
 from ..runtime.profile import image_macs, profile
-from ..runtime.storage import load, methods_config, save
+from ..runtime.saving import save
 from .judge import Judge
 from .loop import Run, make_accelerator
 from .objective import Objective, Teacher, check_labels_patches, dense_macs, own_counts, restore_blocks

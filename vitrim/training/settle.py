@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
@@ -46,22 +45,12 @@ def between(scores: Float[Tensor, " n"], kept: int) -> float:
 
 def _scores(student: ReducedViT, method: ToFe, block: int, images: Tensor) -> Float[Tensor, "b n"] | None:
     """Scores at one place, where every image has kept its own tokens at those before; None: it keeps all."""
-    with _by_itself(method):
+    with method.own_decisions():
         _, trace = student(images, trace=True)
     scores = trace[block].scores
     if scores is None or method.reuse or block == 0 or trace[block - 1].mask is None:
         return scores
     return scores.masked_fill(trace[block - 1].mask == 0, float("-inf"))
-
-
-@contextmanager
-def _by_itself(method: ToFe) -> Iterator[None]:
-    """Instance-adaptive for a while, its masks over all tokens."""
-    before, method.adaptive, method.masked = method.adaptive, "instance", True
-    try:
-        yield
-    finally:
-        method.adaptive, method.masked = before, None
 
 
 def some_of(photographs: Photographs, device: torch.device) -> list[Float[Tensor, "b 3 h w"]]:

@@ -10,7 +10,7 @@ from torch import nn
 from ..methods import Method
 from ..runtime.build import attach
 from ..runtime.model import ReducedViT
-from ..runtime.storage import methods_config
+from ..runtime.saving import check_saves
 from .optim import check_frozen, set_drop_path
 from .recipes import NEEDED, Recipe, for_methods
 
@@ -25,7 +25,7 @@ def make_student(
     student = attach(model, method, macs=macs, copy=True, **options)
     _carry_over(method, student)
     recipe = for_methods(recipe, [_learns_like(m) for m in student.methods])
-    methods_config(student)  # raises where a guide could not be saved with the result
+    check_saves(student)  # before the training, not after it
     _check_losses(recipe, student)
     _check_masks(student)
     check_frozen(student.backbone, recipe.frozen)
