@@ -50,8 +50,7 @@ class Teacher(nn.Module):
         body = find_family(self.model)(self.model)
         tokens, stages = body.embed(images), {}
         for i in range(body.depth):
-            tokens, _ = body.attend(i, body.enter(i, tokens))
-            tokens = body.mlp(i, tokens)
+            tokens = body.block(i, tokens)
             if i in self.after:
                 stages[i] = tokens.x
         tokens = tokens.with_x(body.norm(tokens.x))
