@@ -6,6 +6,7 @@ ViT, DeiT, distilled DeiT, DeiT-III, CLIP, DINOv2 with and without registers, Si
 from __future__ import annotations
 
 import copy
+import math
 from typing import ClassVar
 
 import torch
@@ -19,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ...core.attention import attention
 from ...core.evidence import Evidence
 from ...core.packing import Layout
-from ...core.recording import image_size
+from ...core.recording import image_size, no_image
 from ...core.tokens import Tokens
 from ..base import Backbone, add_residual
 from .projections import Projections
@@ -97,10 +98,13 @@ class PlainBackbone(Backbone):
     def embed(self, images):
         model = self.model
         self._check_size(images)
+        grid = self.grid(image_size(images))
         x = model.patch_embed(images)
-        x = model._pos_embed(x)
-        x = model.norm_pre(x)
-        return Tokens(x, prefix=self.prefix, grid=self.grid(image_size(images)))
+        if no_image(x.shape[0]):
+            x = x.new_zeros(0, math.prod(grid) + self.prefix, self.width)
+        else:
+            x = model.norm_pre(model._pos_embed(x))
+        return Tokens(x, prefix=self.prefix, grid=grid)
 
     def _check_size(self, images: Tensor) -> None:
         embed, size = self.model.patch_embed, image_size(images)

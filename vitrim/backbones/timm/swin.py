@@ -20,7 +20,7 @@ from timm.models.swin_transformer import (
 )
 from torch import Tensor, nn
 
-from ...core.recording import image_size, length
+from ...core.recording import image_size, length, no_image
 from ...core.tokens import Tokens
 from ..base import Backbone, add_residual
 from .plain import linear_weights
@@ -158,7 +158,7 @@ class SwinBackbone(Backbone):
     def attend(self, i, tokens, normed=None):
         tokens, block = self.enter(i, tokens), self.block(i)
         h = block.norm1(tokens.x) if normed is None else normed
-        if tokens.position is None and tokens.mask is None:
+        if tokens.position is None and tokens.mask is None and not no_image(h.shape[0]):
             out = block._attn(h.unflatten(1, tokens.grid)).flatten(1, 2)
         else:
             out = attend_windows(block, h, tokens)
