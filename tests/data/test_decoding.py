@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
 import socket
 import struct
+import tarfile
 
 import numpy as np
 import pytest
@@ -186,3 +188,27 @@ def test_pipes_sockets_and_devices_are_counted_and_never_opened(tmp_path):
     assert skipped["a/pipe.jpg"] == "a pipe, socket or device and no file" and "OSError" in skipped["b/loop.png"]
     sample = unlabelled(root, open_dataset(root, small_vit()).config)[1]
     assert isinstance(sample, Unreadable)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # webdataset leaves shards open
+def test_streams_decode_alike(tmp_path):
+    pytest.importorskip("webdataset", reason="webdataset is not installed")
+    exif = Image.Exif()
+    exif[274] = 6
+    pictures = {"png": Image.fromarray(deep(gray())), "jpg": Image.fromarray(gray().repeat(2, 0))}
+    pictures["png2"] = Image.new("L", (LONGEST * 2, 1))
+    folders = tmp_path / "folders"
+    with tarfile.open(tmp_path / "val-0000.tar", "w") as archive:
+        for i, (name, image) in enumerate(pictures.items()):
+            file = io.BytesIO()
+            image.save(file, "JPEG" if name == "jpg" else "PNG", exif=exif if name == "jpg" else b"")
+            (folders / "abc"[i]).mkdir(parents=True)
+            (folders / "abc"[i] / f"x.{name[:3]}").write_bytes(file.getvalue())
+            for ending, content in ((name[:3], file.getvalue()), ("cls", str(i).encode())):
+                info = tarfile.TarInfo(f"{i}.{ending}")
+                info.size = len(content)
+                archive.addfile(info, io.BytesIO(content))
+    from_folders = open_dataset(folders, small_vit())
+    streamed = list(open_dataset(tmp_path / "val-0000.tar", small_vit()))
+    assert all(torch.equal(streamed[i][0], from_folders[i][0]) for i in range(2))
+    assert streamed[2].reason == from_folders[2].reason and streamed[2].name.startswith("image 2 of ")
