@@ -20,9 +20,11 @@ from ..data.photographs import Photographs
 from ..evaluate.accuracy import environment
 from ..evaluate.timing import as_dtype
 from ..runtime.build import UntrainedWarning
+from ..runtime.loading import CONFIG, WEIGHTS
 from ..runtime.profile import profile
 from ..training import RECIPES, Augmentation, Recipe, Settings, Weights, finetune, get_recipe, override
 from ..training import Report as Trained
+from ..training.checkpoints import holds_run
 from .shared.method_options import method_options_class
 from .shared.model import Subject, open_model, open_untrained
 from .shared.options import ModelOptions, OutputOptions, hinted
@@ -159,9 +161,11 @@ def _check_precision(machine: MachineOptions) -> None:
 
 
 def _check_folder(training: TrainingOptions, settings: Settings) -> None:
-    """Raise ValueError where the run could not be written, or would write over another one."""
-    if settings.checkpoints.is_dir() and not training.resume:
+    """Raise ValueError where the run could not be written, or would write over another one or over a saved model."""
+    if holds_run(settings.checkpoints) and not training.resume:
         raise ValueError(f"{training.out} holds a run already: go on with --resume, or give another --out")
+    if not training.resume and any((training.out / name).exists() for name in (CONFIG, WEIGHTS)):
+        raise ValueError(f"{training.out} holds a saved model already: give another --out, or move that one away")
     try:
         training.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
