@@ -273,7 +273,7 @@ STACKS: tuple[MethodRow, ...] = (
         needs_cls=True,
         order_free=False,
         off={"r": 0},
-        more=(("evovit", dict(keep=0.5, blocks=(2, 3))),),
+        more=(("evovit", dict(keep=0.4, blocks=(2, 3))),),
     ),
     MethodRow(
         "stack-two-idle",
@@ -295,7 +295,20 @@ STACKS: tuple[MethodRow, ...] = (
         "evit",
         dict(keep=0.6, at=0),
         needs_cls=True,
-        more=(("dynamicvit", dict(keep=0.9, at=(1, 3))),),
+        more=(("dynamicvit", dict(keep=0.6, at=(1, 3))),),
+    ),
+    MethodRow(
+        "stack-two-dynamicvit",
+        "dynamicvit",
+        dict(keep=0.5, at=1),
+        more=(("dynamicvit", dict(keep=0.6, at=3)),),
+    ),
+    MethodRow(
+        "stack-two-tofe",
+        "tofe",
+        dict(keep=(0.6,), at=1),
+        reuses=True,
+        more=(("tofe", dict(keep=(0.5,), at=3, approximator="identity")),),
     ),
 )
 METHODS = (*METHODS, *STACKS)

@@ -30,10 +30,11 @@ if TYPE_CHECKING:
         TopK,
     )
     from .runtime.build import UntrainedWarning, reduce
+    from .runtime.loading import load
     from .runtime.model import ReducedViT
     from .runtime.profile import Profile, image_macs, profile
     from .runtime.records import BlockTrace
-    from .runtime.storage import load, save
+    from .runtime.saving import save
 
 __all__ = [
     "ATS",
@@ -83,7 +84,8 @@ _HOMES = {
     "runtime.model": ("ReducedViT",),
     "runtime.profile": ("Profile", "image_macs", "profile"),
     "runtime.records": ("BlockTrace",),
-    "runtime.storage": ("load", "save"),
+    "runtime.loading": ("load",),
+    "runtime.saving": ("save",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 _ROOMS = ("backbones", "core", "data", "demo", "evaluate", "methods", "runtime", "training", "view")

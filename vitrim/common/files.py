@@ -12,6 +12,8 @@ from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
+from .whole import Beside
+
 STDOUT = "-"
 
 
@@ -47,20 +49,18 @@ def write_whole(path: str | Path, write: Callable[[str], Any]) -> Path:
     """Let `write` fill a file beside `path`, then rename it: readers never see half of it.
 
     A device or pipe (`/dev/null`, `/dev/stdout`) is written to as it is; a link stays, and its target is replaced.
-    Raises ValueError where the file system refuses.
+    Raises ValueError where the file system refuses; what was there before is then as it was.
     """
     path = Path(path).expanduser()
-    target = path if _is_stream(path) else path.resolve()
-    beside = target if _is_stream(path) else target.with_name(f".{target.stem}.{os.getpid()}{target.suffix}")
     try:
-        write(str(beside))
-        if beside != target:
-            os.replace(beside, target)
+        if _is_stream(path):
+            write(str(path))
+        else:
+            with Beside(path.resolve()) as beside:
+                write(str(beside.name))
+                beside.publish()
     except OSError as error:
         raise ValueError(f"{path} cannot be written: {error.strerror or error}") from error
-    finally:
-        if beside != target:
-            beside.unlink(missing_ok=True)
     return path
 
 

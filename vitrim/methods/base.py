@@ -20,9 +20,10 @@ from ..core.evidence import Evidence
 from ..core.reductions import Reduction
 from ..core.schedule import Place, as_places, check_keep, check_places, even_places, rate_at
 from ..core.tokens import Tokens
+from .parts.sealed import Sealed
 
 
-class Method(nn.Module):
+class Method(Sealed, nn.Module):
     """Base of all methods.
 
     acts:    "between" attention and MLP of a block, or "before" a block
@@ -35,6 +36,7 @@ class Method(nn.Module):
     per_image: whether images may keep counts of their own; `macs` then takes them as `kept`
     ragged:  whether it leaves another number of tokens in every image of a batch
     trains_masked: whether it trains on soft masks over all tokens instead of gathers
+    share_of_all: whether its keep rates are shares of all patches of the image, however many are left at a place
     switches: options that may change after training: its learned parts serve any of their values
     """
 
@@ -49,6 +51,7 @@ class Method(nn.Module):
     per_image: ClassVar[bool] = False
     ragged: bool = False
     trains_masked: ClassVar[bool] = False
+    share_of_all: ClassVar[bool] = False
     switches: ClassVar[tuple[str, ...]] = ()
     map_of: str | None = None
     number: int = 0  # of the method in its stack; what it carries in `Tokens.notes` goes by it
@@ -99,7 +102,8 @@ class Method(nn.Module):
         return tuple(place for place in self.places if place.block < body.depth)
 
     def set_rates(self, rates: Sequence[float | None]) -> None:
-        """Turn the keep rate of every place, for schedules of training."""
+        """Turn the keep rate of every place, for schedules of training. A model is saved at the rates that it runs."""
+        check_keep(rates, zero=self.keeps_none)
         self.places = tuple(replace(place, keep=rate) for place, rate in zip(self.places, rates, strict=True))
 
     def place(self, block: int) -> Place | None:

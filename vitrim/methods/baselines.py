@@ -14,6 +14,7 @@ from ..core.seeds import image_seed, random_scores
 from ..core.tokens import Tokens
 from .base import Method, top
 from .evit import EViT
+from .parts.checks import check_seed
 
 
 class TopK(EViT):
@@ -58,7 +59,7 @@ class Random(_Blind):
 
     def __init__(self, keep: Any = 0.7, at: Any = None, seed: int = 0):
         super().__init__(keep, at)
-        self.seed = seed
+        self.seed = check_seed(seed)
 
     def start_note(self, images, scores):
         return image_seed(images)

@@ -14,6 +14,7 @@ from ..core.schedule import Place, ceil_count
 from ..core.seeds import image_seed, random_scores
 from ..core.tokens import Tokens
 from .base import Method, class_row_macs, top
+from .parts.checks import check_flag, check_score, check_seed
 
 SCORES = ("cls", "tokens", "random", "-cls")
 
@@ -41,10 +42,9 @@ class EViT(Method):
 
     def __init__(self, keep: Any = 0.7, at: Any = None, fuse: bool = True, score: Any = "cls", seed: int = 0):
         super().__init__(keep, at)
-        if not callable(score) and score not in SCORES:
-            raise ValueError(f"score {score!r} is not one of {', '.join(SCORES)}, nor a callable")
+        score = check_score(score, SCORES)
         self.guide = score if callable(score) else None
-        self.fuse, self.seed = fuse, seed
+        self.fuse, self.seed = check_flag("fuse", fuse), check_seed(seed)
         # A guide may be a module: it is registered as `guide`, not a second time as `score`.
         object.__setattr__(self, "score", score)
 

@@ -14,7 +14,7 @@ from ..core.reductions import Fuse, Reduction
 from ..core.schedule import Place, as_places, check_keep, check_places, floor_count
 from ..core.tokens import Tokens
 from .base import Method, class_row_macs, top
-from .parts.checks import check_count
+from .parts.checks import check_count, check_number
 
 
 class EvoViT(Method):
@@ -40,17 +40,17 @@ class EvoViT(Method):
 
     def __init__(self, keep: Any = 0.5, blocks: Any = None, stages: int = 1, momentum: float = 0.5):
         super().__init__(keep)
-        self.blocks = blocks if blocks is None else as_places(blocks)
+        self.blocks = blocks if blocks is None else as_places(blocks, "blocks")
         self.stages = check_count("stages", stages, 1)
-        if isinstance(momentum, bool) or not isinstance(momentum, (int, float)) or not 0 <= momentum < 1:
-            raise ValueError(f"momentum={momentum!r} is not in [0, 1)")
-        self.momentum = momentum
+        self.momentum = check_number("momentum", momentum, lambda m: 0 <= m < 1, "a number in [0, 1)")
 
     def bind(self, body: Backbone) -> None:
         if not body.voters:
             raise ValueError(f"evovit needs a [CLS] token and {type(body.model).__name__} has none: try tome or dpcknn")
         default = range(max(1, body.depth // 3), body.depth)
-        blocks = default if self.blocks is None else check_places(self.blocks, body.depth)
+        if not default:
+            raise ValueError("evovit chooses by the class attention of the blocks before: a model of 1 block has none")
+        blocks = default if self.blocks is None else check_places(self.blocks, body.depth, "blocks")
         if 0 in blocks:
             raise ValueError("blocks: evovit chooses by the class attention of the blocks before, and block 0 has none")
         shares = self._shares(len(blocks))

@@ -19,7 +19,7 @@ from ..core.reductions import Merge, Reduction
 from ..core.schedule import Place, rate_at
 from ..core.tokens import Tokens
 from .base import Method
-from .parts.checks import check_counts
+from .parts.checks import check_counts, check_flag
 from .parts.clustering import others
 
 
@@ -42,7 +42,9 @@ class ToMe(Method):
 
     def __init__(self, r: int | Sequence[int] = 13, at: Any = None, proportional: bool = True):
         super().__init__(at=at)
-        self.r, self.proportional = check_counts("r", r, 0), proportional
+        if r is None:
+            raise ValueError("r=None: give a whole number from 0, or one for each place")
+        self.r, self.proportional = check_counts("r", r, 0), check_flag("proportional", proportional)
 
     def bind(self, body: Backbone) -> None:
         super().bind(body)

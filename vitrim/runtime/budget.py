@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from ..backbones import Backbone
+from ..core.values import as_number, shown
 from ..methods import Method
 from .cost import plan_macs
 
@@ -14,8 +15,9 @@ KEEP_STEPS = 10**6  # how finely a budget is solved for a keep rate
 
 def solve(body: Backbone, methods: Sequence[Method], macs: float, dial: str | None = None) -> list[Method]:
     """The methods, the dial of one of them turned to the largest plan not above `macs` times the dense cost."""
-    if isinstance(macs, bool) or not isinstance(macs, (int, float)) or not 0 < macs <= 1:
-        raise ValueError(f"macs={macs!r} is not a share of the dense cost: give a number in (0, 1], such as 0.6")
+    given, macs = macs, as_number(macs)
+    if macs is None or not 0 < macs <= 1:
+        raise ValueError(f"macs={shown(given)} is not a share of the dense cost: give a number in (0, 1], such as 0.6")
     for method in methods:
         body.admit(method)
     grid, turn = body.grid(), _dialled(methods, dial)

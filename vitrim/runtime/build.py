@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy as copying
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -10,6 +9,8 @@ from typing import Any
 from torch import nn
 
 from ..backbones import find_family
+from ..backbones.admission import warn_of_unseen
+from ..backbones.layers import own_copy
 from ..methods import METHODS, Method
 from .budget import solve
 from .model import ReducedViT, unwrap
@@ -67,10 +68,12 @@ def attach(
     if isinstance(model, ReducedViT):
         raise ValueError("the model is reduced already: give its `.backbone`, and a list of methods to stack them")
     family = find_family(model)
+    model = own_copy(model) if copy else model
+    body = family(model)
+    warn_of_unseen(model, body.around())
     methods = _as_methods(method, options)
-    model = copying.deepcopy(model) if copy else model
     if macs is not None:
-        methods = solve(family(model), methods, macs, dial)
+        methods = solve(body, methods, macs, dial)
     return ReducedViT(model, methods)
 
 

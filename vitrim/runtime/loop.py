@@ -44,13 +44,14 @@ class BlockRecord:
 class Loop:
     """One forward: what is fixed while it runs.
 
-    checkpointing: recompute each block in the backward pass instead of storing its activations
+    checkpointing: recompute each block in the backward pass instead of storing its activations; None: as the model
+                   itself has been told
     """
 
     body: Backbone
     turns: Sequence[Turn]
     request: Request
-    checkpointing: bool = False
+    checkpointing: bool | None = None
 
     def run(self, tokens: Tokens, take: Collection[int] = ()) -> tuple[Tokens, list[BlockRecord], list[Tokens]]:
         """The tokens after the last block, the records of all blocks, and the tokens after the blocks in `take`; what
@@ -63,10 +64,11 @@ class Loop:
                 taken.append(_whole(tokens, span))
         return _whole(tokens, span), records, taken
 
-    def _step(self, *args):
-        if self.checkpointing and torch.is_grad_enabled():
-            return checkpoint(self.block, *args, use_reentrant=False)
-        return self.block(*args)
+    def _step(self, turn: Turn, *args):
+        told = self.body.recomputes(turn.block) if self.checkpointing is None else self.checkpointing
+        if told and torch.is_grad_enabled():
+            return checkpoint(self.block, turn, *args, use_reentrant=False)
+        return self.block(turn, *args)
 
     def block(self, turn: Turn, tokens: Tokens, span: Span | None) -> tuple[Tokens, Span | None, BlockRecord]:
         """One block: its two halves, and what methods do before, between and after them."""
@@ -81,7 +83,7 @@ class Loop:
             record.trace = trace_block(i, tokens, span, record.decision)
         if turn.closes and span is not None:
             tokens, span = _close(tokens, span, record), None
-        return tokens, span, record
+        return body.leave(i, tokens), span, record
 
     def _before(self, turn: Turn, tokens: Tokens, span: Span | None, record: BlockRecord):
         """Steps before the attention. Also returns norm1 of the tokens that go in, where it is known already."""

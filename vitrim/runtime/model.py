@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..backbones import Backbone, find_family
+from ..backbones.admission import refuse_wrapper
 from ..backbones.timm.interface import TimmInterface
 from ..core.tokens import Tokens
 from ..methods import Method
@@ -37,7 +38,7 @@ class ReducedViT(TimmInterface, nn.Module):
         bind_stack(self.body, stack)
         self.methods = nn.ModuleList(stack)
         self._turns = plan_turns(stack, self.body.depth)
-        self.grad_checkpointing = False
+        self.grad_checkpointing: bool | None = None  # None: as the model itself has been told
         self.training = backbone.training
         self.methods.train(backbone.training)
 
@@ -60,9 +61,12 @@ class ReducedViT(TimmInterface, nn.Module):
         trace:  also return a list of `BlockTrace`, one for each block
         losses: also return a `Learning`: what the losses of training need
         """
-        tokens, records, _ = self._run(images, scores, Request(trace=trace, losses=losses))
-        tokens = tokens.with_x(self.body.norm(tokens.x))
-        out = (self.body.head(tokens),)
+        body = self.body
+        # The older ONNX exporter binds defaults by position, and hands flags over as tensors.
+        trace, losses = bool(trace), bool(losses)
+        tokens, records = self._run(body, body.receive(images), scores, Request(trace=trace, losses=losses))
+        tokens = tokens.with_x(body.norm(tokens.x))
+        out = (body.deliver(body.head(tokens)),)
         if trace:
             out += ([record.trace for record in records],)
         if losses:
@@ -82,7 +86,7 @@ class ReducedViT(TimmInterface, nn.Module):
         if fill not in ("last", "zeros"):
             raise ValueError(f'fill={fill!r} is not "last" or "zeros"')
         body = self.body
-        tokens, _, _ = self._run(images, scores, Request(remember=restore))
+        tokens, _ = self._run(body, images, scores, Request(remember=restore))
         if restore:
             return body.as_features(features_of_every_patch(tokens, body, fill))
         if tokens.layout is not None:
@@ -96,7 +100,9 @@ class ReducedViT(TimmInterface, nn.Module):
         `last`. The final features are those of `forward_features`; where images keep different numbers of tokens, of
         every patch."""
         body = self.body
-        tokens, _, taken = self._run(images, None, Request(remember=True), take, last)
+        turns = self._turns if last is None else self._turns[: last + 1]
+        loop = Loop(body, turns, Request(remember=True), self.grad_checkpointing)
+        tokens, _, taken = loop.run(self._embed(body, images), take)
         fits = body.normed_tap(body.depth - 1 if last is None else last)
         whole = [
             features_of_every_patch(t, body, fill, norm and body.normed_tap(i))
@@ -108,23 +114,17 @@ class ReducedViT(TimmInterface, nn.Module):
 
     def save(self, folder: str | Path) -> None:
         """Write `config.json` and `model.safetensors` into a folder that `vitrim.load` reads."""
-        from .storage import save
+        from .saving import save
 
         save(self, folder)
 
     def _run(
-        self,
-        images: Tensor,
-        scores: Tensor | None,
-        request: Request,
-        take: Collection[int] = (),
-        last: int | None = None,
-    ) -> tuple[Tokens, list[BlockRecord], list[Tokens]]:
-        """The blocks, before the final norm; what else is returned `Loop.run` says."""
-        body = self.body
-        turns = self._turns if last is None else self._turns[: last + 1]
-        loop = Loop(body, turns, request, self.grad_checkpointing)
-        return loop.run(self._embed(body, images, scores), take)
+        self, body: Backbone, images: Tensor, scores: Tensor | None, request: Request
+    ) -> tuple[Tokens, list[BlockRecord]]:
+        """The tokens after the last block, before the final norm, and what each block leaves behind."""
+        loop = Loop(body, self._turns, request, self.grad_checkpointing)
+        tokens, records, _ = loop.run(body.begin(self._embed(body, images, scores)))
+        return body.finish(tokens), records
 
     def _embed(self, body: Backbone, images: Tensor, scores: Tensor | None = None) -> Tokens:
         tokens = body.embed(images)
@@ -157,4 +157,5 @@ def unwrap(model: nn.Module) -> nn.Module:
         )
         if inner is None:
             return model
+        refuse_wrapper(model)
         model = inner

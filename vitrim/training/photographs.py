@@ -7,6 +7,7 @@ resumed, and a run on several processes, sees the same pictures as one that is n
 from __future__ import annotations
 
 import random
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from ..data.folders import ENDINGS, below
 from ..data.photographs import Photographs, Unreadable
 from ..data.sources import Files
 from .recipes import Augmentation, Recipe
+from .signals import SIGNALS
 
 
 def seed_everything(seed: int) -> None:
@@ -144,7 +146,15 @@ def part_size(size: int, recipe: Recipe, processes: int) -> int:
 
 def training_loader(dataset: TrainingPhotographs, batches: GlobalBatches, workers: int) -> DataLoader:
     """The loader; workers, if any, live through the epochs' changes because keys carry the epoch."""
-    return DataLoader(dataset, batch_sampler=batches, num_workers=workers, collate_fn=_collate)
+    return DataLoader(
+        dataset, batch_sampler=batches, num_workers=workers, collate_fn=_collate, worker_init_fn=_leave_signals
+    )
+
+
+def _leave_signals(worker: int) -> None:
+    """Signals that reach all processes of a run are answered by the one that trains: it ends the workers."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _collate(samples) -> tuple[Tensor, Tensor, list[Unreadable]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,9 +17,8 @@ from torch import nn
 from ...backbones import find_family
 from ...backbones.timm.checkpoints import check_tensors, load_checkpoint
 from ...common.text import first_line
-from ...data.loading import data_config
+from ...runtime.loading import CONFIG, load
 from ...runtime.model import ReducedViT
-from ...runtime.storage import CONFIG, load
 from .options import ModelOptions
 from .table import say
 
@@ -183,28 +181,9 @@ def _saved(options: ModelOptions) -> Subject:
         raise ValueError(
             f"{folder} is a folder without {CONFIG}: give a checkpoint file, or a folder written by save()"
         )
-    name = _name_in(folder / CONFIG)
+    saved = load(folder)
+    check_tensors(saved.state_dict(), folder)
+    name = saved.pretrained_cfg["architecture"]
     if options.model not in (None, name):
         raise ValueError(f"{folder} holds a {name}, not a {options.model}: leave out --model")
-    try:
-        saved = load(folder)
-        check_tensors(saved.state_dict(), folder)
-        data_config(saved)  # what is wrong with it is wrong with the file
-    except ValueError as error:
-        raise error if str(folder) in str(error) else ValueError(f"{folder / CONFIG}: {first_line(error)}") from error
-    except Exception as error:  # a damaged configuration can break timm, torch and the methods anywhere
-        raise ValueError(f"{folder} is damaged or from another version: {first_line(error)}") from error
     return Subject(name, saved.backbone.eval(), saved)
-
-
-def _name_in(config: Path) -> str:
-    """The model's name in a saved configuration. Raises ValueError, with the file's name, for one that has none."""
-    try:
-        name = json.loads(config.read_text(encoding="utf-8"))["backbone"]
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{config} cannot be read or is damaged: {first_line(error)}") from error
-    except (KeyError, TypeError, IndexError):
-        raise ValueError(f"{config} is not a configuration as save() writes it: it names no backbone") from None
-    if not isinstance(name, str):
-        raise ValueError(f"{config} is not a configuration as save() writes it: its backbone is no name")
-    return name
