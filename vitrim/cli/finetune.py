@@ -220,9 +220,9 @@ def _judging(config: FinetuneConfig, model: torch.nn.Module):
 
 def _tell(config: FinetuneConfig, name: str, recipe: Recipe, trained: Trained, judge_on: DataLoader | None) -> None:
     report, cost, plan = Report(config.output.json), profile(trained.model), plan_of(trained.model)
-    _tell_of(report, trained.photographs, "learned from")
+    _tell_of(report, trained.photographs, "training")
     if judge_on is not None:
-        _tell_of(report, judge_on.dataset, "judged on")
+        _tell_of(report, judge_on.dataset, "validation")
     for file, reason in sorted(trained.unreadable.items()):
         report.line(f"skipped {file}: {reason}")
     figures = "  ".join(f"{key} {value:.2f}" for key, value in trained.figures.items())
@@ -244,5 +244,5 @@ def _tell(config: FinetuneConfig, name: str, recipe: Recipe, trained: Trained, j
 def _tell_of(report: Report, photographs: Photographs, what: str) -> None:
     """How many photographs there were, how their labels were understood, and what was left out."""
     labels = f", labels {in_words(photographs.classes)}" if photographs.classes.names else ""
-    report.line(f"{what} {images_in_words(photographs)}{labels}")
+    report.line(f"{what}: {images_in_words(photographs)}{labels}")
     left_out(report, photographs)
