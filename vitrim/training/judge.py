@@ -19,6 +19,7 @@ class Judge:
     """Accuracy and agreement of the student, on validation photographs, beside the dense model where there is one.
 
     prepare: the student to what is judged in its place, the model as it would be saved now
+    between: called after every batch; may raise to leave
     """
 
     def __init__(
@@ -27,8 +28,9 @@ class Judge:
         loader: DataLoader,
         settings: Settings,
         prepare: Callable[[ReducedViT], ReducedViT] = lambda student: student,
+        between: Callable[[], None] = lambda: None,
     ):
-        self.dense, self.loader, self.prepare = dense, loader, prepare
+        self.dense, self.loader, self.prepare, self.between = dense, loader, prepare, between
         self.dtype = DTYPES.get(settings.precision, torch.float32)
         self.figures: dict[str, float] = {}
 
@@ -56,7 +58,8 @@ class Judge:
     def _judge(self, student: ReducedViT, batches: Iterable, dtype: torch.dtype) -> dict[str, float]:
         device = next(student.parameters()).device
         dense = {} if self.dense is None else {"dense": self.dense.to(device)}
-        results = evaluate_many({**dense, "student": student}, batches, device=device, dtype=dtype)
+        where = {"device": device, "dtype": dtype, "progress": lambda *_: self.between()}
+        results = evaluate_many({**dense, "student": student}, batches, **where)
         fields, beside = results["student"].as_dict(), results["dense"].as_dict() if dense else {}
         names = [name for name in ("top1", "top5", "agreement", "cosine", "knn") if fields.get(name) is not None]
         figures = {name: fields[name] for name in names}
