@@ -14,6 +14,7 @@ from jaxtyping import Num
 from torch import Tensor, nn
 
 from ..backbones import Backbone, find_family
+from ..backbones.counting import count_params
 from ..methods import Method
 
 KEEP_STEPS = 10**6  # how finely a budget is solved for a keep rate
@@ -124,7 +125,7 @@ def profile(model: nn.Module, image_size: tuple[int, int] | int | None = None) -
 
     model = unwrap(model)
     methods: Sequence[Method] = ()
-    params = sum(p.numel() for p in model.parameters())
+    params = count_params(model)
     if isinstance(model, ReducedViT):
         model, methods = model.backbone, list(model.methods)
     body = find_family(model)(model)

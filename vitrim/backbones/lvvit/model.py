@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from ...core.tokens import Tokens
 from ..admission import kinds
-from ..counting import conv_macs, conv_weights, image_size
+from ..counting import conv_weights, counted_stem, image_size
 from ..layers import kind
 from ..timm.checks import check_block, check_size
 from ..timm.plain import ATTENTIONS, SEQUENTIAL, PlainBackbone
@@ -228,7 +228,7 @@ class LVViTBackbone(PlainBackbone):
     def embed_macs(self, grid):
         stem = self.model.patch_embed
         plain = all(kind(conv) is nn.Conv2d for conv in (stem.conv1, stem.conv2, stem.conv3, stem.proj))
-        return stem.macs(grid) if plain else conv_macs(stem, grid)
+        return stem.macs(grid) if plain else counted_stem(stem, grid, self.model.in_chans) or stem.macs(grid)
 
     def head_macs(self, tokens):
         model, width = self.model, self.width

@@ -9,7 +9,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from ..counting import is_strict
-from ..layers import kind, part_kind
+from ..layers import kind, part_kind, wrapper_advice
 
 
 def embedded_grid(embed: nn.Module, image_size: tuple[int, int] | None) -> tuple[int, int]:
@@ -56,6 +56,8 @@ def check_pool(model: nn.Module) -> None:
 
 def check_block(i: int, block: nn.Module, cls: type[Block]) -> None:
     """Raise ValueError for a block that is not `cls`, or holds attention or an MLP of other kinds."""
+    if any(kind(one) is cls for one in block.children()):
+        raise ValueError(f"block {i} is a {type(block).__name__} around timm's: {wrapper_advice(block)}")
     if kind(block) is not cls:
         raise ValueError(
             f"block {i} is a {type(block).__name__}, only timm's pre-norm Block is supported "
