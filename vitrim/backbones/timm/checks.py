@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ...core.recording import image_size
 from ..counting import is_strict
-from ..layers import kind, part_kind
+from ..layers import kind, part_kind, wrapper_advice
 
 
 def embedded_grid(embed: nn.Module, pixels: tuple[int, int] | None) -> tuple[int, int]:
@@ -57,6 +57,8 @@ def check_pool(model: nn.Module) -> None:
 
 def check_block(i: int, block: nn.Module, cls: type[Block]) -> None:
     """Raise ValueError for a block that is not `cls`, or holds attention or an MLP of other kinds."""
+    if any(kind(one) is cls for one in block.children()):
+        raise ValueError(f"block {i} is a {type(block).__name__} around timm's: {wrapper_advice(block)}")
     if kind(block) is not cls:
         raise ValueError(
             f"block {i} is a {type(block).__name__}, only timm's pre-norm Block is supported "
