@@ -22,7 +22,7 @@ from ..evaluate.timing import as_dtype
 from ..runtime.build import UntrainedWarning
 from ..runtime.loading import CONFIG, WEIGHTS
 from ..runtime.profile import profile
-from ..training import RECIPES, Augmentation, Recipe, Settings, Weights, finetune, get_recipe, override
+from ..training import RECIPES, Augmentation, Interrupted, Recipe, Settings, Weights, finetune, get_recipe, override
 from ..training import Report as Trained
 from ..training.checkpoints import holds_run
 from .shared.method_options import method_options_class
@@ -31,7 +31,7 @@ from .shared.options import ModelOptions, OutputOptions, hinted
 from .shared.parse import parse
 from .shared.plans import Plan, one_plan, plan_of
 from .shared.report import images_in_words, left_out
-from .shared.table import Report
+from .shared.table import Report, say
 
 MethodOptions: Any = method_options_class("several values: one for each of the method's places")
 
@@ -133,19 +133,24 @@ def run(arguments: Sequence[str], prog: str) -> None:
         torch.set_num_threads(config.machine.threads)
     subject, plan = _start(config)
     recipe, judge_on = recipe_of(config), _judging(config, subject.dense)
-    trained = finetune(
-        subject.dense,
-        list(plan.model.methods),
-        config.training.data,
-        recipe,
-        settings,
-        macs=_budget(config),
-        judge_on=judge_on,
-        resume=config.training.resume,
-        limit=config.training.limit,
-        scratch=config.training.scratch,
-        class_map=config.training.class_map,
-    )
+    try:
+        trained = finetune(
+            subject.dense,
+            list(plan.model.methods),
+            config.training.data,
+            recipe,
+            settings,
+            macs=_budget(config),
+            judge_on=judge_on,
+            resume=config.training.resume,
+            limit=config.training.limit,
+            scratch=config.training.scratch,
+            class_map=config.training.class_map,
+        )
+    except Interrupted as stop:
+        if PartialState().is_main_process:
+            say(str(stop))
+        raise SystemExit(stop.code) from None
     if PartialState().is_main_process:
         _tell(config, subject.name, recipe, trained, judge_on)
 
@@ -220,9 +225,9 @@ def _judging(config: FinetuneConfig, model: torch.nn.Module):
 
 def _tell(config: FinetuneConfig, name: str, recipe: Recipe, trained: Trained, judge_on: DataLoader | None) -> None:
     report, cost, plan = Report(config.output.json), profile(trained.model), plan_of(trained.model)
-    _tell_of(report, trained.photographs, "learned from")
+    _tell_of(report, trained.photographs, "training")
     if judge_on is not None:
-        _tell_of(report, judge_on.dataset, "judged on")
+        _tell_of(report, judge_on.dataset, "validation")
     for file, reason in sorted(trained.unreadable.items()):
         report.line(f"skipped {file}: {reason}")
     figures = "  ".join(f"{key} {value:.2f}" for key, value in trained.figures.items())
@@ -244,5 +249,5 @@ def _tell(config: FinetuneConfig, name: str, recipe: Recipe, trained: Trained, j
 def _tell_of(report: Report, photographs: Photographs, what: str) -> None:
     """How many photographs there were, how their labels were understood, and what was left out."""
     labels = f", labels {in_words(photographs.classes)}" if photographs.classes.names else ""
-    report.line(f"{what} {images_in_words(photographs)}{labels}")
+    report.line(f"{what}: {images_in_words(photographs)}{labels}")
     left_out(report, photographs)
