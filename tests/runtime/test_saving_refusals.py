@@ -47,7 +47,8 @@ def put(path: str, value):
 
     def change(model):
         there = model.get_submodule(".".join(owner))
-        setattr(there, name, value(getattr(there, name)) if callable(value) else value)
+        made = callable(value) and not isinstance(value, nn.Module)
+        setattr(there, name, value(getattr(there, name)) if made else value)
 
     return change
 
