@@ -166,6 +166,35 @@ def test_training_refuses_to_be_judged_on_other_classes(capsys, root, tmp_path):
     assert "by the model's own label names" in capsys.readouterr().out
 
 
+def test_a_class_map_belongs_to_the_run_that_it_began_with(capsys, root, tmp_path):
+    maps = {
+        name: {label: index for index, label in enumerate(order)}
+        for name, order in (("a", NAMES), ("b", sorted(NAMES)))
+    }
+    for name, content in maps.items():
+        Path(f"{name}.json").write_text(json.dumps(content))
+    start = [
+        "--model",
+        "test_vit",
+        "--image-size",
+        "32",
+        "--num-classes",
+        "10",
+        "--scratch",
+        "--recipe",
+        "evit_scratch",
+    ]
+    start += ["--short", "--batch-size", "8", "--cpu", "--workers", "0", "--keep", "0.5", "--data", str(root / "data")]
+    assert cli.main(["finetune", *start, "--limit", "10", "--out", "out", "--class-map", "b.json"]) == 0
+    assert "training: 10 of 30 images (drawn at random, alike from every class, seed 0), labels by the class map" in (
+        capsys.readouterr().out
+    )
+    again = ["finetune", *start, "--limit", "10", "--out", "out", "--resume", "--class-map", "a.json"]
+    assert cli.main(again) == 2 and "belongs to another run (class_map" in capsys.readouterr().err
+    figures, _ = evaluated(capsys, "--checkpoint", "out", "--data", str(root / "data"))
+    assert figures["classes"] == maps["b"] and figures["labels"] == "by the model's own label names"
+
+
 # 38: outputs that are no numbers
 
 
@@ -236,7 +265,6 @@ CHANGES = {
     "std": {"data": {"std": [0, 0.2, 0.2]}},
     "crop": {"data": {"crop_pct": -1}},
     "crop mode": {"data": {"crop_mode": "hexagon"}},
-    "number of means": {"data": {"mean": [0.5], "std": [0.5]}},
     "embedding": {"arguments": {"embed_dim": 7}},
     "patches of none": {"arguments": {"patch_size": 0}},
     "size": {"arguments": {"img_size": "large"}},
