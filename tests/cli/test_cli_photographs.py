@@ -167,24 +167,13 @@ def test_training_refuses_to_be_judged_on_other_classes(capsys, root, tmp_path):
 
 
 def test_a_class_map_belongs_to_the_run_that_it_began_with(capsys, root, tmp_path):
-    maps = {
-        name: {label: index for index, label in enumerate(order)}
-        for name, order in (("a", NAMES), ("b", sorted(NAMES)))
-    }
+    orders = {"a": NAMES, "b": sorted(NAMES)}
+    maps = {name: {label: index for index, label in enumerate(order)} for name, order in orders.items()}
     for name, content in maps.items():
         Path(f"{name}.json").write_text(json.dumps(content))
-    start = [
-        "--model",
-        "test_vit",
-        "--image-size",
-        "32",
-        "--num-classes",
-        "10",
-        "--scratch",
-        "--recipe",
-        "evit_scratch",
-    ]
-    start += ["--short", "--batch-size", "8", "--cpu", "--workers", "0", "--keep", "0.5", "--data", str(root / "data")]
+    start = ["--model", "test_vit", "--image-size", "32", "--num-classes", "10", "--scratch", "--short", "--cpu"]
+    start += ["--recipe", "evit_scratch", "--batch-size", "8", "--workers", "0", "--keep", "0.5"]
+    start += ["--data", str(root / "data")]
     assert cli.main(["finetune", *start, "--limit", "10", "--out", "out", "--class-map", "b.json"]) == 0
     assert "training: 10 of 30 images (drawn at random, alike from every class, seed 0), labels by the class map" in (
         capsys.readouterr().out
