@@ -90,6 +90,7 @@ def finetune(
     check_processes(accelerator)
     teacher = make_teacher(model, student, recipe) if recipe.teaches else None
     identity = identity_of(model, student, data, len(photographs), macs)
+    identity |= {} if class_map is None else {"class_map": learned.mapping}
     some = partial(some_of, photographs.photographs, accelerator.device)
     signals, judge = Signals(lockstep=accelerator.num_processes > 1), None
     if judge_on is not None and accelerator.is_main_process:
