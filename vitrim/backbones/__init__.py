@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from torch import nn
 
+from .admission import refuse
 from .base import Backbone
+from .layers import kind
 from .lvvit import names  # noqa: F401  registers lvvit_t, _s, _m, _l with timm
 from .lvvit.model import LVViT, LVViTBackbone
 from .lvvit.token_labels import TokenLogits
@@ -18,15 +20,18 @@ FAMILIES: tuple[type[Backbone], ...] = (PlainBackbone, LVViTBackbone, RopeBackbo
 def find_family(model: nn.Module) -> type[Backbone]:
     """The family that runs exactly this type of model.
 
-    Raises ValueError for every model that no family lists: a subclass may compute something else in its forward.
+    Raises ValueError for every model that no family lists: a subclass may compute something else in its forward; and
+    for one with something on it that its family would go around (a forward of its own, a wrapped block).
     """
     for family in FAMILIES:
-        if type(model) in family.models:
+        if kind(model) in family.models:
             family.check(model)
+            refuse(model, family)
             return family
     supported = ", ".join(m.__name__ for family in FAMILIES for m in family.models)
+    inner = "; give what its get_base_model() returns" if hasattr(model, "get_base_model") else ""  # peft's wrapper
     name = type(model).__name__
-    raise ValueError(f"{name} is not supported: no backbone lists this exact type. Supported are {supported}")
+    raise ValueError(f"{name} is not supported: no backbone lists this exact type. Supported are {supported}{inner}")
 
 
 __all__ = [

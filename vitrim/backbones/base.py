@@ -6,27 +6,18 @@ order, so that without a reduction the result is the model's, bit for bit.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from typing import ClassVar
 
 from torch import Tensor, nn
 
 from ..core.evidence import Evidence
-from ..core.recording import recording
 from ..core.tokens import Tokens
+from .counting import linear_macs
+from .visitor import Visitor
 
 
-def add_residual(x: Tensor, branch: Tensor) -> Tensor:
-    """x + branch. Where no gradient is asked for the sum is written into the branch's memory, which nobody else holds:
-    on CPU a fresh [b, n, c] costs more than the addition. The bits are the same, and so must be the strides: kernels
-    add in the order in which numbers lie. A graph is the same whether it was recorded with gradients or without."""
-    alike = branch.dtype == x.dtype and branch.stride() == x.stride()
-    if branch.requires_grad or x.requires_grad or not alike or recording():
-        return x + branch
-    return branch.add_(x)
-
-
-class Backbone(ABC):
+class Backbone(Visitor):
     """How one family of models computes half a block, and what that costs.
 
     Costs are multiply-accumulates of one image; `tokens` counts prefix tokens too.
@@ -37,7 +28,8 @@ class Backbone(ABC):
     kinds: ClassVar[dict[str, str]] = {}  # kind of model -> a timm name of that kind, for `vitrim methods`
 
     def __init__(self, model: nn.Module):
-        self.model = model
+        super().__init__(model)
+        self._counts: dict[int, int] = {}
 
     # -- what the model is
 
@@ -102,20 +94,45 @@ class Backbone(ABC):
 
     # -- what may run on it
 
-    def admit(self, method) -> None:  # noqa: B027  most families carry any
+    def admit(self, method) -> None:
         """Raise ValueError, with the reason, for a method that this family cannot carry."""
 
-    def admit_places(self, method) -> None:  # noqa: B027
+    def admit_places(self, method) -> None:
         """Raise ValueError, with the reason, for places that this model cannot serve; the method is bound by now."""
+
+    def recomputes(self, i: int) -> bool:
+        """Whether the model itself has been told to recompute block i in the backward pass."""
+        return bool(getattr(self.model, "grad_checkpointing", False))
 
     # -- running it
 
-    @abstractmethod
     def embed(self, images: Tensor) -> Tokens:
-        """Images [b, 3, height, width] to tokens, positions added."""
+        """Images [b, 3, height, width] to tokens, positions added.
+
+        Raises ValueError for images of another size, and where somebody has put on the model, in the meantime, what
+        the loop would go around.
+        """
+        self.look()
+        return self._embed(images)
+
+    @abstractmethod
+    def _embed(self, images: Tensor) -> Tokens:
+        """`embed` without the look over the model."""
+
+    def begin(self, tokens: Tokens) -> Tokens:
+        """Before the first block: hooks of the module that holds all blocks, where the model calls it."""
+        return tokens
 
     def enter(self, i: int, tokens: Tokens) -> Tokens:
-        """What happens to all tokens before block i: patch merging, where a new stage begins."""
+        """What happens to all tokens before block i: its hooks, and patch merging where a new stage begins."""
+        return tokens
+
+    def leave(self, i: int, tokens: Tokens) -> Tokens:
+        """What happens to all tokens after block i: its hooks."""
+        return tokens
+
+    def finish(self, tokens: Tokens) -> Tokens:
+        """After the last block, as `begin`."""
         return tokens
 
     @abstractmethod
@@ -129,6 +146,11 @@ class Backbone(ABC):
     @abstractmethod
     def mlp(self, i: int, tokens: Tokens) -> Tokens:
         """x + mlp(norm2(x))."""
+
+    def block(self, i: int, tokens: Tokens) -> Tokens:
+        """The whole of block i, without a reduction."""
+        tokens, _ = self.attend(i, self.enter(i, tokens))
+        return self.leave(i, self.mlp(i, tokens))
 
     @abstractmethod
     def norm(self, x: Tensor) -> Tensor:
@@ -148,15 +170,24 @@ class Backbone(ABC):
 
     # -- what it costs
 
+    def linear_macs(self, module: nn.Module | None, width: int) -> int:
+        """Multiply-accumulates of a part of linear layers for one token of `width` channels; counted once."""
+        if id(module) not in self._counts:
+            self._counts[id(module)] = linear_macs(module, width)
+        return self._counts[id(module)]
+
+    def query_macs(self, i: int) -> int:
+        """One token's query alone, in block i."""
+        heads, channels = self.heads(i)
+        return self.width * heads * channels
+
     def voter_query_macs(self, i: int) -> int:
         """Queries of the voters alone, in block i."""
-        heads, channels = self.heads(i)
-        return len(self.voters) * self.width * heads * channels
+        return len(self.voters) * self.query_macs(i)
 
     def key_macs(self, i: int, patches: int) -> int:
         """Keys of all tokens in block i, projected before the attention runs."""
-        heads, channels = self.heads(i)
-        return (patches + self.prefix) * self.width * heads * channels
+        return (patches + self.prefix) * self.query_macs(i)
 
     def class_logit_macs(self, i: int, patches: int) -> int:
         """`Evidence.class_logits` before block i: folded where the layer allows it, else with all keys projected."""

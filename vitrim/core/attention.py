@@ -7,6 +7,7 @@ masked training writes the softmax out. A ragged batch is attended image by imag
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -34,6 +35,7 @@ def attention(
     bias: Float[Tensor, "b h n n"] | None = None,
     layout: Layout | None = None,
     dropout: float = 0.0,
+    written_out: Callable[[Tensor], Tensor] | None = None,
 ) -> Float[Tensor, "b n hd"]:
     """softmax(q k^T / sqrt(d)) v, heads concatenated.
 
@@ -41,11 +43,15 @@ def attention(
     key_mask: soft keep mask of masked training, 1 for prefix tokens; then q, k, v are treated as in ToFe Eq. 17 and 18
     bias:     added to the logits of a query and a key (Swin's relative positions)
     layout:   where the images lie in a ragged batch (then b = 1); each attends to itself alone
+    dropout:  share of the softmaxed map that is dropped
+    written_out: the layer's dropout, where it has been told not to use fused kernels: then the map is formed
     """
     if layout is not None:
         return ragged_attention(q, k, v, layout, dropout)
     if key_mask is not None:
-        out = masked_attention(q, k, v, key_mask, key_bias, bias)
+        out = masked_attention(q, k, v, key_mask, key_bias, bias, dropout)
+    elif written_out is not None:
+        out = _written_out(q, k, v, key_bias, bias, written_out)
     elif key_bias is not None or bias is not None:
         if key_bias is not None:
             by_key = key_bias[:, None, None].expand(-1, 1, q.shape[2], -1)
@@ -59,7 +65,17 @@ def attention(
     return out.reshape(b, n, h * d)
 
 
-def masked_attention(q, k, v, key_mask, key_bias=None, bias=None) -> Float[Tensor, "b h n d"]:
+def _written_out(q, k, v, key_bias, bias, dropout) -> Float[Tensor, "b h n d"]:
+    """In timm's own order of operations, so that the bits are the same."""
+    logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+    if key_bias is not None:
+        logits = logits + key_bias[:, None, None].to(logits.dtype)
+    if bias is not None:
+        logits = logits + bias.to(logits.dtype)
+    return dropout(logits.softmax(dim=-1)) @ v
+
+
+def masked_attention(q, k, v, key_mask, key_bias=None, bias=None, dropout=0.0) -> Float[Tensor, "b h n d"]:
     """Explicit float32 softmax weighted by G (ToFe Eq. 17, 18): G_ij = 1 if i = j, else the mask of j."""
     n = length(q, 2)
     logits = (q.float() * q.shape[-1] ** -0.5) @ k.float().transpose(-2, -1)
@@ -72,7 +88,8 @@ def masked_attention(q, k, v, key_mask, key_bias=None, bias=None) -> Float[Tenso
     # The largest logit is taken over the keys that count, or one masked key could push all others to underflow.
     peak = logits.masked_fill(weight == 0, float("-inf")).amax(dim=-1, keepdim=True).detach()
     scores = torch.exp((logits - peak).clamp(max=60.0)) * weight
-    return (scores / scores.sum(dim=-1, keepdim=True)).to(v.dtype) @ v
+    weights = scores / scores.sum(dim=-1, keepdim=True)
+    return F.dropout(weights, dropout, training=dropout > 0).to(v.dtype) @ v
 
 
 @torch.compiler.disable

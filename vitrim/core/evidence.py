@@ -85,9 +85,11 @@ class Evidence:
         with without_autocast(self.h.device):
             folded = self.layer.folded(self.h[:, list(self.voters)].float())
             if folded is not None:
-                return torch.bmm(patches.float(), folded.unsqueeze(2)).squeeze(2)
-            q, k = self._voter_queries().float(), self.keys()[:, :, self.prefix :].float()
-            return (q @ k.transpose(-2, -1)).mean(dim=(1, 2)) * q.shape[-1] ** -0.5
+                logits = torch.bmm(patches.float(), folded.unsqueeze(2)).squeeze(2)
+            else:
+                q, k = self._voter_queries().float(), self.keys()[:, :, self.prefix :].float()
+                logits = (q @ k.transpose(-2, -1)).mean(dim=(1, 2)) * q.shape[-1] ** -0.5
+        return logits if self.key_bias is None else logits + self.key_bias[:, self.prefix :].float()
 
     def attention_map(self) -> Float[Tensor, "b h pn pn"]:
         """The full softmaxed map, with gradient."""
@@ -99,7 +101,8 @@ class Evidence:
         if of == "maps":
             return self.attention_map().mean(dim=1)
         q, k = self.queries().float(), self.keys().float()
-        return ((q @ k.transpose(-2, -1)).mean(dim=1) * q.shape[-1] ** -0.5).softmax(dim=-1)
+        logits = (q @ k.transpose(-2, -1)).mean(dim=1) * q.shape[-1] ** -0.5
+        return (logits if self.key_bias is None else logits + self.key_bias[:, None].float()).softmax(dim=-1)
 
     def _voter_queries(self) -> Float[Tensor, "b h v d"]:
         """Queries of the voters alone; before the attention has run no other query is projected."""

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from .recording import image_size
 from .schedule import Place
-from .tokens import Tokens
 
 PRIME = 2147483647  # 2^31 - 1
 
@@ -26,10 +25,10 @@ def _weighted_sum(pixels: Float[Tensor, "b p"], first: int) -> Int[Tensor, " b"]
     return (pixels.float() * 4096).round_().to(torch.int64).mul_(weights).sum(dim=1)
 
 
-def random_scores(tokens: Tokens, place: Place, seed: int) -> Float[Tensor, "b n"]:
-    """Uniform scores in [0, 1) for the patch tokens now present, from (image, place, seed, number of the token)."""
-    number = torch.arange(1, tokens.n + 1, device=tokens.x.device)
-    state = tokens.seed[:, None] + number * 2654435 + place.block * 97003 + (seed % PRIME) * 7919
+def random_scores(image_seeds: Int[Tensor, " b"], n: int, place: Place, seed: int) -> Float[Tensor, "b n"]:
+    """Uniform scores in [0, 1) for n patch tokens, from (image, place, seed, number of the token)."""
+    number = torch.arange(1, n + 1, device=image_seeds.device)
+    state = image_seeds[:, None] + number * 2654435 + place.block * 97003 + (seed % PRIME) * 7919
     for multiplier in (1103515245, 48271, 69621):  # a few rounds of multiplicative congruence mix the bits
         state = state.remainder(PRIME)
         state = (state * multiplier + 12345).remainder(PRIME)

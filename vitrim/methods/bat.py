@@ -22,7 +22,7 @@ from ..core.tokens import Tokens
 from .base import top
 from .evit import EViT
 from .parts.bat_sequence import Parts, merge_parts
-from .parts.checks import check_count, check_counts, check_one_of
+from .parts.checks import check_count, check_counts, check_flag, check_one_of
 from .parts.clustering import Groups, Weigher, density_peaks, k_means, k_means_macs, one_group, runs, z_order
 
 MERGES = ("none", "pack", "cluster", "cluster+match")
@@ -71,12 +71,13 @@ class BAT(EViT):
         iterations: int = 3,
         score: Any = "cls",
     ):
+        merge = check_one_of("merge", merge, MERGES)
         super().__init__(keep, at, fuse=merge != "none", score=score)
-        self.merge, self.merger = check_one_of("merge", merge, MERGES), check_one_of("merger", merger, MERGERS)
+        self.merge, self.merger = merge, check_one_of("merger", merger, MERGERS)
         self.clusters, self.pairs = check_counts("clusters", clusters, 1), check_counts("pairs", pairs, 0)
         self.neighbours = None if neighbours is None else check_count("neighbours", neighbours, 1)
         self.iterations = check_count("iterations", iterations, 1)
-        self.normalise, self.weighs = normalise, merge != "none"
+        self.normalise, self.weighs = check_flag("normalise", normalise), merge != "none"
         if merge in ("none", "pack") and merger != "density":
             raise ValueError(f'merger={merger!r} has nothing to group with merge={merge!r}: use merge="cluster"')
         if merge == "none" and 0 in (self.keep if isinstance(self.keep, tuple) else (self.keep,)):

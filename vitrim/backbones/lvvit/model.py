@@ -11,6 +11,7 @@ from functools import partial
 from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from timm.layers import PatchEmbed, nchw_to
 from timm.models import checkpoint_seq
@@ -23,7 +24,11 @@ from torch import Tensor, nn
 
 from ...core.recording import image_size, laid_out
 from ...core.tokens import Tokens
-from ..timm.plain import PlainBackbone, linear_weights
+from ..admission import kinds
+from ..counting import conv_macs, conv_weights, pixels_of
+from ..layers import kind
+from ..timm.checks import check_block, check_size
+from ..timm.plain import ATTENTIONS, SEQUENTIAL, PlainBackbone
 from .token_labels import TokenLogits, random_box
 
 
@@ -69,24 +74,20 @@ class ConvStem(PatchEmbed):
         super().set_input_size(img_size=img_size)
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Tensor:
-        self._check_size(image_size(images))
+        check_size(self, images)
+        if self.dynamic_img_pad:
+            height, width = image_size(images)
+            images = F.pad(images, (0, -width % self.patch_size[1], 0, -height % self.patch_size[0]))
         x = self.relu(self.bn1(self.conv1(images)))
         x = self.relu(self.bn2(self.conv2(x)))
         x = self.proj(self.relu(self.bn3(self.conv3(x))))
         return x.flatten(2).transpose(1, 2) if self.flatten else nchw_to(x, self.output_fmt)
 
-    def _check_size(self, size: tuple[int, int]) -> None:
-        if self.strict_img_size and size != tuple(self.img_size):
-            raise ValueError(f"images are {size}, this LV-ViT takes {tuple(self.img_size)}: call set_input_size")
-        if any(side % patch for side, patch in zip(size, self.patch_size, strict=True)):
-            raise ValueError(f"images are {size}: both sides must be multiples of {self.patch_size}")
-
     def macs(self, grid: tuple[int, int]) -> int:
-        """Multiply-accumulates for an image of that many patches."""
-        patches = grid[0] * grid[1]
-        pixels = patches * (self.patch_size[0] // 2) * (self.patch_size[1] // 2)
-        stem = sum(conv.weight.numel() for conv in (self.conv1, self.conv2, self.conv3))
-        return pixels * stem + patches * self.proj.weight.numel()
+        """Multiply-accumulates for an image of that many patches; the convolutions run over all of its pixels."""
+        height, width = pixels_of(self, grid)
+        stem = sum(conv_weights(conv) for conv in (self.conv1, self.conv2, self.conv3))
+        return -(-height // 2) * -(-width // 2) * stem + grid[0] * grid[1] * conv_weights(self.proj)
 
 
 class LVViT(VisionTransformer):
@@ -165,7 +166,7 @@ class LVViT(VisionTransformer):
             grid = self.patch_embed.dynamic_feat_size(image_size(images))
             mixed = random_box(grid, x.device)
             x = torch.where(mixed.view(1, *x.shape[1:-1], 1), x.flip(0), x)
-        return self._pos_embed(x), mixed
+        return self.norm_pre(self.patch_drop(self._pos_embed(x))), mixed
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False):
         """Logits [b, k], or `TokenLogits`."""
@@ -202,9 +203,15 @@ class LVViTBackbone(PlainBackbone):
 
     @classmethod
     def check(cls, model):
-        """Every `LVViT` is supported."""
+        for i, block in enumerate(model.blocks):
+            check_block(i, block, LVViTBlock)
+        if kind(model.patch_drop) is not nn.Identity:
+            raise ValueError("patch_drop_rate > 0 is not supported: build the model with patch_drop_rate=0")
 
-    def embed(self, images):
+    def around(self):
+        return self._around((self.model, MODELS), (self.model.blocks, SEQUENTIAL), blocks=BLOCKS, attentions=ATTENTIONS)
+
+    def _embed(self, images):
         x, mixed = self.model.embed(images)
         return Tokens(x, prefix=self.prefix, grid=self.grid(image_size(images)), mixed=mixed)
 
@@ -220,7 +227,13 @@ class LVViTBackbone(PlainBackbone):
         return model.forward_head(tokens.x, pre_logits=pre_logits, mask=tokens.mask)
 
     def embed_macs(self, grid):
-        return self.model.patch_embed.macs(grid)
+        stem = self.model.patch_embed
+        plain = all(kind(conv) is nn.Conv2d for conv in (stem.conv1, stem.conv2, stem.conv3, stem.proj))
+        return stem.macs(grid) if plain else conv_macs(stem, grid)
 
     def head_macs(self, tokens):
-        return linear_weights(self.model.head) + (tokens - self.prefix) * linear_weights(self.model.aux_head)
+        model, width = self.model, self.width
+        return self.linear_macs(model.head, width) + (tokens - self.prefix) * self.linear_macs(model.aux_head, width)
+
+
+MODELS, BLOCKS = kinds(LVViT, steps=("forward", "forward_features")), kinds(LVViTBlock)

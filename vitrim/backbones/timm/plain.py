@@ -5,25 +5,31 @@ ViT, DeiT, distilled DeiT, DeiT-III, CLIP, DINOv2 with and without registers, Si
 
 from __future__ import annotations
 
-import copy
 import math
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
-from timm.layers import Attention, AttentionPoolLatent, GluMlp, Mlp, PatchEmbed, SwiGLU
+from timm.layers import Attention, AttentionPoolLatent
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.utils.flop_counter import FlopCounterMode
 
 from ...core.attention import attention
 from ...core.evidence import Evidence
 from ...core.packing import Layout
 from ...core.recording import image_size, no_image
 from ...core.tokens import Tokens
-from ..base import Backbone, add_residual
+from ..admission import Around, Kinds, around_blocks, kinds
+from ..base import Backbone
+from ..counting import conv_macs, latent_pool_macs
+from ..layers import kind
+from .checks import check_block, check_pool, check_size, embedded_grid
 from .projections import Projections
+
+STEPS = ("forward", "forward_features", "forward_head", "pool")  # of a timm ViT, for which the loop stands
+MODELS, SEQUENTIAL = kinds(VisionTransformer, VisionTransformerDistilled, steps=STEPS), kinds(nn.Sequential)
+BLOCKS, ATTENTIONS = kinds(Block), kinds(Attention)
 
 
 class PlainBackbone(Backbone):
@@ -45,11 +51,12 @@ class PlainBackbone(Backbone):
     @classmethod
     def check(cls, model):
         for i, block in enumerate(model.blocks):
-            _check_block(i, block)
+            check_block(i, block, Block)
         if model.global_pool == "prr":
             raise ValueError("global_pool='prr' is not supported: choose a model with token, avg, max or map pooling")
-        if not isinstance(model.patch_drop, nn.Identity):
+        if kind(model.patch_drop) is not nn.Identity:
             raise ValueError("patch_drop_rate > 0 is not supported: build the model with patch_drop_rate=0")
+        check_pool(model)
 
     # -- what the model is
 
@@ -81,74 +88,92 @@ class PlainBackbone(Backbone):
         return attn.num_heads, attn.head_dim
 
     def foldable(self, i):
-        return Projections(self.model.blocks[i].attn).foldable
+        return self._projections(i).foldable
 
     def check_ragged(self):
         if not self.model.global_pool:
             raise ValueError("a model without pooling returns its tokens, and images would return different numbers")
 
     def grid(self, image_size=None):
-        embed = self.model.patch_embed
-        if image_size is None:
-            return tuple(embed.grid_size)
-        return tuple(embed.dynamic_feat_size(image_size))
+        return embedded_grid(self.model.patch_embed, image_size)
+
+    def around(self):
+        return self._around((self.model, MODELS), (self.model.blocks, SEQUENTIAL), blocks=BLOCKS, attentions=ATTENTIONS)
+
+    def _around(self, *holders: tuple[nn.Module, Kinds], blocks: Kinds, attentions: Kinds) -> Around:
+        return [*holders, *around_blocks(self.model.blocks, blocks, attentions)]
 
     # -- running it
 
-    def embed(self, images):
+    def _embed(self, images):
         model = self.model
-        self._check_size(images)
+        check_size(model.patch_embed, images)
         grid = self.grid(image_size(images))
         x = model.patch_embed(images)
         if no_image(x.shape[0]):
             x = x.new_zeros(0, math.prod(grid) + self.prefix, self.width)
         else:
-            x = model.norm_pre(model._pos_embed(x))
+            x = model.norm_pre(model.patch_drop(model._pos_embed(x)))
         return Tokens(x, prefix=self.prefix, grid=grid)
 
-    def _check_size(self, images: Tensor) -> None:
-        embed, size = self.model.patch_embed, image_size(images)
-        if getattr(embed, "strict_img_size", False) and size != tuple(embed.img_size):
-            raise ValueError(
-                f"images are {size[0]} x {size[1]}, this model takes {embed.img_size[0]} x {embed.img_size[1]}: resize "
-                "them, call model.set_input_size(img_size=...) first, or build the model with dynamic_img_size=True"
-            )
-        pads = not isinstance(embed, PatchEmbed) or embed.dynamic_img_pad
-        if not pads and any(side % patch for side, patch in zip(size, embed.patch_size, strict=True)):
-            raise ValueError(
-                f"images are {size[0]} x {size[1]}, and patches of {embed.patch_size[0]} x {embed.patch_size[1]} do "
-                "not fill them: resize them to multiples, or build the model with dynamic_img_pad=True"
-            )
+    def begin(self, tokens):
+        return tokens.with_x(self.before(self.model.blocks, tokens.x)) if self.hooked else tokens
+
+    def enter(self, i, tokens):
+        return tokens.with_x(self.before(self.model.blocks[i], tokens.x)) if self.hooked else tokens
+
+    def leave(self, i, tokens):
+        return tokens.with_x(self.after(self.model.blocks[i], tokens.x)) if self.hooked else tokens
+
+    def finish(self, tokens):
+        return tokens.with_x(self.after(self.model.blocks, tokens.x)) if self.hooked else tokens
 
     def probe(self, i, tokens):
         block = self.model.blocks[i]
-        return Evidence(block.norm1(tokens.x), Projections(block.attn), self.prefix, self.voters)
+        h, bias = self._normed(block, tokens.x), tokens.key_bias
+        return Evidence(h, self._projections(i), self.prefix, self.voters, key_bias=bias)
+
+    def _normed(self, block: nn.Module, x: Tensor) -> Tensor:
+        """What goes into the attention of a block."""
+        return self.before(block.attn, block.norm1(x))
 
     def attend(self, i, tokens, normed=None):
         block = self.model.blocks[i]
-        h = block.norm1(tokens.x) if normed is None else normed
+        h = self._normed(block, tokens.x) if normed is None else normed
         out, evidence = self._attention(block.attn, h, tokens)
-        return tokens.with_x(add_residual(tokens.x, block.drop_path1(block.ls1(out)))), evidence
+        return tokens.with_x(self.add(tokens.x, block.drop_path1(block.ls1(out)))), evidence
 
     def _attention(self, attn: Attention, h: Tensor, tokens: Tokens) -> tuple[Tensor, Evidence]:
         b, n, _ = h.shape
         gate = None if attn.gate is None else attn.gate(h).sigmoid()
         q, k, v = attn.qkv(h).reshape(b, n, 3, attn.num_heads, attn.head_dim).permute(2, 0, 3, 1, 4).unbind(0)
         q, k = attn.q_norm(q), attn.k_norm(k)
-        bias, mask = tokens.key_bias, tokens.key_mask
-        dropout = attn.attn_drop.p if attn.training else 0.0
-        x = attention(q, k, v, key_bias=bias, key_mask=mask, layout=tokens.layout, dropout=dropout)
+        x = self._attended(attn, q, k, v, tokens)
         x = attn.norm(x)
         x = x if gate is None else x * gate
-        evidence = Evidence(
-            h, Projections(attn), self.prefix, self.voters, q=q, k=k, v=v, key_bias=bias, layout=tokens.layout
+        evidence = self._evidence(h, Projections(attn), tokens, q, k, v)
+        return self.after(attn, attn.proj_drop(attn.proj(x))), evidence
+
+    def _attended(self, attn: nn.Module, q: Tensor, k: Tensor, v: Tensor, tokens: Tokens) -> Tensor:
+        return attention(
+            q,
+            k,
+            v,
+            key_bias=tokens.key_bias,
+            key_mask=tokens.key_mask,
+            layout=tokens.layout,
+            dropout=attn.attn_drop.p if attn.training else 0.0,
+            written_out=None if attn.fused_attn else attn.attn_drop,
         )
-        return attn.proj_drop(attn.proj(x)), evidence
+
+    def _evidence(self, h: Tensor, layer: Any, tokens: Tokens, q: Tensor, k: Tensor, v: Tensor) -> Evidence:
+        bias, layout = tokens.key_bias, tokens.layout
+        return Evidence(h, layer, self.prefix, self.voters, q=q, k=k, v=v, key_bias=bias, layout=layout)
 
     def mlp(self, i, tokens):
         block = self.model.blocks[i]
         x = tokens.x
-        return tokens.with_x(add_residual(x, block.drop_path2(block.ls2(block.mlp(block.norm2(x))))))
+        return tokens.with_x(self.add(x, block.drop_path2(block.ls2(block.mlp(block.norm2(x))))))
 
     def norm(self, x):
         return self.model.norm(x)
@@ -198,33 +223,31 @@ class PlainBackbone(Backbone):
     # -- what it costs
 
     def embed_macs(self, grid):
-        embed = self.model.patch_embed
-        if type(embed) is PatchEmbed:
-            return grid[0] * grid[1] * embed.proj.weight.numel()
-        return _counted_macs(embed, grid)
+        return conv_macs(self.model.patch_embed, grid)
+
+    def query_macs(self, i):
+        attn = self.model.blocks[i].attn
+        whole = self.linear_macs(attn.qkv, self.width)
+        return whole // 3 if self._projections(i).readable else whole
+
+    def _projections(self, i: int) -> Any:
+        return Projections(self.model.blocks[i].attn)
 
     def attention_macs(self, i, tokens):
-        attn = self.model.blocks[i].attn
-        gate = 0 if attn.gate is None else attn.gate.weight.numel()
-        linear = attn.qkv.weight.numel() + attn.proj.weight.numel() + gate
-        return tokens * linear + 2 * tokens * tokens * attn.attn_dim
+        attn, width = self.model.blocks[i].attn, self.width
+        linear = self.linear_macs(attn.qkv, width) + self.linear_macs(attn.gate, width)
+        return tokens * (linear + self.linear_macs(attn.proj, attn.attn_dim)) + 2 * tokens * tokens * attn.attn_dim
 
     def mlp_macs(self, i, tokens):
-        return tokens * linear_weights(self.model.blocks[i].mlp)
+        return tokens * self.linear_macs(self.model.blocks[i].mlp, self.width)
 
     def head_macs(self, tokens):
-        model = self.model
-        classifier = linear_weights(model.head) + linear_weights(getattr(model, "head_dist", None))
+        model, width = self.model, self.width
+        classifier = self.linear_macs(model.head, width) + self.linear_macs(getattr(model, "head_dist", None), width)
         if model.attn_pool is None:
             return classifier if model.global_pool else classifier * tokens
         pooled = tokens if self.pools_prefix else tokens - self.prefix
-        return classifier + _latent_pool_macs(model.attn_pool, pooled)
-
-
-def linear_weights(module: nn.Module | None) -> int:
-    """Multiply-accumulates of all linear layers of a module for one token."""
-    modules = () if module is None else module.modules()
-    return sum(m.weight.numel() for m in modules if isinstance(m, nn.Linear))
+        return classifier + latent_pool_macs(model.attn_pool, pooled, width)
 
 
 def _latent_pool(pool: AttentionPoolLatent, x: Tensor, mask: Tensor | None) -> Tensor:
@@ -236,37 +259,7 @@ def _latent_pool(pool: AttentionPoolLatent, x: Tensor, mask: Tensor | None) -> T
     return functional_call(pool, {"latent": latent}, (x, mask))
 
 
-def _latent_pool_macs(pool: AttentionPoolLatent, tokens: int) -> int:
-    """SigLIP's attention pooling: keys and values of all tokens, everything else for the latents alone."""
-    per_latent = sum(linear_weights(m) for m in (pool.q, pool.proj, pool.mlp))
-    attn = 2 * pool.latent_len * tokens * pool.num_heads * pool.head_dim
-    return tokens * pool.kv.weight.numel() + pool.latent_len * per_latent + attn
-
-
-def _counted_macs(embed: nn.Module, grid: tuple[int, int]) -> int:
-    """Stems other than one convolution (hybrids): counted by torch on the meta device, nothing runs."""
-    stem = copy.deepcopy(embed).to("meta").eval()
-    height, width = (g * r for g, r in zip(grid, embed.feat_ratio(as_scalar=False), strict=True))
-    channels = next(p for p in stem.parameters() if p.dim() == 4).shape[1]
-    counter = FlopCounterMode(display=False)
-    with counter, torch.no_grad():
-        stem(torch.empty(1, channels, height, width, device="meta"))
-    return counter.get_total_flops() // 2
-
-
 def _without_masked(tokens: Tokens) -> Tensor:
     """Features with the masked tokens at -infinity, for maxima."""
     gone = tokens.weight == 0
     return tokens.x.masked_fill(gone.unsqueeze(-1), float("-inf"))
-
-
-def _check_block(i: int, block: nn.Module) -> None:
-    if type(block) is not Block:
-        raise ValueError(
-            f"block {i} is a {type(block).__name__}, only timm's pre-norm Block is supported "
-            "(post-norm and parallel blocks have no place between attention and MLP where tokens could be reduced)"
-        )
-    if type(block.attn) is not Attention:
-        raise ValueError(f"attention of block {i} is {type(block.attn).__name__}, only timm's Attention is supported")
-    if type(block.mlp) not in (Mlp, GluMlp, SwiGLU):
-        raise ValueError(f"mlp of block {i} is {type(block.mlp).__name__}, only Mlp, GluMlp and SwiGLU are supported")

@@ -5,6 +5,13 @@ from __future__ import annotations
 from timm.layers import Attention
 from torch import Tensor, nn
 
+from ..layers import is_bare, is_bare_linear
+
+
+def has_no_head_norms(attn: nn.Module) -> bool:
+    """Whether queries and keys leave their norms as they were."""
+    return is_bare(attn.q_norm, nn.Identity) and is_bare(attn.k_norm, nn.Identity)
+
 
 class Projections:
     """Queries and keys of one `timm.layers.Attention`, from its normed input [b, n, c]."""
@@ -12,11 +19,19 @@ class Projections:
     def __init__(self, attn: Attention):
         self.attn = attn
 
+    @property
+    def readable(self) -> bool:
+        """Whether a part of the layer's weights projects as the layer does; else it is called for q, k and v."""
+        return is_bare_linear(self.attn.qkv)
+
     def _project(self, h: Tensor, part: int) -> Tensor:
         attn = self.attn
         rows = slice(part * attn.attn_dim, (part + 1) * attn.attn_dim)
-        bias = None if attn.qkv.bias is None else attn.qkv.bias[rows]
-        out = nn.functional.linear(h, attn.qkv.weight[rows], bias)
+        if self.readable:
+            bias = None if attn.qkv.bias is None else attn.qkv.bias[rows]
+            out = nn.functional.linear(h, attn.qkv.weight[rows], bias)
+        else:
+            out = attn.qkv(h)[..., rows]
         return out.reshape(*h.shape[:2], attn.num_heads, attn.head_dim).transpose(1, 2)
 
     def queries(self, h: Tensor, prefix_only: bool = False) -> Tensor:
@@ -27,8 +42,9 @@ class Projections:
 
     @property
     def foldable(self) -> bool:
-        """Whether q . k is one bilinear form of the inputs: not where queries or keys are normalised per head."""
-        return isinstance(self.attn.q_norm, nn.Identity) and isinstance(self.attn.k_norm, nn.Identity)
+        """Whether q . k is one bilinear form of the inputs, with weights that may be read: not where queries or keys
+        are normalised per head, nor where something sits on the layer."""
+        return has_no_head_norms(self.attn) and self.readable
 
     def folded(self, h: Tensor) -> Tensor | None:
         """u = W_K^T (W_Q h + b_Q) [b, c], meant over the voters h [b, v, c] and scaled to the mean over heads of the

@@ -7,6 +7,7 @@ a fused token, the leading member of a merged one. Prefix tokens are never rotat
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar
 
 import torch
@@ -16,12 +17,17 @@ from timm.models.eva import Eva, EvaAttention, EvaBlock, EvaBlockPostNorm
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from ...core.attention import attention
 from ...core.evidence import Evidence
 from ...core.recording import image_size
 from ...core.tokens import Tokens
-from ..base import add_residual
-from .plain import PlainBackbone, linear_weights
+from ..admission import kinds
+from ..layers import is_bare_linear, part_kind
+from .checks import check_pool, check_scale, check_size
+from .plain import STEPS, PlainBackbone
+from .projections import has_no_head_norms
+
+MODELS, BLOCKS = kinds(Eva, steps=STEPS), kinds(EvaBlock, EvaBlockPostNorm)
+ATTENTIONS = kinds(EvaAttention, AttentionRope)
 
 
 class RotaryProjections:
@@ -64,39 +70,55 @@ class RotaryProjections:
     def _shared(self, x: Tensor) -> Tensor:
         return x.repeat_interleave(self.groups, dim=1) if self.groups > 1 else x
 
-    def part(self, j: int) -> tuple[Tensor, Tensor | None]:
-        """Weight and bias of the projection to queries (0) or keys (1)."""
+    @property
+    def readable(self) -> bool:
+        """Whether a part of the weights projects as the layers do; else they are called."""
         attn = self.attn
+        layers = (attn.q_proj, attn.k_proj) if attn.qkv is None else (attn.qkv,)
+        return all(map(is_bare_linear, layers))
+
+    def _part(self, j: int) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias of the projection to queries (0) or keys (1), where they may be read."""
+        attn, rows = self.attn, self._rows(j)
         if attn.qkv is None:
             layer = (attn.q_proj, attn.k_proj)[j]
             return layer.weight, layer.bias
-        size = attn.qkv.weight.shape[0] // 3
-        rows = slice(j * size, (j + 1) * size)
         if getattr(attn, "q_bias", None) is not None:
             return attn.qkv.weight[rows], (attn.q_bias, attn.k_bias)[j]
         return attn.qkv.weight[rows], None if attn.qkv.bias is None else attn.qkv.bias[rows]
 
+    def _rows(self, j: int) -> slice:
+        size = self.attn.num_heads * self.attn.head_dim
+        return slice(j * size, (j + 1) * size)
+
+    def _projected(self, h: Tensor, j: int) -> Float[Tensor, "b heads n d"]:
+        """Queries (0) or keys (1) alone."""
+        attn = self.attn
+        if attn.qkv is None:
+            return self._heads((attn.q_proj, attn.k_proj)[j](h))
+        return self._heads(linear(h, *self._part(j)) if self.readable else self._fused(h)[..., self._rows(j)])
+
     def queries(self, h: Tensor, prefix_only: bool = False) -> Tensor:
-        q = self.attn.q_norm(self._heads(linear(h, *self.part(0))))
+        q = self.attn.q_norm(self._projected(h, 0))
         return q if prefix_only else self._rotated(q)
 
     def keys(self, h: Tensor) -> Tensor:
-        return self._shared(self._rotated(self.attn.k_norm(self._heads(linear(h, *self.part(1))))))
+        return self._shared(self._rotated(self.attn.k_norm(self._projected(h, 1))))
 
     @property
     def foldable(self) -> bool:
-        """Whether q . k is one bilinear form of the inputs: no rotation, no norm per head."""
-        norms = (self.attn.q_norm, self.attn.k_norm)
-        return self.rows is None and all(isinstance(norm, nn.Identity) for norm in norms)
+        """Whether q . k is one bilinear form of the inputs, with weights that may be read: no rotation, no norm per
+        head, nothing on the layers."""
+        return self.rows is None and has_no_head_norms(self.attn) and self.readable
 
     def folded(self, h: Tensor) -> Tensor | None:
         """u = W_K^T (W_Q h + b_Q) [b, c], meant over the voters h [b, v, c] and scaled to the mean over heads of the
         attention logits; None where not foldable."""
         if not self.foldable:
             return None
-        weight, bias = self.part(0)
+        weight, bias = self._part(0)
         q = linear(h, weight.float(), None if bias is None else bias.float()).mean(dim=1)
-        keys = self.part(1)[0].float().unflatten(0, (-1, self.attn.head_dim)).repeat_interleave(self.groups, dim=0)
+        keys = self._part(1)[0].float().unflatten(0, (-1, self.attn.head_dim)).repeat_interleave(self.groups, dim=0)
         return q @ keys.flatten(0, 1) * (self.attn.scale / self.attn.num_heads)
 
 
@@ -119,6 +141,7 @@ class RopeBackbone(PlainBackbone):
             _check_block(i, block)
         if model.patch_drop is not None:
             raise ValueError("patch_drop_rate > 0 is not supported: build the model with patch_drop_rate=0")
+        check_pool(model)
 
     @property
     def voters(self):
@@ -129,60 +152,77 @@ class RopeBackbone(PlainBackbone):
         return self.model.attn_pool is not None
 
     def foldable(self, i):
-        return self.model.rope is None and RotaryProjections(self.model.blocks[i].attn).foldable
+        return self.model.rope is None and self._projections(i).foldable
 
-    def embed(self, images):
+    def around(self):
+        return self._around((self.model, MODELS), blocks=BLOCKS, attentions=ATTENTIONS)
+
+    def _embed(self, images):
         model = self.model
-        self._check_size(images)
+        check_size(model.patch_embed, images)
         x, rope = model._pos_embed(model.patch_embed(images))
         grid = self.grid(image_size(images))
         return Tokens(model.norm_pre(x), prefix=self.prefix, grid=grid, rope=rope, placed=rope is not None)
 
+    def begin(self, tokens):
+        return tokens  # `Eva` calls its blocks one by one
+
+    def finish(self, tokens):
+        return tokens
+
     def probe(self, i, tokens):
         block = self.model.blocks[i]
-        return Evidence(_attention_input(block, tokens.x), self._layer(i, tokens), self.prefix, self.voters)
+        h, bias = self._normed(block, tokens.x), tokens.key_bias
+        return Evidence(h, self._layer(i, tokens), self.prefix, self.voters, key_bias=bias)
 
     def _layer(self, i: int, tokens: Tokens) -> RotaryProjections:
         prefix = self.prefix if tokens.layout is None else 0  # ragged rows come with the prefix tokens' own
         return RotaryProjections(self.model.blocks[i].attn, tokens.rope_rows(i), prefix)
 
+    def _normed(self, block: nn.Module, x: Tensor) -> Tensor:
+        return self.before(block.attn, x if isinstance(block, EvaBlockPostNorm) else block.norm1(x))
+
     def attend(self, i, tokens, normed=None):
         block = self.model.blocks[i]
-        h = _attention_input(block, tokens.x) if normed is None else normed
+        h = self._normed(block, tokens.x) if normed is None else normed
         out, evidence = self._rotary_attention(self._layer(i, tokens), h, tokens)
         out = block.norm1(out) if isinstance(block, EvaBlockPostNorm) else _scaled(out, block.gamma_1)
-        return tokens.with_x(add_residual(tokens.x, block.drop_path1(out))), evidence
+        return tokens.with_x(self.add(tokens.x, block.drop_path1(out))), evidence
 
     def _rotary_attention(self, layer: RotaryProjections, h: Tensor, tokens: Tokens) -> tuple[Tensor, Evidence]:
-        attn, bias = layer.attn, tokens.key_bias
+        attn = layer.attn
         gate = None if attn.gate is None else attn.gate(h).sigmoid()
         q, k, v = layer.project(h)
-        dropout = attn.attn_drop.p if attn.training else 0.0
-        x = attention(q, k, v, key_bias=bias, key_mask=tokens.key_mask, layout=tokens.layout, dropout=dropout)
+        x = self._attended(attn, q, k, v, tokens)
         x = attn.norm(x)
         x = x if gate is None else x * gate
-        evidence = Evidence(h, layer, self.prefix, self.voters, q=q, k=k, v=v, key_bias=bias, layout=tokens.layout)
-        return attn.proj_drop(attn.proj(x)), evidence
+        return self.after(attn, attn.proj_drop(attn.proj(x))), self._evidence(h, layer, tokens, q, k, v)
 
     def mlp(self, i, tokens):
         block, x = self.model.blocks[i], tokens.x
         if isinstance(block, EvaBlockPostNorm):
-            return tokens.with_x(add_residual(x, block.drop_path2(block.norm2(block.mlp(x)))))
-        return tokens.with_x(add_residual(x, block.drop_path2(_scaled(block.mlp(block.norm2(x)), block.gamma_2))))
+            return tokens.with_x(self.add(x, block.drop_path2(block.norm2(block.mlp(x)))))
+        return tokens.with_x(self.add(x, block.drop_path2(_scaled(block.mlp(block.norm2(x)), block.gamma_2))))
 
     # -- what it costs
 
+    def query_macs(self, i):
+        attn = self.model.blocks[i].attn
+        return super().query_macs(i) if attn.qkv is not None else self.linear_macs(attn.q_proj, self.width)
+
     def key_macs(self, i, patches):
-        return (patches + self.prefix) * RotaryProjections(self.model.blocks[i].attn).part(1)[0].numel()
+        attn = self.model.blocks[i].attn
+        key = self.query_macs(i) if attn.qkv is not None else self.linear_macs(attn.k_proj, self.width)
+        return (patches + self.prefix) * key
+
+    def _projections(self, i):
+        return RotaryProjections(self.model.blocks[i].attn)
 
     def attention_macs(self, i, tokens):
-        attn = self.model.blocks[i].attn
-        heads, channels = self.heads(i)
-        return tokens * linear_weights(attn) + 2 * tokens * tokens * heads * channels
-
-
-def _attention_input(block: EvaBlock | EvaBlockPostNorm, x: Tensor) -> Tensor:
-    return x if isinstance(block, EvaBlockPostNorm) else block.norm1(x)
+        attn, inner = self.model.blocks[i].attn, math.prod(self.heads(i))
+        layers = (attn.qkv, attn.q_proj, attn.k_proj, attn.v_proj, attn.gate)
+        linear = sum(self.linear_macs(layer, self.width) for layer in layers) + self.linear_macs(attn.proj, inner)
+        return tokens * linear + 2 * tokens * tokens * inner
 
 
 def _scaled(x: Tensor, gamma: Tensor | None) -> Tensor:
@@ -195,6 +235,7 @@ def _check_block(i: int, block: nn.Module) -> None:
         (getattr(block, "attn", None), (EvaAttention, AttentionRope)),
         (getattr(block, "mlp", None), (Mlp, GluMlp, SwiGLU)),
     ):
-        if type(part) not in allowed:
-            names = ", ".join(kind.__name__ for kind in allowed)
+        if part_kind(part) not in allowed:
+            names = ", ".join(cls.__name__ for cls in allowed)
             raise ValueError(f"block {i} has a {type(part).__name__} where only timm's {names} are supported")
+    check_scale(i, block.attn, block.attn.head_dim)

@@ -7,6 +7,7 @@ products cost the same however many tokens are in them, and that is what is coun
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import ClassVar
 
@@ -20,11 +21,17 @@ from timm.models.swin_transformer import (
 )
 from torch import Tensor, nn
 
-from ...core.recording import image_size, length, no_image
+from ...core.recording import length, no_image
 from ...core.tokens import Tokens
-from ..base import Backbone, add_residual
-from .plain import linear_weights
-from .windows import WindowEvidence, attend_windows
+from ..admission import Around, around_blocks, kinds
+from ..base import Backbone
+from ..counting import conv_macs
+from .checks import check_scale, check_size, check_type, embedded_grid
+from .plain import SEQUENTIAL
+from .windows import WindowEvidence, attend_windows, head_channels
+
+MODELS, STAGES = kinds(SwinTransformer, steps=("forward", "forward_features")), kinds(SwinTransformerStage)
+BLOCKS, ATTENTIONS = kinds(SwinTransformerBlock, steps=("forward", "_attn")), kinds(WindowAttention)
 
 
 class SwinBackbone(Backbone):
@@ -44,12 +51,14 @@ class SwinBackbone(Backbone):
     @classmethod
     def check(cls, model):
         for stage in model.layers:
-            _check_type("a stage", stage, SwinTransformerStage)
-            _check_type("patch merging", stage.downsample, PatchMerging, nn.Identity)
+            check_type("a stage", stage, SwinTransformerStage)
+            check_type("patch merging", stage.downsample, PatchMerging, nn.Identity, called=True)
             for block in stage.blocks:
-                _check_type("a block", block, SwinTransformerBlock)
-                _check_type("attention", block.attn, WindowAttention)
-                _check_type("an MLP", block.mlp, Mlp)
+                check_type("a block", block, SwinTransformerBlock)
+                check_type("attention", block.attn, WindowAttention)
+                check_type("an MLP", block.mlp, Mlp, called=True)
+        for i, block in enumerate(block for stage in model.layers for block in stage.blocks):
+            check_scale(i, block.attn, head_channels(block.attn))
 
     # -- what the model is
 
@@ -79,7 +88,7 @@ class SwinBackbone(Backbone):
 
     def heads(self, i):
         attn = self.block(i).attn
-        return attn.num_heads, attn.qkv.out_features // (3 * attn.num_heads)
+        return attn.num_heads, head_channels(attn)
 
     @property
     def within(self):
@@ -118,8 +127,7 @@ class SwinBackbone(Backbone):
         """Windows hold whatever tokens they hold, so images may keep different numbers."""
 
     def grid(self, image_size=None):
-        embed = self.model.patch_embed
-        return tuple(embed.grid_size if image_size is None else embed.dynamic_feat_size(image_size))
+        return embedded_grid(self.model.patch_embed, image_size)
 
     def grid_at(self, i, grid):
         for stage in self.model.layers[: self.places[i][0] + 1]:
@@ -129,45 +137,72 @@ class SwinBackbone(Backbone):
 
     # -- running it
 
-    def embed(self, images):
-        self._check_size(images)
+    def around(self):
+        parts: Around = [(self.model, MODELS), (self.model.layers, SEQUENTIAL)]
+        for stage in self.model.layers:
+            parts += [(stage, STAGES), (stage.blocks, SEQUENTIAL), *around_blocks(stage.blocks, BLOCKS, ATTENTIONS)]
+        return parts
+
+    def recomputes(self, i):
+        return self.model.layers[self.places[i][0]].grad_checkpointing
+
+    def _embed(self, images):
+        check_size(self.model.patch_embed, images)
         x = self.model.patch_embed(images)
         return Tokens(x.flatten(1, 2), prefix=0, grid=_grid(x), placed=True)
 
-    def _check_size(self, images: Tensor) -> None:
-        embed, size = self.model.patch_embed, image_size(images)
-        if embed.strict_img_size and size != tuple(embed.img_size):
-            raise ValueError(
-                f"images are {size[0]} x {size[1]}, this model takes {embed.img_size[0]} x {embed.img_size[1]}: resize "
-                "them, call model.set_input_size(img_size=...) first, or build the model with strict_img_size=False"
-            )
+    def begin(self, tokens):
+        return self._hooked(self.before, self.model.layers, tokens)
 
     def enter(self, i, tokens):
+        stage, j = self.places[i]
+        if j == 0:
+            tokens = self._merged(i, self._hooked(self.before, self.model.layers[stage], tokens))
+            tokens = self._hooked(self.before, self.model.layers[stage].blocks, tokens)
+        return self._hooked(self.before, self.block(i), tokens)
+
+    def leave(self, i, tokens):
+        tokens, stage = self._hooked(self.after, self.block(i), tokens), self.model.layers[self.places[i][0]]
+        if i in self.taps:
+            tokens = self._hooked(self.after, stage, self._hooked(self.after, stage.blocks, tokens))
+        return tokens
+
+    def finish(self, tokens):
+        return self._hooked(self.after, self.model.layers, tokens)
+
+    def _hooked(self, run: Callable, module: nn.Module, tokens: Tokens) -> Tokens:
+        """Hooks see [b, height, width, c] as in timm, or [b, m, c] where some of the tokens are outside."""
+        if not self.hooked:
+            return tokens
+        if tokens.position is not None:
+            return tokens.with_x(run(module, tokens.x))
+        return tokens.with_x(run(module, tokens.x.unflatten(1, tokens.grid)).flatten(1, 2))
+
+    def _merged(self, i: int, tokens: Tokens) -> Tokens:
         """Patch merging before the first block of a stage; nothing where it has been done already."""
         stage, j = self.places[i]
         if j or length(tokens.x, -1) == self.channels(i):
             return tokens
         x = self.model.layers[stage].downsample(tokens.x.unflatten(1, tokens.grid))
-        return replace(tokens, x=x.flatten(1, 2), grid=_grid(x), guide=None)
+        return replace(tokens, x=x.flatten(1, 2), grid=_grid(x), notes=tokens.image_notes())
 
     def probe(self, i, tokens):
-        tokens = self.enter(i, tokens)
-        block = self.block(i)
+        tokens, block = self._merged(i, tokens), self.block(i)
         return WindowEvidence(block.norm1(tokens.x), block, prefix=0, voters=(), grid=tokens.grid)
 
     def attend(self, i, tokens, normed=None):
-        tokens, block = self.enter(i, tokens), self.block(i)
+        tokens, block = self._merged(i, tokens), self.block(i)
         h = block.norm1(tokens.x) if normed is None else normed
         if tokens.position is None and tokens.mask is None and not no_image(h.shape[0]):
             out = block._attn(h.unflatten(1, tokens.grid)).flatten(1, 2)
         else:
-            out = attend_windows(block, h, tokens)
+            out = self.after(block.attn, attend_windows(block, self.before(block.attn, h), tokens))
         evidence = WindowEvidence(h, block, prefix=0, voters=(), grid=tokens.grid)
-        return tokens.with_x(add_residual(tokens.x, block.drop_path1(out))), evidence
+        return tokens.with_x(self.add(tokens.x, block.drop_path1(out))), evidence
 
     def mlp(self, i, tokens):
         block = self.block(i)
-        return tokens.with_x(add_residual(tokens.x, block.drop_path2(block.mlp(block.norm2(tokens.x)))))
+        return tokens.with_x(self.add(tokens.x, block.drop_path2(block.mlp(block.norm2(tokens.x)))))
 
     def norm(self, x):
         return self.model.norm(x)
@@ -184,7 +219,7 @@ class SwinBackbone(Backbone):
     # -- what it costs
 
     def embed_macs(self, grid):
-        return grid[0] * grid[1] * self.model.patch_embed.proj.weight.numel()
+        return conv_macs(self.model.patch_embed, grid)
 
     def attention_macs(self, i, tokens, grid=None):
         """Linear layers for the tokens present (dense: for the padded windows), products in whole windows."""
@@ -193,19 +228,26 @@ class SwinBackbone(Backbone):
         dense = isinstance(tokens, int) and tokens == height * width
         heads, channels = self.heads(i)
         products = 2 * cells * block.window_area * heads * channels
-        return (cells if dense else tokens) * linear_weights(block.attn) + products
+        linear = self.linear_macs(block.attn.qkv, block.dim) + self.linear_macs(block.attn.proj, heads * channels)
+        return (cells if dense else tokens) * linear + products
 
     def mlp_macs(self, i, tokens):
-        return tokens * linear_weights(self.block(i).mlp)
+        return tokens * self.linear_macs(self.block(i).mlp, self.channels(i))
 
     def block_macs(self, i, attended, left, grid):
         stage, j = self.places[i]
         height, width = self.grid_at(i, grid)
-        merging = 0 if j else height * width * linear_weights(self.model.layers[stage].downsample)
+        merging = 0 if j else height * width * self._merging_macs(self.model.layers[stage].downsample)
         return merging + self.attention_macs(i, attended, grid) + self.mlp_macs(i, left)
 
+    def _merging_macs(self, merging: nn.Module) -> int:
+        """Patch merging, for one token after it."""
+        if isinstance(merging, nn.Identity):
+            return 0
+        return self.linear_macs(merging.reduction, 4 * merging.dim)
+
     def head_macs(self, tokens):
-        return linear_weights(self.model.head.fc)
+        return self.linear_macs(self.model.head.fc, self.width)
 
 
 def _grid(x: Tensor) -> tuple[int, int]:
@@ -216,9 +258,3 @@ def _grid(x: Tensor) -> tuple[int, int]:
 def _padded(side: int, window: int) -> int:
     """A side of the grid filled up to whole windows."""
     return -(-side // window) * window
-
-
-def _check_type(what: str, module: nn.Module, *allowed: type[nn.Module]) -> None:
-    if type(module) not in allowed:
-        names = " or ".join(kind.__name__ for kind in allowed)
-        raise ValueError(f"{what} of this Swin is a {type(module).__name__}, only timm's {names} is supported")

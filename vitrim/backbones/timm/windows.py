@@ -7,13 +7,14 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
-from timm.models.swin_transformer import SwinTransformerBlock, window_partition
+from timm.models.swin_transformer import SwinTransformerBlock, WindowAttention, window_partition
 from torch import Tensor
 
 from ...core.attention import attention
 from ...core.evidence import Evidence
 from ...core.recording import length
 from ...core.tokens import Tokens
+from ..layers import is_bare_linear
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class Windows:
         """x in its slots, `padding` in the slots beyond the grid, 0 elsewhere."""
         empty = x.new_zeros(self.cells.numel(), x.shape[1])
         if self.cells.numel() > len(self.slots):
+            padding = padding.to(x.dtype) if isinstance(padding, Tensor) else padding
             empty = empty + self.padding.to(x.dtype).unsqueeze(1) * padding
         full = empty.repeat(batch, 1).index_copy(0, rows, x)
         return full.view(batch, *self.cells.shape, x.shape[1])
@@ -91,18 +93,34 @@ def attend_windows(block: SwinTransformerBlock, h: Float[Tensor, "b m c"], token
     attn, windows = block.attn, lay_windows(block, tokens.grid, h)
     qkv = attn.qkv(h).flatten(0, 1)
     rows = windows.rows(tokens)
-    beyond = 0.0 if attn.qkv.bias is None else attn.qkv.bias.to(qkv.dtype)
-    slots = windows.filled(rows, qkv, tokens.batch, beyond)
+    slots = windows.filled(rows, qkv, tokens.batch, _beyond(attn, windows, h))
     counts = torch.ones_like(rows, dtype=torch.float32) if tokens.mask is None else tokens.mask.flatten()
     seen = windows.filled(rows, counts.unsqueeze(1), tokens.batch, 1.0).flatten(0, 1).squeeze(-1)
     q, k, v = slots.flatten(0, 1).unflatten(2, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
     bias = windows.bias.expand(len(windows.cells), -1, -1, -1).repeat(tokens.batch, 1, 1, 1)
+    dropout = attn.attn_drop.p if attn.training else 0.0
     if tokens.mask is not None:
-        out = attention(q, k, v, bias=bias, key_mask=seen)
+        out = attention(q, k, v, bias=bias, key_mask=seen, dropout=dropout)
     else:
-        out = attention(q, k, v, bias=_hide(bias, seen), dropout=attn.attn_drop.p if attn.training else 0.0)
+        out = attention(q, k, v, bias=_hide(bias, seen), dropout=dropout)
     out = out.flatten(0, 1).index_select(0, rows).view(*h.shape[:2], out.shape[-1])
     return attn.proj_drop(attn.proj(out))
+
+
+def _beyond(attn: WindowAttention, windows: Windows, h: Float[Tensor, "b m c"]) -> Float[Tensor, " c"] | float:
+    """Query, key and value of the slots beyond the grid, where timm projects zeros: the layer's bias, if it may be
+    read; else what the layer gives for one row of zeros."""
+    if windows.cells.numel() == len(windows.slots):
+        return 0.0
+    if not is_bare_linear(attn.qkv):
+        return attn.qkv(h.new_zeros(1, 1, h.shape[-1])).flatten()
+    return 0.0 if attn.qkv.bias is None else attn.qkv.bias
+
+
+def head_channels(attn: WindowAttention) -> int:
+    """Channels of a head."""
+    rows = getattr(attn.qkv, "out_features", None)
+    return rows // (3 * attn.num_heads) if isinstance(rows, int) else round(attn.scale**-2)
 
 
 def _hide(bias: Float[Tensor, "bw heads a a"], seen: Float[Tensor, "bw a"]) -> Float[Tensor, "bw heads a a"]:
@@ -134,8 +152,7 @@ class WindowEvidence(Evidence):
         """Over all tokens, in float32."""
         attn, windows = self.layer.attn, lay_windows(self.layer, self.grid, self.h)
         tokens = Tokens(self.h, prefix=0, grid=self.grid)
-        beyond = 0.0 if attn.qkv.bias is None else attn.qkv.bias
         qkv = attn.qkv(self.h).flatten(0, 1)
-        slots = windows.filled(windows.rows(tokens), qkv, tokens.batch, beyond).float()
+        slots = windows.filled(windows.rows(tokens), qkv, tokens.batch, _beyond(attn, windows, self.h)).float()
         q, k, _ = slots.unflatten(3, (3, attn.num_heads, -1)).permute(3, 0, 1, 4, 2, 5).unbind(0)
         return (q * attn.scale) @ k.transpose(-2, -1) + windows.bias.float(), windows

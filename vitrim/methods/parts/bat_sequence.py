@@ -89,8 +89,8 @@ def merge_parts(
     weights = _weights(parts, importance, group, m, normalise)
     moved = moved if normalise else None
     if maximum:
-        return MergeMax(group, weights, m, lead, moved, peaks=new, scores=scores)
-    return Merge(group, weights, m, lead, moved, scores=scores)
+        return MergeMax(group, weights, m, lead, moved=moved, peaks=new, scores=scores)
+    return Merge(group, weights, m, lead, moved=moved, scores=scores)
 
 
 def _weights(

@@ -7,14 +7,16 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ...backbones import find_family
+from ...backbones.layers import own_copy
 
 
 class LastClassAttention(nn.Module):
     """Images to the class attention of a model's last block, mean over heads, patch entries only [b, n].
 
     model: a supported timm model with a [CLS] token, such as DINO's; it must cut images into the same grid of patches
-           as the model it guides. It runs densely, in eval mode, without gradient.
-    Raises ValueError for a model that is not supported or has no [CLS].
+           as the model it guides. It stays as it is: a copy runs, densely, in eval mode, without gradient, with the
+           weights that the model has now.
+    Raises ValueError for a model that is not supported, has no [CLS], or cannot be copied.
     """
 
     def __init__(self, model: nn.Module):
@@ -22,7 +24,8 @@ class LastClassAttention(nn.Module):
         self._family = find_family(model)
         if not self._family(model).voters:
             raise ValueError(f"{type(model).__name__} has no [CLS] token: its class attention cannot guide")
-        self.model = model.eval().requires_grad_(False)
+        self.model = own_copy(model).requires_grad_(False)
+        self.train()
 
     def train(self, mode: bool = True):
         return super().train(False)
@@ -30,8 +33,7 @@ class LastClassAttention(nn.Module):
     @torch.no_grad()
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n"]:
         body = self._family(self.model)
-        tokens = body.embed(images)
-        for i in range(body.depth - 1):
-            tokens, _ = body.attend(i, tokens)
-            tokens = body.mlp(i, tokens)
-        return body.probe(body.depth - 1, tokens).class_attention()
+        tokens, last = body.begin(body.embed(images)), body.depth - 1
+        for i in range(last):
+            tokens = body.block(i, tokens)
+        return body.probe(last, body.enter(last, tokens)).class_attention()

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float
 from timm.layers import Mlp
 from torch import Tensor, nn
 
+from ...backbones.layers import is_bare_linear
 from ...core.attention import attention
 from ...core.packing import Layout, Pack
 from ...core.precision import without_autocast
@@ -42,7 +43,10 @@ class MlpSelector(nn.Module):
         """Log-probabilities (keep, freeze) of every patch token."""
         x = self.hidden(tokens.patches)
         with without_autocast(x.device):
-            z = F.linear(x.float(), self.decide.weight.float(), self.decide.bias.float())
+            if is_bare_linear(self.decide):
+                z = F.linear(x.float(), self.decide.weight.float(), self.decide.bias.float())
+            else:
+                z = self.decide(x).float()
         return z.log_softmax(dim=-1)
 
     @staticmethod
@@ -79,8 +83,10 @@ def start_at(selector: MlpSelector | PredictorSelector, share: float) -> None:
 
 @torch.no_grad()
 def shift(selector: MlpSelector | PredictorSelector, by: float) -> None:
-    """Raise log(keep / freeze) of every token alike."""
+    """Raise log(keep / freeze) of every token alike. Raises ValueError where the last layer's bias cannot be moved."""
     last = selector.decide[-1] if isinstance(selector.decide, nn.Sequential) else selector.decide
+    if not is_bare_linear(last):
+        raise ValueError(f"the selector's last layer is a {type(last).__name__} or has hooks: its bias cannot be moved")
     last.bias += last.bias.new_tensor([by / 2, -by / 2])
 
 
@@ -152,7 +158,8 @@ class TransformerBlock(nn.Module):
         """What is to be added to the frozen tokens."""
         x = reduction.take_rest(tokens.x, tokens.prefix)
         layout = reduction.rest_layout if isinstance(reduction, Pack) else None
-        frozen = 1 - reduction.mask if isinstance(reduction, Mask) else None
+        here = 1 if tokens.mask is None else tokens.mask  # a token that is gone for good is not frozen
+        frozen = here - reduction.mask if isinstance(reduction, Mask) else None
         attended = self._attend(self.norm1(x), layout, frozen)
         return attended + self.mlp(self.norm2(x + attended))
 

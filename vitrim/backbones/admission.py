@@ -1,0 +1,162 @@
+"""What may sit on a model. The loop runs the parts of a block and goes around the modules that hold them: the model,
+its blocks, their attention. A hook there is run; another class or another forward there is refused by name.
+
+Looked at when a model is taken and before every forward, since anybody may put something on it at any time.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+from types import FunctionType
+from typing import NamedTuple
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+from .hooks import any_global
+from .layers import has_hooks, kind, original
+
+Kinds = dict[type, dict[str, FunctionType | None]]
+Around = list[tuple[nn.Module, Kinds]]  # the modules that a family's loop goes around
+
+
+class Look(NamedTuple):
+    """What a look over a model has found.
+
+    trouble: why it cannot be run, in one line
+    hooked:  whether hooks sit on modules that the loop goes around
+    held:    whether somebody may hold on to what a layer has returned, so that nothing may be written into it
+    """
+
+    trouble: str | None
+    hooked: bool
+    held: bool
+
+
+def kinds(*types: type[nn.Module], steps: tuple[str, ...] = ("forward",)) -> Kinds:
+    """Types that a module may have, with those of their methods that the loop stands for, as they are now."""
+    return {cls: {step: original(cls, step) for step in steps} for cls in types}
+
+
+def around_blocks(found: Iterable[nn.Module], blocks: Kinds, attentions: Kinds) -> Around:
+    """The blocks and their attention; a wrapper in a block's place has none."""
+    parts: Around = []
+    for block in found:
+        parts.append((block, blocks))
+        attn = block._modules.get("attn")
+        if attn is not None:
+            parts.append((attn, attentions))
+    return parts
+
+
+@torch.compiler.assume_constant_result  # traced code keeps what was found when it was traced
+def look_over(model: nn.Module, family: type) -> Look:
+    """Look over a model that a family is about to run."""
+    around = family(model).around()
+    bare = _is_bare(around)
+    trouble = None if bare else next(filter(None, (_trouble(model, *part) for part in around)), None)
+    hooked = any_global() or (not bare and any(has_hooks(module) for module, _ in around))
+    return Look(trouble, hooked, hooked or _is_held(model))
+
+
+def _is_bare(around: Around) -> bool:
+    """Whether nothing at all sits there: the common case, found in microseconds."""
+    classes: dict[type, dict[str, FunctionType | None]] = {}
+    for module, allowed in around:
+        own, known = module.__dict__, allowed.get(type(module))
+        if known is None or not known.keys().isdisjoint(own):
+            return False
+        if own["_forward_hooks"] or own["_forward_pre_hooks"] or own["_backward_hooks"] or own["_backward_pre_hooks"]:
+            return False
+        classes[type(module)] = known
+    return all(getattr(cls, step) is function for cls, known in classes.items() for step, function in known.items())
+
+
+def _trouble(model: nn.Module, module: nn.Module, allowed: Kinds) -> str | None:
+    known = allowed.get(kind(module))
+    if known is None:
+        return _strange(model, module, allowed)
+    for step, function in known.items():
+        if step in module.__dict__:
+            return _patched(path_of(model, module), step, module)
+        if getattr(type(module), step) is not function:
+            name = f"{type(module).__name__}.{step}"
+            return f"{name} is not {_library(module)}'s own, and vitrim's loop stands for that one: take the patch off"
+    if module._backward_hooks and module._is_full_backward_hook is False:
+        return f"{path_of(model, module)} has a backward hook of the old kind: use register_full_backward_hook"
+    return None
+
+
+def _strange(model: nn.Module, module: nn.Module, allowed: Kinds) -> str:
+    names = " or ".join(cls.__name__ for cls in allowed)
+    way_out = "compile" if hasattr(module, "_orig_mod") else "wrap"
+    return (
+        f"{path_of(model, module)} is a {type(module).__name__}, and vitrim's loop runs the parts of a {names} itself: "
+        f"{way_out} the reduced model instead, or parts that the loop calls, such as mlp"
+    )
+
+
+def _patched(path: str, step: str, module: nn.Module) -> str:
+    own = module.__dict__
+    by = "accelerate" if "_hf_hook" in own or "_original_forward" in own else "somebody"
+    return (
+        f"{path}.{step} has been replaced by {by}, and vitrim's loop, which runs the model's parts itself, would go "
+        "around it: do that to the reduced model instead, or to a part that the loop calls (norm1, attn.qkv, mlp)"
+    )
+
+
+def _library(module: nn.Module) -> str:
+    return kind(module).__module__.partition(".")[0]
+
+
+def path_of(model: nn.Module, module: nn.Module) -> str:
+    """Where a module stands in a model: blocks.2.attn."""
+    name = next((name for name, one in model.named_modules() if one is module), "")
+    return name or f"the {kind(model).__name__}"
+
+
+_HELD: WeakKeyDictionary[nn.Module, tuple[int, bool]] = WeakKeyDictionary()
+
+
+def _is_held(model: nn.Module) -> bool:
+    """Whether a layer has a hook, or is somebody's own class or has a forward of its own. Walks over all modules only
+    where a hook has been put somewhere since the last walk."""
+    count = RemovableHandle.next_id
+    known = _HELD.get(model)
+    if known is None or known[0] != count:
+        known = _HELD[model] = count, any(_may_hold(module) for module in model.modules())
+    return known[1]
+
+
+def _may_hold(module: nn.Module) -> bool:
+    library = type(module).__module__
+    own = library.startswith(("torch.nn.modules.", "timm.", "vitrim."))
+    return not own or has_hooks(module) or "forward" in module.__dict__
+
+
+def refuse(model: nn.Module, family: type) -> None:
+    """Raise ValueError for a model with something on it that would be lost."""
+    trouble = look_over(model, family).trouble
+    if trouble:
+        raise ValueError(trouble)
+
+
+def refuse_wrapper(wrapper: nn.Module) -> None:
+    """Raise ValueError for hooks on a wrapper that is about to be taken off."""
+    if has_hooks(wrapper):
+        name = type(wrapper).__name__
+        raise ValueError(f"the {name} around the model has hooks, and is taken off: put them on the reduced model")
+
+
+def warn_of_unseen(model: nn.Module, around: Iterable[tuple[nn.Module, Kinds]]) -> None:
+    """Warn of what changes no value and has no effect: `compile()` of modules that the loop goes around."""
+    compiled = [path_of(model, module) for module, _ in around if module._compiled_call_impl is not None]
+    if compiled:
+        more = f" and {len(compiled) - 1} more" if len(compiled) > 1 else ""
+        warnings.warn(
+            f"compile() of {compiled[0]}{more} has no effect, vitrim's loop runs the parts: compile the reduced model",
+            stacklevel=4,
+        )

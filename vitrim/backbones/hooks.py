@@ -1,0 +1,73 @@
+"""Hooks of the modules that the loop goes around, run where and as torch would run them.
+
+The loop never calls a block, an attention layer or the model itself: it runs their parts. What sits on them must act
+all the same, or the result would silently be another model's.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+from torch.nn.modules import module as torch_module  # its dictionaries of hooks for all modules have no other name
+from torch.utils.hooks import BackwardHook
+
+
+class Inside(NamedTuple):
+    """A module that has been entered and not left: what it was given, and its backward hooks."""
+
+    args: tuple[Any, ...]
+    backward: BackwardHook | None
+
+
+def any_global() -> bool:
+    """Whether hooks sit on all modules at once."""
+    return bool(
+        torch_module._global_forward_hooks
+        or torch_module._global_forward_pre_hooks
+        or torch_module._global_backward_hooks
+        or torch_module._global_backward_pre_hooks
+    )
+
+
+def before(module: nn.Module, x: Tensor) -> tuple[Tensor, Inside]:
+    """x after the module's forward pre-hooks, and what `after` wants to know."""
+    args: tuple[Any, ...] = (x,)
+    hooks = {**torch_module._global_forward_pre_hooks, **module._forward_pre_hooks}
+    for key, hook in hooks.items():
+        if key in module._forward_pre_hooks_with_kwargs:
+            args = _with_keywords(module, args, hook(module, args, {}))
+        else:
+            given = hook(module, args)
+            args = args if given is None else given if isinstance(given, tuple) else (given,)
+    if len(args) != 1:
+        raise ValueError(f"a hook gives {type(module).__name__} {len(args)} inputs, and vitrim's loop takes one")
+    backward = _backward_hook(module)
+    args = args if backward is None else backward.setup_input_hook(args)
+    return args[0], Inside(args, backward)
+
+
+def _with_keywords(module: nn.Module, args: tuple[Any, ...], given: Any) -> tuple[Any, ...]:
+    if given is None:
+        return args
+    args, keywords = given
+    if keywords:
+        names = ", ".join(keywords)
+        raise ValueError(f"a hook gives {type(module).__name__} the arguments {names}, which vitrim's loop cannot take")
+    return args
+
+
+def after(module: nn.Module, inside: Inside, out: Any) -> Any:
+    """The output after the module's forward hooks."""
+    hooks = {**torch_module._global_forward_hooks, **module._forward_hooks}
+    for key, hook in hooks.items():
+        keywords = key in module._forward_hooks_with_kwargs or key in torch_module._global_forward_hooks_with_kwargs
+        given = hook(module, inside.args, {}, out) if keywords else hook(module, inside.args, out)
+        out = out if given is None else given
+    return out if inside.backward is None else inside.backward.setup_output_hook(out)
+
+
+def _backward_hook(module: nn.Module) -> BackwardHook | None:
+    full = [*torch_module._global_backward_hooks.values(), *module._backward_hooks.values()]
+    early = [*torch_module._global_backward_pre_hooks.values(), *module._backward_pre_hooks.values()]
+    return BackwardHook(module, full, early) if full or early else None

@@ -1,0 +1,85 @@
+"""One forward through a model's parts, as far as it minds what sits on the model: looks at it first, runs the hooks of
+the modules that it goes around, and writes into nothing that somebody else may hold.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..core.recording import recording
+from . import hooks
+from .admission import Around, look_over
+
+
+class Visitor(ABC):
+    """What every family's adapter does for what sits on its model; an adapter serves one forward.
+
+    hooked: whether hooks sit on modules that the loop goes around
+    held:   whether somebody may hold on to what a layer has returned; so until a look has said otherwise
+    """
+
+    def __init__(self, model: nn.Module):
+        self.model = model
+        self.looked, self.hooked, self.held = False, False, True
+        self._inside: dict[nn.Module, hooks.Inside] = {}
+
+    @abstractmethod
+    def around(self) -> Around:
+        """The modules that the loop goes around, with the types that they may have."""
+
+    def look(self) -> None:
+        """Look over the model, once. Raises ValueError for what would be lost on it."""
+        if self.looked:
+            return
+        trouble, self.hooked, self.held = look_over(self.model, type(self))
+        if trouble:
+            raise ValueError(trouble)
+        self.looked = True
+
+    def receive(self, images: Tensor) -> Tensor:
+        """The images after the pre-hooks of the model itself, where all of it is run."""
+        self.look()
+        if self.hooked:
+            images, self._inside[self.model] = hooks.before(self.model, images)
+        return images
+
+    def deliver(self, out: Any) -> Any:
+        """The model's output after its hooks."""
+        return hooks.after(self.model, self._inside.pop(self.model), out) if self.hooked else out
+
+    def before(self, module: nn.Module, x: Tensor) -> Tensor:
+        """x after the pre-hooks of a module that the loop goes around and is about to run the parts of."""
+        if not self.hooked:
+            return x
+        given, self._inside[module] = hooks.before(module, x)
+        return _same_shape(module, x, given)
+
+    def after(self, module: nn.Module, x: Tensor) -> Tensor:
+        """x after the hooks of that module, whose parts have run."""
+        inside = self._inside.pop(module, None)
+        return x if inside is None else _same_shape(module, x, hooks.after(module, inside, x))
+
+    def add(self, x: Tensor, branch: Tensor) -> Tensor:
+        """x + branch."""
+        return x + branch if self.held else add_residual(x, branch)
+
+
+def add_residual(x: Tensor, branch: Tensor) -> Tensor:
+    """x + branch, of a branch that nobody else holds: where no gradient is asked for, the sum goes into its memory,
+    since on CPU a fresh [b, n, c] costs more than the addition. The bits are the same, and so must be the strides:
+    kernels add in the order in which numbers lie. A graph is the same whether it was recorded with gradients or
+    without."""
+    alike = branch.dtype == x.dtype and branch.stride() == x.stride()
+    if branch.requires_grad or x.requires_grad or not alike or recording():
+        return x + branch
+    return branch.add_(x)
+
+
+def _same_shape(module: nn.Module, x: Tensor, given: Tensor) -> Tensor:
+    if not isinstance(given, Tensor) or given.shape != x.shape:
+        shape = list(given.shape) if isinstance(given, Tensor) else type(given).__name__
+        raise ValueError(f"a hook of {type(module).__name__} turns {list(x.shape)} into {shape}: give the same shape")
+    return given
