@@ -99,7 +99,7 @@ def _build(method: Method, body: Backbone) -> None:
 
 def _as_methods(method: str | Method | Sequence[Method], options: dict[str, Any]) -> list[Method]:
     if isinstance(method, str):
-        return [make_method(method, **options)]
+        return [copying.deepcopy(make_method(method, **options))]  # a guide among the options is the caller's
     given = list(method) if isinstance(method, Sequence) else [method]
     wrong = [m for m in given if not isinstance(m, Method)]
     if wrong or not given:

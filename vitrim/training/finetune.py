@@ -20,7 +20,7 @@ from ..runtime.storage import load, methods_config, save
 from .judge import Judge
 from .loop import Run, make_accelerator
 from .objective import Objective, Teacher, check_labels_patches, dense_macs, own_counts, restore_blocks
-from .photographs import TrainingPhotographs, seed_everything, seed_of, unlabelled
+from .photographs import TrainingPhotographs, keeps_random_state, seed_everything, seed_of, unlabelled
 from .recipes import Recipe
 from .settings import Settings
 from .settle import settle, some_of
@@ -37,6 +37,7 @@ class Report:
     unreadable: dict[str, str]
 
 
+@keeps_random_state
 def finetune(
     model: nn.Module,
     method: str | Method | Sequence[Method],

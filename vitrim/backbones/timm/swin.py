@@ -53,11 +53,11 @@ class SwinBackbone(Backbone):
     def check(cls, model):
         for stage in model.layers:
             check_type("a stage", stage, SwinTransformerStage)
-            check_type("patch merging", stage.downsample, PatchMerging, nn.Identity, called=True)
+            check_type("patch merging", stage.downsample, PatchMerging, nn.Identity)
             for block in stage.blocks:
                 check_type("a block", block, SwinTransformerBlock)
                 check_type("attention", block.attn, WindowAttention)
-                check_type("an MLP", block.mlp, Mlp, called=True)
+                check_type("an MLP", block.mlp, Mlp)
         for i, block in enumerate(block for stage in model.layers for block in stage.blocks):
             check_scale(i, block.attn, head_channels(block.attn))
 
