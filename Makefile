@@ -3,46 +3,68 @@
 
 MAKEFLAGS += --no-print-directory
 VENV := .venv
-BIN := $(VENV)/bin
-READY := $(VENV)/.installed
+OLDEST := .venv-oldest
 PYTHON ?=
 CANDIDATES := $(if $(PYTHON),$(PYTHON),python3.13 python3.12 python3.11 python3.14 python3 python)
-FITS := import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))
+# The lowest versions have wheels up to 3.13; the oldest Python suits them best.
+OLDEST_CANDIDATES := $(if $(PYTHON),$(PYTHON),python3.11 python3.12 python3.13 python3 python)
 
-.PHONY: help demo test lint
+# What runs with the lowest versions: the laws, the command line, storage, exports, and the parts of timm underneath.
+# In a random order; SEED=7 repeats the one of that seed.
+OLDEST_TESTS := tests/laws tests/cli tests/runtime tests/backbones/test_timm_interface.py tests/backbones/test_timm_private.py
+SEED := $(shell date +%s)
+
+.PHONY: help demo test test-oldest lint
 
 help:
-	@echo "make demo   token reduction on handwritten digits: a table and a page; no data needed"
-	@echo "make test   all tests"
-	@echo "make lint   ruff, without changing anything"
+	@echo "make demo          token reduction on handwritten digits: a table and a page; no data needed"
+	@echo "make test          all tests"
+	@echo "make test-oldest   the main tests with the lowest versions that pyproject.toml allows, in a random order"
+	@echo "make lint          ruff, without changing anything"
 
-demo: $(READY)
-	@$(BIN)/python -m vitrim demo
+demo: $(VENV)/.installed
+	@$(VENV)/bin/python -m vitrim demo --out demo.html
 
-test: $(READY)
-	@$(BIN)/python -m pytest
+test: $(VENV)/.installed
+	@$(VENV)/bin/python -m pytest
 
-lint: $(READY)
-	@$(BIN)/ruff check .
-	@$(BIN)/ruff format --check .
+test-oldest: $(OLDEST)/.installed
+	@echo "random order: make test-oldest SEED=$(SEED)"
+	@$(OLDEST)/bin/python -m pytest --random-order --random-order-seed=$(SEED) $(OLDEST_TESTS)
 
-# The stamp is written last, so what was interrupted starts again.
-$(READY): pyproject.toml
-	@test -x $(BIN)/python || { \
-	  for name in $(CANDIDATES); do \
-	    if command -v "$$name" >/dev/null 2>&1 && "$$name" -c '$(FITS)' >/dev/null 2>&1; then found="$$name"; break; fi; \
+lint: $(VENV)/.installed
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/ruff format --check .
+
+# make_venv FOLDER, CANDIDATES, LAST: an environment with the first candidate from Python 3.11 to 3.LAST
+define make_venv
+	@test -x $(1)/bin/python || { \
+	  for name in $(2); do \
+	    if command -v "$$name" >/dev/null 2>&1 && "$$name" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, $(3) + 1))' >/dev/null 2>&1; then found="$$name"; break; fi; \
 	  done; \
 	  if [ -z "$$found" ]; then \
-	    echo "vitrim needs Python 3.11 to 3.14; tried: $(CANDIDATES). Install one, or: make PYTHON=/path/to/python" >&2; \
+	    echo "$(1) needs Python 3.11 to 3.$(3); tried: $(2). Install one, or: make PYTHON=/path/to/python" >&2; \
 	    exit 1; \
 	  fi; \
 	  if ! "$$found" -c 'import venv, ensurepip' >/dev/null 2>&1; then \
 	    echo "$$found has no working venv module (ensurepip is missing); on Debian or Ubuntu: apt install python3-venv" >&2; \
 	    exit 1; \
 	  fi; \
-	  echo "making $(VENV) with $$found"; \
-	  "$$found" -m venv $(VENV); \
+	  echo "making $(1) with $$found"; \
+	  "$$found" -m venv $(1); \
 	}
-	@echo "installing torch, timm and the rest into $(VENV): a few minutes, about 6 GB"
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check -e ".[test]"
+	@echo "installing torch, timm and the rest into $(1): a few minutes, about 6 GB"
+endef
+
+# The stamps are written last, so what was interrupted starts again.
+$(VENV)/.installed: pyproject.toml
+	$(call make_venv,$(VENV),$(CANDIDATES),14)
+	@$(VENV)/bin/python -m pip install -qq --disable-pip-version-check -e ".[test]"
+	@touch $@
+
+# pip cannot choose the lowest versions, uv can. It keeps no cache: that would be another 6 GB.
+$(OLDEST)/.installed: pyproject.toml
+	$(call make_venv,$(OLDEST),$(OLDEST_CANDIDATES),13)
+	@$(OLDEST)/bin/python -m pip install -qq --disable-pip-version-check uv
+	@$(OLDEST)/bin/uv pip install -q --no-cache --python $(OLDEST)/bin/python --resolution lowest-direct -e ".[test]"
 	@touch $@

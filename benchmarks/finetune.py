@@ -10,7 +10,8 @@
 Accuracies are top-1 over all 1000 classes, on the first --per-class validation photographs of each class, crop 1.0.
 Every method trains for as many steps as take --minutes by the seconds in benchmarks/results/step_time_bf16.json (of one
 quiet run, so that the load of this one does not change the figures), at most one epoch; decoding comes on top.
-Results are appended to benchmarks/results/finetune_GROUP.json; what is there already is not run again.
+Results are appended to benchmarks/results/finetune_GROUP.json, each trial with the settings that it ran with; what is
+there already is not run again.
 """
 
 from __future__ import annotations
@@ -32,9 +33,9 @@ import vitrim
 from vitrim.backbones.timm.checkpoints import load_checkpoint
 from vitrim.data import open_dataset, open_loader
 from vitrim.evaluate import environment, evaluate_many
-from vitrim.runtime.cost import image_macs
+from vitrim.runtime.profile import image_macs
 from vitrim.training import Settings, finetune, get_recipe, override
-from vitrim.training.objective import own_counts
+from vitrim.training.shares import own_counts
 
 PHOTOGRAPHS = 9469  # Imagenette's for training
 SHARED = Path(os.environ.get("VITRIM_SHARED", Path(__file__).resolve().parents[2] / "shared"))
@@ -139,7 +140,7 @@ def adaptive_share(model, dense, folder: Path, bf16: bool) -> float:
     for images, *_ in loader:
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             _, learned = model(images, losses=True)
-        shares.append(image_macs(model, own_counts(model, learned.witnesses)) / vitrim.profile(dense).macs)
+        shares.append(image_macs(model, own_counts(model.methods[0], learned)[0]) / vitrim.profile(dense).macs)
     return float(torch.cat(shares).mean())
 
 
@@ -193,7 +194,7 @@ def main():
     warnings.filterwarnings("ignore", category=vitrim.runtime.build.UntrainedWarning)
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"finetune_{args.group}.json"
-    done = json.loads(path.read_text()) if path.exists() else {"settings": vars(args) | environment(), "trials": []}
+    done = json.loads(path.read_text()) if path.exists() else {"trials": []}
     for trial in GROUPS[args.group]:
         known = [d["trial"] for d in done["trials"]]
         if trial.name in known or (args.only and not any(part in trial.name for part in args.only)):
@@ -201,7 +202,7 @@ def main():
         with tempfile.TemporaryDirectory() as work:
             result = run(trial, args, Path(work))
         print(trial.name, json.dumps({k: v for k, v in result.items() if k != "last"}), flush=True)
-        done["trials"].append(result)
+        done["trials"].append({**result, "settings": vars(args) | environment()})
         path.write_text(json.dumps(done, indent=1) + "\n")
 
 

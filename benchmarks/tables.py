@@ -107,7 +107,15 @@ def finetuned(name: str, *, first: tuple[str, ...] = ()) -> str:
 
 
 def trained_on(found: dict) -> str:
-    made, images = found["settings"], found["trials"][0]["after"]["images"]
+    """How the trials were made: one sentence, or one for those made alike. Older files have one setting for all."""
+    made: dict[str, list[str]] = {}
+    for trial in found["trials"]:
+        made.setdefault(made_with(trial.get("settings") or found["settings"], trial), []).append(trial["trial"])
+    return "  \n".join(how if len(made) == 1 else f"{'; '.join(names)}: {how}" for how, names in made.items())
+
+
+def made_with(made: dict, trial: dict) -> str:
+    images = trial["after"]["images"]
     how = f"{made['steps']} steps" if made["steps"] else f"{made['minutes']:g} minutes of training, at most one epoch"
     what = f"{how}, batch {made['batch']}, precision {made['precision']}; judged on {images:,} photographs"
     return f"{what} ({made['processor']}, {made['threads']} threads, torch {made['torch']}, timm {made['timm']})."

@@ -9,8 +9,10 @@ from __future__ import annotations
 import copy
 import functools
 import math
+import random
 import zlib
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -26,7 +28,7 @@ from torch import Tensor, nn
 
 import vitrim
 from vitrim.backbones import LVViT
-from vitrim.runtime.build import attach
+from vitrim.runtime.build import attach, make_method
 
 CLASSES = 7
 
@@ -69,8 +71,9 @@ class BackboneRow:
 
 @dataclass(frozen=True)
 class MethodRow:
-    """A method with options.
+    """A method with options, or a stack of them.
 
+    more:       (name, options) of the methods that follow in the stack
     needs_cls:  it reads [CLS] attention
     keeps_grid: every reduction is undone within its block (IdleViT), so that it fits backbones that need their grid
     order_free: it does not look at the order of the tokens (law 5)
@@ -92,6 +95,26 @@ class MethodRow:
     static: bool = True
     off: dict[str, Any] | None = field(default_factory=lambda: {"keep": 1.0})
     uncounted: Callable[[vitrim.Profile], int] | None = None
+    more: tuple[tuple[str, dict[str, Any]], ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the methods, in order."""
+        return (self.name, *(name for name, _ in self.more))
+
+    def make(self) -> list[vitrim.Method]:
+        """The methods, not bound yet."""
+        return [make_method(name, **options) for name, options in ((self.name, self.options), *self.more)]
+
+    def switched_off(self) -> MethodRow:
+        """The same row with nothing reduced."""
+        off = {"tome": {"r": 0}}
+        more = tuple((name, {**options, **off.get(name, {"keep": 1.0})}) for name, options in self.more)
+        return replace(self, options={**self.options, **self.off}, more=more)
+
+    def says(self, flag: str) -> bool:
+        """Whether that property is true of some method of the row."""
+        return any(getattr(method, flag) for method in self.make())
 
 
 SMALL = dict(img_size=40, patch_size=8, embed_dim=48, depth=4, num_heads=3, mlp_ratio=2.0, num_classes=CLASSES)
@@ -188,13 +211,118 @@ METHODS: tuple[MethodRow, ...] = (
 )
 
 
+def brightness(images: Tensor) -> Tensor:
+    """Scores from outside [b, n0], one for each patch of the rows' images."""
+    height, width = images.shape[-2:]
+    grid = (3, 4) if (height, width) == (24, 64) else (height // 8, width // 8)
+    return torch.nn.functional.adaptive_avg_pool2d(images.mean(dim=1), grid).flatten(1)
+
+
+STACKS: tuple[MethodRow, ...] = (
+    MethodRow(
+        "stack-tome-evit",
+        "tome",
+        dict(r=3, at=(0, 1)),
+        needs_cls=True,
+        order_free=False,
+        off={"r": 0},
+        more=(("evit", dict(keep=0.6, at=2)),),
+    ),
+    MethodRow(
+        "stack-three",
+        "evit",
+        dict(keep=0.8, at=0),
+        needs_cls=True,
+        order_free=False,
+        more=(("tome", dict(r=4, at=1)), ("bat", dict(keep=0.5, clusters=2, at=2))),
+    ),
+    MethodRow(
+        "stack-idlevit-tome",
+        "idlevit",
+        dict(keep=0.6, blocks=(0, 1)),
+        needs_cls=True,
+        order_free=False,
+        more=(("tome", dict(r=4, at=(2, 3))),),
+    ),
+    MethodRow(
+        "stack-guided",
+        "evit",
+        dict(keep=0.7, at=0, score=brightness),
+        needs_cls=True,
+        more=(("evit", dict(keep=0.6, at=2)),),
+    ),
+    MethodRow(
+        "stack-proportional",
+        "tome",
+        dict(r=5, at=(0, 1), proportional=False),
+        order_free=False,
+        off={"r": 0},
+        more=(("dpcknn", dict(keep=0.7, at=2)),),
+    ),
+    MethodRow(
+        "stack-random",
+        "random",
+        dict(keep=0.8, at=0, seed=1),
+        order_free=False,
+        more=(("evit", dict(keep=0.6, at=2, score="random", seed=2)),),
+    ),
+    MethodRow(
+        "stack-merge-evovit",
+        "tome",
+        dict(r=4, at=0),
+        needs_cls=True,
+        order_free=False,
+        off={"r": 0},
+        more=(("evovit", dict(keep=0.4, blocks=(2, 3))),),
+    ),
+    MethodRow(
+        "stack-two-idle",
+        "idlevit",
+        dict(keep=(0.5,), blocks=(0,), score="predictor"),
+        keeps_grid=True,
+        more=(("idlevit", dict(keep=(0.6,), blocks=(3,), score="predictor")),),
+    ),
+    MethodRow(
+        "stack-prune-freeze",
+        "evit",
+        dict(keep=0.8, at=0),
+        needs_cls=True,
+        reuses=True,
+        more=(("tofe", dict(keep=(0.6, 0.4), at=(1, 3))),),
+    ),
+    MethodRow(
+        "stack-evit-dynamicvit",
+        "evit",
+        dict(keep=0.6, at=0),
+        needs_cls=True,
+        more=(("dynamicvit", dict(keep=0.6, at=(1, 3))),),
+    ),
+    MethodRow(
+        "stack-two-dynamicvit",
+        "dynamicvit",
+        dict(keep=0.5, at=1),
+        more=(("dynamicvit", dict(keep=0.6, at=3)),),
+    ),
+    MethodRow(
+        "stack-two-tofe",
+        "tofe",
+        dict(keep=(0.6,), at=1),
+        reuses=True,
+        more=(("tofe", dict(keep=(0.5,), at=3, approximator="identity")),),
+    ),
+)
+METHODS = (*METHODS, *STACKS)
+
+
 def fits(backbone: BackboneRow, method: MethodRow) -> bool:
     """Whether the method can be put on the backbone; tests of refusals check the rest."""
     return (backbone.cls or not method.needs_cls) and (not backbone.grid or method.keeps_grid or method.reuses)
 
 
 def _all() -> Iterator[tuple[BackboneRow, MethodRow]]:
-    return ((b, m) for b in BACKBONES for m in METHODS if fits(b, m))
+    """Every method on every backbone that it fits; stacks on one backbone of each family."""
+    first = {row.family: row for row in reversed(BACKBONES)}.values()
+    return ((b, m) for b in BACKBONES for m in METHODS if fits(b, m) and (not m.more or b in first))
 
 
 def _star() -> Iterator[tuple[BackboneRow, MethodRow]]:
@@ -217,6 +345,17 @@ def _cover() -> Iterator[tuple[BackboneRow, MethodRow]]:
     yield from ((next(b for b in BACKBONES if fits(b, m)), m) for m in waiting)
 
 
+def _sample(every: Iterable[tuple[BackboneRow, MethodRow]], each: int = 4) -> Iterator[tuple[BackboneRow, MethodRow]]:
+    """Of all combinations, in an order drawn once and for all, those whose backbone or method came up less than `each`
+    times before: every method on several backbones, every backbone with several methods."""
+    shuffled, seen = list(every), Counter()
+    random.Random(0).shuffle(shuffled)
+    for b, m in shuffled:
+        if min(seen[b.name], seen[m.id]) < each:
+            seen.update((b.name, m.id))
+            yield b, m
+
+
 def pairs(
     walk: str = "all",
     where: Callable[[BackboneRow, MethodRow], bool] = lambda b, m: True,
@@ -224,18 +363,20 @@ def pairs(
 ) -> list:
     """Valid combinations as pytest parameters (backbone row, method row).
 
-    walk:    "all" combinations; for slow tools "star" (methods on one backbone, backbones with one method) or "cover"
-             (every row at least once)
+    walk:    "all" combinations; "sample": every row several times; for slow tools "star" (methods on one backbone,
+             backbones with one method) or "cover" (every row at least once)
     shallow: models two blocks deep, for tools whose time goes by the number of operations
     """
-    walks = {"all": _all, "star": _star, "cover": _cover}
+    walks = {"all": _all, "sample": _all, "star": _star, "cover": _cover}
+    chosen = [pair for pair in walks[walk]() if where(*pair)]
+    chosen = list(_sample(chosen)) if walk == "sample" else chosen
     cut = _shallow if shallow else lambda b, m: (b, m)
-    return [pytest.param(*cut(b, m), id=f"{b.name}-{m.id}") for b, m in walks[walk]() if where(b, m)]
+    return [pytest.param(*cut(b, m), id=f"{b.name}-{m.id}") for b, m in chosen]
 
 
 def _shallow(backbone: BackboneRow, method: MethodRow) -> tuple[BackboneRow, MethodRow]:
     """The same rows on a model of two blocks, reduced in both, where the row's model can be built with a depth."""
-    if not backbone.takes("depth"):
+    if not backbone.takes("depth") or method.more:  # a stack needs its blocks
         return backbone, method
     names = vitrim.METHODS[method.name].option_names()
     both = {key: value for key, value in {"at": (0, 1), "blocks": (0, 1), "stages": 2}.items() if key in names}
@@ -296,8 +437,11 @@ def dense(row: BackboneRow) -> nn.Module:
 
 
 def reduced(backbone: BackboneRow, method: MethodRow, **changed: Any) -> vitrim.ReducedViT:
-    """The row's model with the row's method on it, its learned parts randomised as well; in eval mode."""
-    model = attach(dense(backbone), method.name, **{**method.options, **changed})
+    """The row's model with the row's methods on it, their learned parts randomised as well; in eval mode.
+
+    changed: options of the first method
+    """
+    model = attach(dense(backbone), replace(method, options={**method.options, **changed}).make())
     for one in model.methods:
         randomise(one, seed=1)
     return model.eval() if method.static else level(model.eval(), images(backbone, batch=8, seed=2))
@@ -306,7 +450,9 @@ def reduced(backbone: BackboneRow, method: MethodRow, **changed: Any) -> vitrim.
 def nothing(backbone: BackboneRow) -> vitrim.ReducedViT:
     """The row's model with a method on it that keeps every token."""
     if backbone.grid:
-        return attach(dense(backbone), "idlevit", keep=1.0, score="predictor")
+        model = attach(dense(backbone), "idlevit", keep=1.0, score="predictor")
+        model.methods[0].masked = False  # in training its predictor draws at every rate
+        return model
     return attach(dense(backbone), "random", keep=1.0)
 
 

@@ -1,31 +1,40 @@
 """vitrim: Vision Transformers made fast by spending compute only on the tokens that matter."""
 
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from ._version import __version__
-from .core.evidence import Evidence
-from .core.reductions import Fuse, Keep, Mask, Merge, Reduction
-from .core.tokens import Tokens
-from .methods import (
-    ATS,
-    BAT,
-    DPCKNN,
-    METHODS,
-    DynamicViT,
-    EViT,
-    EvoViT,
-    Grid,
-    IdleViT,
-    LastClassAttention,
-    Method,
-    Random,
-    ToFe,
-    ToMe,
-    TopK,
-)
-from .runtime.build import UntrainedWarning, reduce
-from .runtime.cost import Profile, image_macs, profile
-from .runtime.model import ReducedViT
-from .runtime.records import BlockTrace
-from .runtime.storage import load, save
+
+if TYPE_CHECKING:
+    from .core.evidence import Evidence
+    from .core.reductions import Fuse, Keep, Mask, Merge, Reduction
+    from .core.tokens import Tokens
+    from .methods import (
+        ATS,
+        BAT,
+        DPCKNN,
+        METHODS,
+        DynamicViT,
+        EViT,
+        EvoViT,
+        Grid,
+        IdleViT,
+        LastClassAttention,
+        Method,
+        Random,
+        ToFe,
+        ToMe,
+        TopK,
+    )
+    from .runtime.build import UntrainedWarning, reduce
+    from .runtime.loading import load
+    from .runtime.model import ReducedViT
+    from .runtime.profile import Profile, image_macs, profile
+    from .runtime.records import BlockTrace
+    from .runtime.saving import save
 
 __all__ = [
     "ATS",
@@ -61,3 +70,40 @@ __all__ = [
     "reduce",
     "save",
 ]
+
+# Where each public name lives. PyTorch and timm take seconds to import, so they are imported when a name is used.
+_HOMES = {
+    "core.evidence": ("Evidence",),
+    "core.reductions": ("Fuse", "Keep", "Mask", "Merge", "Reduction"),
+    "core.tokens": ("Tokens",),
+    "methods": (
+        *("ATS", "BAT", "DPCKNN", "METHODS", "DynamicViT", "EViT", "EvoViT", "Grid", "IdleViT", "LastClassAttention"),
+        *("Method", "Random", "ToFe", "ToMe", "TopK"),
+    ),
+    "runtime.build": ("UntrainedWarning", "reduce"),
+    "runtime.model": ("ReducedViT",),
+    "runtime.profile": ("Profile", "image_macs", "profile"),
+    "runtime.records": ("BlockTrace",),
+    "runtime.loading": ("load",),
+    "runtime.saving": ("save",),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+_ROOMS = ("backbones", "core", "data", "demo", "evaluate", "methods", "runtime", "training", "view")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME_OF:
+        value = getattr(import_module(f".{_HOME_OF[name]}", __name__), name)
+        globals()[name] = value
+        return value
+    if name in _ROOMS:
+        return import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_ROOMS})
+
+
+if "timm" in sys.modules:  # who has imported timm may ask it for LV-ViT by name
+    import_module(".backbones", __name__)

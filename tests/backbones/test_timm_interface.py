@@ -8,8 +8,7 @@ import torch
 from settings import CLASSES, backbones, dense, images, pairs, reduced
 from timm.models import group_parameters
 from timm.models._features import FeatureGetterNet
-from timm.optim import create_optimizer_v2
-from timm.optim._param_groups import param_groups_layer_decay
+from timm.optim import create_optimizer_v2, param_groups_layer_decay
 
 import vitrim
 from vitrim.runtime.build import attach

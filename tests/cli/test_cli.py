@@ -476,13 +476,14 @@ def test_bad_folders_are_one_line(capsys, small, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "two" / "a").mkdir(parents=True)
     (tmp_path / "two" / "b").mkdir()
-    (tmp_path / "two" / "a" / "x.png").write_bytes(b"no picture")
+    for name in "ab":
+        (tmp_path / "two" / name / "x.png").write_bytes(b"no picture")
     run = ["evaluate", *small, *QUICK, "--data"]
     assert "holds no photographs" in refused(capsys, *run, "empty")
     assert "has 2 classes (a, b) and the model 3" in refused(capsys, *run, "two")
-    (tmp_path / "two" / "c").mkdir()
+    (tmp_path / "two" / "c").mkdir()  # an empty folder, which the number of classes asks for
     assert cli.main([*run, "two"]) == 2
-    assert "none of the 1 images can be read" in capsys.readouterr().err
+    assert "none of the 2 images can be read" in capsys.readouterr().err
 
 
 def test_bad_checkpoints_are_one_line(capsys, photographs, checkpoint, tmp_path):

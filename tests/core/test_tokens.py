@@ -16,10 +16,10 @@ def tokens(**more) -> Tokens:
     return Tokens(torch.randn(B, 1 + N, C), prefix=1, grid=(3, 4), **more)
 
 
-def halves() -> Merge:
+def halves(**more) -> Merge:
     """Neighbours merge, two by two."""
     group = (torch.arange(N) // 2).expand(B, N)
-    return Merge(group, torch.full((B, N), 0.5), N // 2, torch.arange(0, N, 2).expand(B, N // 2))
+    return Merge(group, torch.full((B, N), 0.5), N // 2, torch.arange(0, N, 2).expand(B, N // 2), **more)
 
 
 def test_tokens_are_frozen():
@@ -30,15 +30,15 @@ def test_tokens_are_frozen():
 def test_trivial_companions_cost_nothing():
     t = tokens()
     after = t.shrink(Keep(torch.arange(5).expand(B, 5)))
-    for name in ("size", "mask", "rope", "position", "guide", "seed"):
+    for name in ("size", "mask", "rope", "position", "key_size"):
         assert getattr(t, name) is None and getattr(after, name) is None
-    assert t.key_bias is None and t.key_mask is None
+    assert t.key_bias is None and t.key_mask is None and t.notes == after.notes == {}
     assert t.n == N and after.n == 5 and t.patches.shape == (B, N, C)
     assert torch.equal(t.weight, torch.ones(B, 1 + N)) and torch.equal(t.sizes, torch.ones(B, N))
 
 
 def test_shrink_makes_new_tokens_and_leaves_the_old():
-    t = tokens(guide=torch.rand(B, N))
+    t = tokens(notes={0: torch.rand(B, N)})
     before = {f.name: getattr(t, f.name) for f in fields(t)}
     t.shrink(Keep(torch.arange(5).expand(B, 5)))
     assert all(getattr(t, name) is value for name, value in before.items())
@@ -52,11 +52,36 @@ def test_sizes_are_counted_in_float32_at_least():
 
 
 def test_key_bias_is_the_log_size_and_zero_for_the_prefix():
-    t = tokens(proportional=True).shrink(halves())
+    t = tokens().shrink(halves(proportional=True))
     expected = torch.cat([torch.zeros(B, 1), torch.full((B, N // 2), 2.0).log()], dim=1)
     assert torch.equal(t.key_bias, expected)
-    assert tokens(proportional=True).key_bias is None, "nothing is merged yet"
+    assert tokens().key_bias is None, "nothing is merged yet"
     assert tokens().shrink(halves()).key_bias is None, "not asked for"
+
+
+def test_only_proportional_merges_weigh_as_keys():
+    first = tokens().shrink(halves())  # 2 patches each, in pooling
+    pairs = Merge(torch.tensor([[0, 0, 1, 2, 3, 4]] * B), torch.ones(B, 6) / 2, 5, torch.tensor([[0, 2, 3, 4, 5]] * B))
+    second = first.shrink(replace(pairs, proportional=True))
+    assert torch.equal(second.size, torch.tensor([[4.0, 2, 2, 2, 2]] * B))
+    assert torch.equal(second.key_size, torch.tensor([[2.0, 1, 1, 1, 1]] * B)), "the first merge was not proportional"
+    third = second.shrink(
+        replace(pairs, group=pairs.group[:, :5], weights=pairs.weights[:, :5], lead=pairs.lead[:, :4], groups=4)
+    )
+    assert torch.equal(third.size, torch.tensor([[6.0, 2, 2, 2]] * B))
+    assert torch.equal(third.key_size, torch.tensor([[2.0, 1, 1, 1]] * B)), "a group weighs what its lead weighed"
+
+
+def test_notes_of_tokens_outside_stay_and_those_inside_come_back():
+    note, seeds = torch.rand(B, N), torch.arange(B)
+    t, idle = tokens(notes={0: note, 1: seeds}), Keep(torch.tensor([[3, 1], [0, 5]]))
+    inside = t.shrink(idle, undone=True)
+    back = inside.with_note(0, inside.notes[0] + 1).with_note(2, torch.ones(B, 2)).restore(idle, t)
+    moved = torch.zeros(B, N).scatter(1, idle.index, 1.0)
+    assert torch.equal(back.notes[0], note + moved) and back.notes[1] is seeds
+    assert torch.equal(back.notes[2], moved), "made inside: 0 for the tokens that it has not seen"
+    masked = t.shrink(Mask(moved), undone=True)
+    assert torch.equal(masked.with_note(0, note + 1).restore(Mask(moved), t).notes[0], note + moved)
 
 
 def test_weights_are_size_times_mask():

@@ -6,43 +6,16 @@ import tarfile
 
 import numpy as np
 import pytest
-import timm
 import torch
+from made_pictures import fill, flat, picture, small_vit
 from PIL import Image
 from timm.data import ImageNetInfo, create_transform, resolve_model_data_config
 
 from vitrim.data import Batch, Unreadable, collate, open_dataset, open_loader
 from vitrim.data import sources as _sources
-from vitrim.data.classes import in_order
+from vitrim.data.folders import in_order
 
 WNIDS = ImageNetInfo().label_names()
-
-
-def small_vit(num_classes=3, img_size=32, **options):
-    size = dict(img_size=img_size, patch_size=16, embed_dim=16, depth=1, num_heads=2)
-    return timm.create_model("vit_tiny_patch16_224", num_classes=num_classes, **size, **options).eval()
-
-
-def picture(seed=0, size=(40, 50), kind="PNG"):
-    pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, kind)
-    return file.getvalue()
-
-
-def fill(root, names, each=2):
-    for c, name in enumerate(names):
-        (root / name).mkdir(parents=True)
-        for i in range(each):
-            (root / name / f"{i}.png").write_bytes(picture(10 * c + i))
-    return root
-
-
-def flat(root, names):
-    root.mkdir(parents=True, exist_ok=True)
-    for i, name in enumerate(names):
-        (root / name).write_bytes(picture(i))
-    return root
 
 
 def labels_of(dataset):

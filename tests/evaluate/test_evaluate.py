@@ -286,6 +286,21 @@ def test_features_that_are_no_numbers_are_counted_and_left_out_of_the_cosine():
     assert result.cosine == pytest.approx(1, abs=1e-6) and result.knn == 100 * 59 / 60
 
 
+def test_features_none_of_which_are_numbers_are_all_wrong():
+    features, labels = clusters(width=6)
+
+    class Broken(Told):
+        def forward(self, images):
+            return super().forward(images) * float("nan")
+
+    loader = batches(features.reshape(-1, 1, 1, 6), labels, 7)
+    for models in ({"dense": Told(0), "other": Broken(0)}, {"dense": Broken(0), "other": Told(0)}):
+        results = evaluate_many(models, loader, neighbours=5)
+        broken = results["other" if isinstance(models["other"], Broken) else "dense"]
+        assert broken.nonfinite == 60 and broken.knn == 0 and broken.knn_interval[1] < 10
+        assert results["other"].cosine is None
+
+
 def test_one_image_has_no_neighbours():
     result = evaluate(Told(0), batches(told_images([0]), [0], 1), dense=Told(0))
     assert result.knn is None and result.cosine == pytest.approx(1, abs=1e-6)

@@ -36,7 +36,7 @@ def _names() -> list[str]:
 @pytest.mark.parametrize(("backbone", "method"), pairs(where=lambda b, m: m.off is not None))
 def test_keep_everything_is_timm_bitwise(backbone, method):
     x = images(backbone)
-    assert torch.equal(reduced(backbone, method, **method.off)(x), dense(backbone)(x))
+    assert torch.equal(reduced(backbone, method.switched_off())(x), dense(backbone)(x))
 
 
 @torch.no_grad()

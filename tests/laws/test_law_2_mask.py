@@ -12,7 +12,6 @@ from torch import Tensor
 import vitrim
 from vitrim.core.attention import attention, masked_attention
 from vitrim.core.reductions import Keep, Mask, take_rows
-from vitrim.runtime.build import make_method
 
 B, H, N, D = 2, 3, 9, 8
 CLOSE = dict(rtol=1e-5, atol=1e-6)
@@ -133,24 +132,22 @@ def test_core_gives_the_same_logits_masked_and_gathered(backbone, acts, idle):
     assert (logits[0] - model(x)).abs().max() > 1e-3
 
 
-def _trains_masked(row) -> bool:
-    return make_method(row.name, **row.options).trains_masked
-
-
 @torch.no_grad()
-@pytest.mark.parametrize(("backbone", "method"), pairs(where=lambda b, m: _trains_masked(m)))
+@pytest.mark.parametrize(("backbone", "method"), pairs(where=lambda b, m: m.says("trains_masked")))
 def test_methods_give_the_same_logits_masked_and_gathered(backbone, method):
     x, model = images(backbone), reduced(backbone, method)
     logits = []
     for masked in (True, False):
-        model.methods[0].masked = masked
+        for one in model.methods:
+            if one.trains_masked:
+                one.masked = masked
         logits.append(model(x))
     pooled = getattr(model.backbone, "attn_pool", None) is not None
     torch.testing.assert_close(*logits, **(dict(rtol=1e-3, atol=1e-4) if pooled else CLOSE))
     assert (logits[0] - dense(backbone)(x)).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("method", methods(lambda m: not _trains_masked(m)))
+@pytest.mark.parametrize("method", methods(lambda m: not m.says("trains_masked")))
 def test_methods_without_masked_form_say_so(method):
     row = next(b.values[0] for b in backbones(lambda b: b.cls))
     with pytest.raises(ValueError, match="has no masked form"):

@@ -27,7 +27,7 @@ def _chain() -> tuple[Tokens, list]:
     """Tokens of a 3 x 4 grid with every companion, after a merge, a pruning, a fusion and another merge."""
     g = torch.Generator().manual_seed(0)
     tokens = Tokens(torch.randn(B, 2 + N, C, generator=g), prefix=2, grid=(3, 4), placed=True)
-    tokens = replace(tokens, rope=torch.randn(N, 6, generator=g), guide=torch.rand(B, N, generator=g))
+    tokens = replace(tokens, rope=torch.randn(N, 6, generator=g), notes={0: torch.rand(B, N, generator=g)})
     steps = [_merge([0, 1, 2, 3, 0, 4, 5, 6, 0, 7, 2, 8])]
     steps.append(Keep(torch.tensor([[8, 1, 2, 7, 4, 5, 0], [0, 3, 2, 1, 8, 7, 6]])))
     weights = torch.rand(B, 7, generator=g)
@@ -95,13 +95,14 @@ def test_a_rope_table_for_each_layer_and_head_follows_too():
             assert torch.equal(rows[image, head], table[2, head, tokens.origin()[image]])
 
 
-def test_guide_is_that_of_the_representative():
+def test_a_note_is_that_of_the_representative():
     guide = torch.rand(B, N)
-    tokens = replace(_chain()[0], guide=guide, steps=())
+    tokens = replace(_chain()[0], notes={0: guide, 1: torch.arange(B)}, steps=())
     tokens = replace(tokens, x=torch.randn(B, 2 + N, C), size=None, position=None)
     for step in _chain()[1]:
         tokens = tokens.shrink(step)
-    assert torch.equal(tokens.guide, guide.gather(1, tokens.origin()))
+    assert torch.equal(tokens.notes[0], guide.gather(1, tokens.origin()))
+    assert torch.equal(tokens.notes[1], torch.arange(B)), "one for each image: it stays"
 
 
 def test_merging_conserves_the_sum_of_sizes():
@@ -166,9 +167,7 @@ def _check_trace(owners: Tensor, kept: Tensor) -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(
-    ("backbone", "method"), pairs("star", where=lambda b, m: m.static and not (m.keeps_grid or m.reuses))
-)
+@pytest.mark.parametrize(("backbone", "method"), pairs("star", where=lambda b, m: m.static and not m.says("undoes")))
 def test_trace_owners_are_the_decisions_composed(backbone, method):
     model = reduced(backbone, method)
     seen = capture(model)

@@ -49,7 +49,7 @@ def test_restore_carries_updates_to_owners_and_to_nobody_else(backbone, method):
 @torch.no_grad()
 @pytest.mark.parametrize(("backbone", "method"), pairs("star", where=lambda b, m: m.off is not None))
 def test_features_are_timms_where_nothing_is_reduced(backbone, method):
-    x, ours, theirs = images(backbone), reduced(backbone, method, **method.off), dense(backbone)
+    x, ours, theirs = images(backbone), reduced(backbone, method.switched_off()), dense(backbone)
     assert torch.equal(ours.forward_features(x), theirs.forward_features(x))
     assert torch.equal(ours.forward_features(x, restore=True), theirs.forward_features(x))
 
@@ -83,7 +83,7 @@ def test_restored_features_cover_the_image(backbone, method):
     if left.shape[1] == p + n0:  # everything was undone on the way
         torch.testing.assert_close(whole, left)
         return
-    if not vitrim.METHODS[method.name].weighs and "evit" not in method.name:  # kept tokens are patches of their own
+    if not method.says("weighs") and "evit" not in method.names:  # kept tokens are patches of their own
         own = whole[:, p:].gather(1, trace[-1].kept[..., None].expand(-1, -1, whole.shape[2]))
         torch.testing.assert_close(own, left[:, p:])
     torch.testing.assert_close(whole[:, :p], left[:, :p])

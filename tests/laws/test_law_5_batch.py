@@ -12,7 +12,7 @@ from vitrim import Keep
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("backbone", "method"), pairs())
+@pytest.mark.parametrize(("backbone", "method"), pairs("sample"))
 def test_a_batch_of_two_is_two_batches_of_one(backbone, method):
     x, model = images(backbone), reduced(backbone, method)
     together, trace = model(x, trace=True)
@@ -45,7 +45,7 @@ def _shuffled(model, monkeypatch, order: torch.Tensor):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("backbone", "method"), pairs(where=lambda b, m: m.order_free and not b.grid))
+@pytest.mark.parametrize(("backbone", "method"), pairs("sample", lambda b, m: m.order_free and not b.grid))
 def test_shuffled_patches_get_the_shuffled_decision(backbone, method, monkeypatch):
     x, model = images(backbone), reduced(backbone, method)
     logits, trace = model(x, trace=True)

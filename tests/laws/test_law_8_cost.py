@@ -5,33 +5,22 @@ from __future__ import annotations
 import pytest
 import timm
 import torch
+from counting import counted_macs
 from settings import BackboneRow, MethodRow, backbones, dense, families, images, pairs, reduced
-from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 import vitrim
 
 
-def counted(model: torch.nn.Module, x: Tensor) -> int:
-    """MACs of one forward, as torch counts them: every product of matrices, half its FLOPs."""
-    counter = FlopCounterMode(display=False)
-    model.requires_grad_(False)  # the counter's hooks trip over views of parameters made without gradient (SigLIP)
-    with counter, torch.no_grad():
-        model(x)
-    assert counter.get_total_flops() % 2 == 0
-    return counter.get_total_flops() // 2
-
-
 def _planned(profile: vitrim.Profile, method: MethodRow) -> int:
     """The plan, less what the counter does not see (distances, elementwise products: counted by formula)."""
-    return profile.macs - (method.uncounted(profile) if method.uncounted else 0)
+    return profile.macs - (method.uncounted_macs(profile) if method.uncounted else 0)
 
 
 @pytest.mark.parametrize(("backbone", "method"), pairs(where=lambda b, m: m.static))
 def test_plan_is_torchs_count(backbone: BackboneRow, method: MethodRow):
     x, model = images(backbone), reduced(backbone, method)
     profile = vitrim.profile(model, backbone.image)
-    assert counted(model, x) == 2 * _planned(profile, method)
+    assert counted_macs(model, x) == 2 * _planned(profile, method)
     assert min(profile.tokens) < profile.patches
 
 
@@ -39,7 +28,7 @@ def test_plan_is_torchs_count(backbone: BackboneRow, method: MethodRow):
 def test_dense_plan_is_torchs_count(backbone: BackboneRow):
     x, model = images(backbone), dense(backbone)
     profile = vitrim.profile(model, backbone.image)
-    assert counted(model, x) == 2 * profile.macs == 2 * profile.dense_macs
+    assert counted_macs(model, x) == 2 * profile.macs == 2 * profile.dense_macs
     assert profile.params == sum(p.numel() for p in model.parameters())
 
 
@@ -57,7 +46,7 @@ def test_plan_on_the_meta_device(backbone: BackboneRow, method: MethodRow):
     profile = vitrim.profile(model, backbone.image)
     model.to("meta")
     assert vitrim.profile(model, backbone.image) == profile
-    assert counted(model, x.to("meta")) == 2 * _planned(profile, method)
+    assert counted_macs(model, x.to("meta")) == 2 * _planned(profile, method)
 
 
 REAL = (  # at full size: names, methods that fit them, image sizes
@@ -82,8 +71,8 @@ def test_plan_of_real_models_on_the_meta_device(name, method, options, size):
         model = timm.create_model(name).eval()
         fast = vitrim.reduce(model, method, **options).eval()
         x = torch.empty(1, 3, size, size)
-    assert counted(model, x) == vitrim.profile(model).macs
-    assert counted(fast, x) == vitrim.profile(fast).macs
+    assert counted_macs(model, x) == vitrim.profile(model).macs
+    assert counted_macs(fast, x) == vitrim.profile(fast).macs
 
 
 @pytest.mark.parametrize("size", [(32, 32), (40, 72), (96, 64), (33 + 7, 8)])
@@ -93,7 +82,7 @@ def test_plan_at_any_image_size(method, size):
     options = {"r": 3} if method == "tome" else {"keep": 0.7}
     model = reduced(row, MethodRow(method, method, options))
     x = torch.randn(3, 3, *size)
-    assert counted(model, x) == 3 * vitrim.profile(model, size).macs
+    assert counted_macs(model, x) == 3 * vitrim.profile(model, size).macs
 
 
 @pytest.mark.parametrize(("pool", "classes"), [("", 7), ("", 0), ("avg", 7), ("token", 7)])
@@ -101,7 +90,7 @@ def test_plan_follows_a_reset_classifier(pool, classes):
     row = next(b.values[0] for b in backbones())
     model = vitrim.reduce(dense(row), "evit", keep=0.6)
     model.reset_classifier(classes, pool)
-    assert counted(model, images(row)) == 2 * vitrim.profile(model).macs
+    assert counted_macs(model, images(row)) == 2 * vitrim.profile(model).macs
 
 
 def test_plan_follows_set_input_size():
@@ -110,4 +99,4 @@ def test_plan_follows_set_input_size():
     before = vitrim.profile(model)
     model.backbone.set_input_size(img_size=(64, 48))
     assert vitrim.profile(model).patches == 48 != before.patches
-    assert counted(model, torch.randn(2, 3, 64, 48)) == 2 * vitrim.profile(model).macs
+    assert counted_macs(model, torch.randn(2, 3, 64, 48)) == 2 * vitrim.profile(model).macs

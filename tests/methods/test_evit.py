@@ -163,7 +163,7 @@ def test_scores_from_outside_choose_and_class_attention_weighs():
     assert torch.equal(first[3].index, scores.topk(13).indices)
     rest = first[3].weights > 0
     assert torch.equal(first[3].weights[rest], first[1].class_attention()[rest])
-    assert torch.equal(second[0].guide, scores.gather(1, second[0].origin())), "scores follow their tokens"
+    assert torch.equal(second[0].notes[0], scores.gather(1, second[0].origin())), "scores follow their tokens"
 
 
 @torch.no_grad()

@@ -7,8 +7,9 @@ import warnings
 import pytest
 import timm
 import torch
+from counting import counted_macs
 from references.tofe import slow_tofe
-from references.tofe_setup import OPTIONS, ROWS, counted_macs, kept_of, put_on
+from references.tofe_setup import OPTIONS, ROWS, kept_of, put_on
 from settings import dense, images
 
 import vitrim

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from references.tofe_setup import OPTIONS, ROWS, counted_macs, kept_of, put_on
+from counting import counted_macs
+from references.tofe_setup import OPTIONS, ROWS, kept_of, put_on
 from settings import dense, images, level
 from torch import nn
 from torch._dynamo.testing import CompileCounter
@@ -97,11 +98,11 @@ def test_ragged_batches_compile_around_their_shapes_and_not_again_for_every_batc
     fast = level(attach(model, "tofe", at=1, adaptive="instance").eval(), images(ROWS["deit"], batch=8))
     compiled = torch.compile(fast, backend=counter)
     frames = []
-    for seed in range(3):
+    for seed in range(5):  # torch 2.9 learns from the third batch, too, which shapes vary
         x = images(ROWS["deit"], batch=4 + seed % 2, seed=seed)
         assert torch.equal(compiled(x), fast(x))
         frames.append(counter.frame_count)
-    assert frames[0] > 0 and frames[2] == frames[1]
+    assert frames[0] > 0 and frames[-1] == frames[-2]
     torch.compiler.reset()
 
 

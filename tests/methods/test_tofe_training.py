@@ -9,7 +9,8 @@ import pickle
 import pytest
 import timm
 import torch
-from references.tofe_setup import ROWS, counted_macs, put_on
+from counting import counted_macs
+from references.tofe_setup import ROWS, put_on
 from settings import dense, images
 from torch import Tensor
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import torch
 from settings import BACKBONES, dense, images, level, randomise
-from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 import vitrim
 from vitrim.runtime.build import attach
@@ -34,10 +31,3 @@ def kept_of(trace, method) -> list[list[list[int]]]:
     """For every image the patches that each place kept."""
     kept = [trace[place.block].kept.tolist() for place in method.places]
     return [[sorted(j for j in stage[image] if j >= 0) for stage in kept] for image in range(len(kept[0]))]
-
-
-def counted_macs(model: nn.Module, x: Tensor) -> int:
-    counter = FlopCounterMode(display=False)
-    with counter, torch.no_grad():
-        model(x)
-    return counter.get_total_flops() // 2

@@ -8,7 +8,7 @@ import torch
 from settings import backbones, dense
 
 import vitrim
-from vitrim.runtime.cost import solve_dial
+from vitrim.runtime.budget import solve_dial
 
 FIRST = next(b.values[0] for b in backbones(lambda b: b.cls))
 

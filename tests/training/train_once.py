@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import signal
+import sys
 import warnings
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import torch
 from PIL import Image
 
 from vitrim.data import open_dataset, open_loader
-from vitrim.training import Settings, finetune, get_recipe, override
+from vitrim.training import Interrupted, Settings, finetune, get_recipe, loop, override
 from vitrim.training.loop import Run
 from vitrim.training.steps import Stepper
 
@@ -56,6 +57,27 @@ def kill_before(step: int, saved_at: int) -> None:
     Stepper.take, Run._epoch = dying, remembering
 
 
+def signal_in(step: int, number: int, rank: int | None, twice: bool) -> None:
+    """Send the process of that rank (None: every one) a signal in the middle of `step`; with `twice` another one while
+    the state is being written."""
+    forward, write = Stepper._accumulate, loop.write
+    mine = rank is None or int(os.environ.get("RANK", "0")) == rank
+
+    def told(self, *args):
+        if mine and told.step == step:
+            os.kill(os.getpid(), number)
+        told.step += 1
+        return forward(self, *args)
+
+    def told_again(path, state):
+        if twice:
+            os.kill(os.getpid(), number)
+        write(path, state)
+
+    told.step = 0
+    Stepper._accumulate, loop.write = told, told_again
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("data")
@@ -66,6 +88,11 @@ def main():
     parser.add_argument("--mix", action="store_true")
     parser.add_argument("--kill", type=int)
     parser.add_argument("--saved-at", type=int, default=0)
+    parser.add_argument("--stop-by", choices=("SIGINT", "SIGTERM"))
+    parser.add_argument("--at", type=int, default=0)
+    parser.add_argument("--of-rank", type=int)
+    parser.add_argument("--twice", action="store_true")
+    parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--judge", action="store_true")
     parser.add_argument("--processes", type=int, default=1)
@@ -73,14 +100,21 @@ def main():
     torch.set_num_threads(1)
     if args.kill is not None:
         kill_before(args.kill, args.saved_at)
+    if args.stop_by is not None:
+        signal_in(args.at, getattr(signal, args.stop_by), args.of_rank, args.twice)
     recipe = override(
         get_recipe(args.recipe, small=True), batch_size=args.batch_size, epochs=2, lr=1e-3, backbone_scale=1.0
     )
     recipe = override(recipe, mixup=0.8, cutmix=1.0) if args.mix else recipe
-    settings = Settings(args.out, cpu=True, show=False, log_every=1)
+    settings = Settings(args.out, cpu=True, show=False, log_every=1, workers=args.workers)
     model = small_model()
     judge_on = open_loader(open_dataset(args.data, model), 8, 0) if args.judge else None
-    report = finetune(model, args.method, args.data, recipe, settings, keep=0.6, resume=args.resume, judge_on=judge_on)
+    options = {"keep": 0.6, "resume": args.resume, "judge_on": judge_on}
+    try:
+        report = finetune(model, args.method, args.data, recipe, settings, **options)
+    except Interrupted as stop:
+        print(f"told to stop: {stop}", file=sys.stderr, flush=True)
+        os._exit(stop.code)
     assert int(os.environ.get("WORLD_SIZE", "1")) == args.processes
     if torch.distributed.is_initialized():
         assert torch.distributed.get_world_size() == args.processes

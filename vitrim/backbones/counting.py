@@ -54,7 +54,7 @@ def conv_macs(embed: nn.Module, grid: tuple[int, int], channels: int) -> int:
 
 def counted_stem(embed: nn.Module, grid: tuple[int, int], channels: int) -> int:
     """What torch counts for any stem and an image of so many patches; 0 where it does not run on the meta device."""
-    return _counted(embed, (1, channels, *image_size(embed, grid)))
+    return _counted(embed, (1, channels, *pixels_of(embed, grid)))
 
 
 def conv_weights(conv: nn.Module | None) -> int:
@@ -89,7 +89,7 @@ def latent_pool_macs(pool: AttentionPoolLatent, tokens: int, width: int) -> int:
     return tokens * linear_macs(pool.kv, width) + pool.latent_len * per_latent
 
 
-def image_size(embed: nn.Module, grid: tuple[int, int]) -> tuple[int, int]:
+def pixels_of(embed: nn.Module, grid: tuple[int, int]) -> tuple[int, int]:
     """(height, width) in pixels of an image of so many patches; the model's own size may leave a rest."""
     if is_strict(embed) and tuple(grid) == tuple(embed.grid_size):
         return tuple(embed.img_size)

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ..core.recording import recording
 from . import hooks
 from .admission import Around, look_over
 
@@ -69,9 +70,10 @@ class Visitor(ABC):
 def add_residual(x: Tensor, branch: Tensor) -> Tensor:
     """x + branch, of a branch that nobody else holds: where no gradient is asked for, the sum goes into its memory,
     since on CPU a fresh [b, n, c] costs more than the addition. The bits are the same, and so must be the strides:
-    kernels add in the order in which numbers lie."""
+    kernels add in the order in which numbers lie. A graph is the same whether it was recorded with gradients or
+    without."""
     alike = branch.dtype == x.dtype and branch.stride() == x.stride()
-    if branch.requires_grad or x.requires_grad or not alike:
+    if branch.requires_grad or x.requires_grad or not alike or recording():
         return x + branch
     return branch.add_(x)
 

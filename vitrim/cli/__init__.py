@@ -13,6 +13,8 @@ import warnings
 from collections.abc import Sequence
 from importlib import import_module
 
+from ..common.text import visible
+
 # Name -> one line. Each is a module here with `run(arguments, prog)`.
 COMMANDS = {
     "profile": "what a model costs with a method, block by block; needs neither weights nor images",
@@ -38,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except ValueError as error:
-        print(f"vitrim: error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"vitrim: error: {_one_line(error)}", file=sys.stderr)
         return BAD_INPUT
     except SystemExit as stop:  # tyro leaves so after it has printed a command's --help
         return int(stop.code or 0)
@@ -67,7 +69,12 @@ def _dispatch(argv: list[str]) -> int:
 
 def _show_warning(message, *_) -> None:
     """A warning is a line for the user; where in our code it arose tells nothing."""
-    print(f"vitrim: warning: {' '.join(str(message).split())}", file=sys.stderr)
+    print(f"vitrim: warning: {_one_line(message)}", file=sys.stderr)
+
+
+def _one_line(message: object) -> str:
+    """A message without line breaks, and without characters in a file's name that would steer the terminal."""
+    return visible(" ".join(str(message).split()))
 
 
 def _overview() -> str:

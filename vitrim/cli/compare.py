@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from ..common.files import check_output, write_json
+from ..common.files import check_output, unused, write_json
 from .shared.measure import accuracy_of, common_figures, data_figures, measure, open_images, settle
 from .shared.method_options import method_options_class
 from .shared.model import open_model
-from .shared.options import DataOptions, ModelOptions, OutputOptions, RunOptions
+from .shared.options import DataOptions, ModelOptions, OutputOptions, RunOptions, hinted
 from .shared.parse import parse
 from .shared.picture import ENDINGS, draw
-from .shared.plans import DEFAULT_RATES, many_plans
-from .shared.report import about, comparison, skipped
+from .shared.plans import DEFAULT_RATES, many_plans, remarks
+from .shared.report import about, comparison, judged
 from .shared.table import Report
 
+DEFAULT_PICTURE = Path("compare.png")
 MethodOptions: Any = method_options_class("several values: one row for each", " ".join(map(str, DEFAULT_RATES)))
 
 
@@ -34,8 +35,8 @@ class CompareConfig:
     method: MethodOptions
     data: DataOptions
     run: RunOptions
-    picture: Path = Path("compare.png")
-    """where to draw accuracy against cost (.png or .svg)"""
+    picture: Annotated[Path | None, hinted("compare.png; compare-2.png and so on where that is there")] = None
+    """where to draw accuracy against cost (.png or .svg); a file of this name is replaced"""
     output: OutputOptions
 
 
@@ -43,21 +44,24 @@ def run(arguments: Sequence[str], prog: str) -> None:
     """Compare what the arguments name."""
     config = parse(CompareConfig, arguments, prog)
     check_output(config.output.json)
-    check_output(config.picture, ENDINGS)
+    picture = config.picture or unused(DEFAULT_PICTURE)
+    check_output(picture, ENDINGS)
     setting = settle(config.run)
     subject = open_model(config.model)
     plans = many_plans(subject, config.method, setting.seed)
     loader = open_images(subject, config.data, setting)
     report = Report(config.output.json)
-    report.line(about(subject.name, loader, setting))
+    about(report, subject.name, loader, setting)
+    for remark in remarks(plans, config.method):
+        report.line(remark)
     rows = measure(subject, plans, loader, setting)
     report.line()
     comparison(report, rows)
     report.line()
-    skipped(report, rows[0].result)
+    judged(report, rows, loader)
     if accuracy_of(rows[0].result) is None:
         report.line("no picture: one image has no neighbours to be judged by")
     else:
-        report.line(f"the picture is {draw(config.picture, subject.name, rows)}")
+        report.line(f"the picture is {draw(picture, subject.name, rows)}")
     common = {**data_figures(config.model, config.data, loader), **common_figures(subject.name, rows, setting)}
     write_json(config.output.json, {**common, "rows": [row.figures(rows[0]) for row in rows]})

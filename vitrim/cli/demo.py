@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from ..common.files import check_output, write_json
+from ..common.files import check_output, unused, write_json
 from ..demo.digits import DigitCanvases
 from ..demo.model import NAME, load_model
 from ..demo.page import Example, TableRow, write_page
@@ -20,13 +20,14 @@ from ..runtime.model import ReducedViT
 from ..runtime.records import BlockTrace
 from .shared.measure import Row, Setting, change_of, common_figures, measure, settle
 from .shared.model import Subject
-from .shared.options import OutputOptions, RunOptions
+from .shared.options import OutputOptions, RunOptions, hinted
 from .shared.parse import parse
 from .shared.picture import svg
 from .shared.plans import plan_of
-from .shared.report import comparison, machine
+from .shared.report import comparison, machine, not_finite
 from .shared.table import Report, tokens_left
 
+DEFAULT_PAGE = Path("demo.html")
 METHODS = ("evit", "topk", "random", "grid")
 RATES = (0.9, 0.7, 0.5, 0.3)
 SHOWN_RATE, SHOWN = 0.5, 8  # the example pictures: keep rate, how many
@@ -52,8 +53,8 @@ class DemoConfig:
     picture and with the patches that were kept. Needs no network and no data.
     """
 
-    out: Path = Path("demo.html")
-    """the page to write"""
+    out: Annotated[Path | None, hinted("demo.html; demo-2.html and so on where that is there")] = None
+    """the page to write; a file of this name is replaced"""
     images: int = 500
     """how many test pictures"""
     run: DemoRunOptions
@@ -63,7 +64,8 @@ class DemoConfig:
 def run(arguments: Sequence[str], prog: str) -> None:
     """Run the demo."""
     config = parse(DemoConfig, arguments, prog)
-    check_output(config.out, (".html", ".htm"))
+    out = config.out or unused(DEFAULT_PAGE)
+    check_output(out, (".html", ".htm"))
     check_output(config.output.json)
     setting = settle(config.run)
     dataset = DigitCanvases("test", config.images, config.run.seed)
@@ -74,7 +76,8 @@ def run(arguments: Sequence[str], prog: str) -> None:
     rows = measure(subject, plans, DataLoader(dataset, setting.batch_size), setting)
     report.line()
     comparison(report, rows)
-    page = _write_page(config.out, rows, dataset, setting)
+    not_finite(report, rows)
+    page = _write_page(out, rows, dataset, setting)
     report.line()
     report.line(f"the page is {page.resolve()}")
     write_json(config.output.json, {**common_figures(NAME, rows, setting), "rows": [r.figures(rows[0]) for r in rows]})

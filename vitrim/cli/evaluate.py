@@ -13,7 +13,7 @@ from .shared.model import open_model
 from .shared.options import DataOptions, ModelOptions, OutputOptions, RunOptions
 from .shared.parse import parse
 from .shared.plans import one_plan
-from .shared.report import about, skipped
+from .shared.report import about, judged
 from .shared.table import Report, interval, percent, signed, tokens_left
 
 MethodOptions: Any = method_options_class("several values: one for each of the method's places")
@@ -44,12 +44,12 @@ def run(arguments: Sequence[str], prog: str) -> None:
     plan = one_plan(subject, config.method, setting.seed)
     loader = open_images(subject, config.data, setting)
     report = Report(config.output.json)
-    report.line(about(subject.name, loader, setting))
+    about(report, subject.name, loader, setting)
     dense, reduced = rows = measure(subject, [plan], loader, setting)
     report.line()
     report.table(["", "dense", plan.label, "change"], _lines(dense, reduced))
     report.line()
-    skipped(report, dense.result)
+    judged(report, rows, loader)
     common = {**data_figures(config.model, config.data, loader), **common_figures(subject.name, rows, setting)}
     write_json(config.output.json, {**common, **reduced.figures(dense), "dense": dense.figures(dense)})
 

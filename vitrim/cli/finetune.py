@@ -11,20 +11,27 @@ from typing import Annotated, Any, Literal
 
 import torch
 from accelerate import PartialState
+from torch.utils.data import DataLoader
 
 from ..common.files import check_output, write_json
+from ..data.classes import in_words
 from ..data.loading import open_dataset, open_loader
+from ..data.photographs import Photographs
 from ..evaluate.accuracy import environment
+from ..evaluate.timing import as_dtype
 from ..runtime.build import UntrainedWarning
-from ..runtime.cost import profile
-from ..training import RECIPES, Augmentation, Recipe, Settings, Weights, finetune, get_recipe, override
+from ..runtime.loading import CONFIG, WEIGHTS
+from ..runtime.profile import profile
+from ..training import RECIPES, Augmentation, Interrupted, Recipe, Settings, Weights, finetune, get_recipe, override
 from ..training import Report as Trained
+from ..training.checkpoints import holds_run
 from .shared.method_options import method_options_class
 from .shared.model import Subject, open_model, open_untrained
 from .shared.options import ModelOptions, OutputOptions, hinted
 from .shared.parse import parse
 from .shared.plans import Plan, one_plan, plan_of
-from .shared.table import Report
+from .shared.report import images_in_words, left_out
+from .shared.table import Report, say
 
 MethodOptions: Any = method_options_class("several values: one for each of the method's places")
 
@@ -42,7 +49,9 @@ class TrainingOptions:
     val_crop_pct: Annotated[float | None, hinted("the model's own")] = None
     """share of the resized validation image that the centre crop keeps"""
     limit: Annotated[int | None, hinted("all")] = None
-    """only so many training photographs, drawn at random"""
+    """only so many training photographs, drawn at random, as many of each class as there can be"""
+    class_map: Annotated[Path | None, hinted("none: by the names")] = None
+    """which class of the model each name is: a file with lines `name,index`, or JSON such as {"cat": 0, "dog": 1}"""
     recipe: Literal[tuple(RECIPES)] = "distill"
     """the published run; distill needs no labels"""
     scratch: bool = False
@@ -117,32 +126,51 @@ def run(arguments: Sequence[str], prog: str) -> None:
     """Fine-tune what the arguments name."""
     config = parse(FinetuneConfig, arguments, prog)
     check_output(config.output.json)
+    _check_precision(config.machine)
     settings = _settings(config)
     _check_folder(config.training, settings)
     if config.machine.threads:
         torch.set_num_threads(config.machine.threads)
     subject, plan = _start(config)
-    recipe = recipe_of(config)
-    trained = finetune(
-        subject.dense,
-        list(plan.model.methods),
-        config.training.data,
-        recipe,
-        settings,
-        macs=_budget(config),
-        judge_on=_judging(config, subject.dense),
-        resume=config.training.resume,
-        limit=config.training.limit,
-        scratch=config.training.scratch,
-    )
+    recipe, judge_on = recipe_of(config), _judging(config, subject.dense)
+    try:
+        trained = finetune(
+            subject.dense,
+            list(plan.model.methods),
+            config.training.data,
+            recipe,
+            settings,
+            macs=_budget(config),
+            judge_on=judge_on,
+            resume=config.training.resume,
+            limit=config.training.limit,
+            scratch=config.training.scratch,
+            class_map=config.training.class_map,
+        )
+    except Interrupted as stop:
+        if PartialState().is_main_process:
+            say(str(stop))
+        raise SystemExit(stop.code) from None
     if PartialState().is_main_process:
-        _tell(config, subject.name, recipe, trained)
+        _tell(config, subject.name, recipe, trained, judge_on)
+
+
+def _check_precision(machine: MachineOptions) -> None:
+    """Raise ValueError where the device that a run would take does not compute in such numbers."""
+    device = torch.device("cuda" if torch.cuda.is_available() and not machine.cpu else "cpu")
+    dtype = {"no": "float32", "bf16": "bfloat16", "fp16": "float16"}[machine.precision]
+    try:
+        as_dtype(dtype, device)
+    except ValueError as error:
+        raise ValueError(f"--precision {machine.precision}: {error} (--precision no)") from error
 
 
 def _check_folder(training: TrainingOptions, settings: Settings) -> None:
-    """Raise ValueError where the run could not be written, or would write over another one."""
-    if settings.checkpoints.is_dir() and not training.resume:
+    """Raise ValueError where the run could not be written, or would write over another one or over a saved model."""
+    if holds_run(settings.checkpoints) and not training.resume:
         raise ValueError(f"{training.out} holds a run already: go on with --resume, or give another --out")
+    if not training.resume and any((training.out / name).exists() for name in (CONFIG, WEIGHTS)):
+        raise ValueError(f"{training.out} holds a saved model already: give another --out, or move that one away")
     try:
         training.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -190,12 +218,16 @@ def _settings(config: FinetuneConfig) -> Settings:
 def _judging(config: FinetuneConfig, model: torch.nn.Module):
     if config.training.val is None:
         return None
-    photographs = open_dataset(config.training.val, model, crop_pct=config.training.val_crop_pct)
+    options = {"crop_pct": config.training.val_crop_pct, "class_map": config.training.class_map}
+    photographs = open_dataset(config.training.val, model, **options)
     return open_loader(photographs, batch_size=32, workers=config.machine.workers)
 
 
-def _tell(config: FinetuneConfig, name: str, recipe: Recipe, trained: Trained) -> None:
+def _tell(config: FinetuneConfig, name: str, recipe: Recipe, trained: Trained, judge_on: DataLoader | None) -> None:
     report, cost, plan = Report(config.output.json), profile(trained.model), plan_of(trained.model)
+    _tell_of(report, trained.photographs, "training")
+    if judge_on is not None:
+        _tell_of(report, judge_on.dataset, "validation")
     for file, reason in sorted(trained.unreadable.items()):
         report.line(f"skipped {file}: {reason}")
     figures = "  ".join(f"{key} {value:.2f}" for key, value in trained.figures.items())
@@ -204,5 +236,18 @@ def _tell(config: FinetuneConfig, name: str, recipe: Recipe, trained: Trained) -
     report.line(f"saved {config.training.out}: use it with --checkpoint {config.training.out}")
     made = {"model": name, "method": plan.name, "options": plan.options, "recipe": recipe.name, "steps": trained.steps}
     cost_figures = {"gmacs": cost.gmacs, "dense_gmacs": cost.dense_gmacs, "tokens": cost.tokens, "params": cost.params}
-    where = {"out": str(config.training.out), "skipped": trained.unreadable, **environment(seed=config.machine.seed)}
+    classes = {"labels": trained.photographs.classes.rule, "left_out": trained.photographs.left_out}
+    where = {
+        **classes,
+        "out": str(config.training.out),
+        "skipped": trained.unreadable,
+        **environment(seed=config.machine.seed),
+    }
     write_json(config.output.json, {**made, **cost_figures, **trained.figures, **where})
+
+
+def _tell_of(report: Report, photographs: Photographs, what: str) -> None:
+    """How many photographs there were, how their labels were understood, and what was left out."""
+    labels = f", labels {in_words(photographs.classes)}" if photographs.classes.names else ""
+    report.line(f"{what}: {images_in_words(photographs)}{labels}")
+    left_out(report, photographs)

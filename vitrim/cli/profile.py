@@ -8,8 +8,8 @@ from typing import Any
 
 from .._version import __version__
 from ..common.files import check_output, write_json
-from ..runtime.cost import Profile
-from ..runtime.cost import profile as cost_of
+from ..runtime.profile import Profile
+from ..runtime.profile import profile as cost_of
 from .shared.method_options import method_options_class
 from .shared.model import open_model_without_weights
 from .shared.options import ModelOptions, OutputOptions

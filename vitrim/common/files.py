@@ -6,9 +6,13 @@ import json
 import math
 import os
 import sys
+import tempfile
 from collections.abc import Callable
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
+
+from .whole import Beside
 
 STDOUT = "-"
 
@@ -29,26 +33,34 @@ def check_output(path: str | Path | None, endings: tuple[str, ...] = ()) -> None
         raise ValueError(f"{path} cannot be written: there is no folder {folder}")
     if not os.access(folder, os.W_OK):
         raise ValueError(f"{path} cannot be written: no permission in {folder}")
+    try:
+        tempfile.NamedTemporaryFile(dir=folder, prefix=".vitrim").close()
+    except OSError as error:  # permissions alone do not tell, to root least of all
+        raise ValueError(f"{path} cannot be written: {error.strerror or error} in {folder}") from error
+
+
+def unused(path: Path) -> Path:
+    """The path itself, or where there is something already the first of `name-2`, `name-3` ... that is free."""
+    numbered = (path.with_stem(f"{path.stem}-{number}") for number in count(2))
+    return next(free for free in chain([path], numbered) if not os.path.lexists(free))
 
 
 def write_whole(path: str | Path, write: Callable[[str], Any]) -> Path:
     """Let `write` fill a file beside `path`, then rename it: readers never see half of it.
 
     A device or pipe (`/dev/null`, `/dev/stdout`) is written to as it is; a link stays, and its target is replaced.
-    Raises ValueError where the file system refuses.
+    Raises ValueError where the file system refuses; what was there before is then as it was.
     """
     path = Path(path).expanduser()
-    target = path if _is_stream(path) else path.resolve()
-    beside = target if _is_stream(path) else target.with_name(f".{target.stem}.{os.getpid()}{target.suffix}")
     try:
-        write(str(beside))
-        if beside != target:
-            os.replace(beside, target)
+        if _is_stream(path):
+            write(str(path))
+        else:
+            with Beside(path.resolve()) as beside:
+                write(str(beside.name))
+                beside.publish()
     except OSError as error:
         raise ValueError(f"{path} cannot be written: {error.strerror or error}") from error
-    finally:
-        if beside != target:
-            beside.unlink(missing_ok=True)
     return path
 
 

@@ -1,15 +1,44 @@
-"""Words for messages."""
+"""Words for messages: short, on one line, and with nothing in them that a terminal would obey."""
 
 from __future__ import annotations
 
+import unicodedata
+from collections.abc import Sequence
 
-def few(items: list, shown: int = 3) -> str:
+# Control and format characters (colours, cursor moves, text direction), halves of pairs (bytes of a file name that
+# are no UTF-8), line and paragraph separators.
+_UNSEEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+NAME_LENGTH, REASON_LENGTH = 80, 160
+
+
+def visible(text: object) -> str:
+    """The text with every character that is not seen, or that a terminal would act on, written as its escape."""
+    return "".join(
+        one.encode("unicode_escape").decode() if unicodedata.category(one) in _UNSEEN else one for one in str(text)
+    )
+
+
+def shortened(text: object, length: int = NAME_LENGTH) -> str:
+    """The text, made visible; of a long one the beginning and the end."""
+    text = visible(text)
+    if len(text) <= length:
+        return text
+    end = (length - 3) // 2
+    return f"{text[: length - 3 - end]}...{text[-end:]}"
+
+
+def few(items: Sequence[object], shown: int = 3) -> str:
     """The first items as text, with a count of the rest."""
-    text = ", ".join(str(item) for item in items[:shown])
+    text = ", ".join(shortened(item) for item in items[:shown])
     return text if len(items) <= shown else f"{text} and {len(items) - shown} more"
 
 
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, or its type where there is none."""
     lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    return shortened(lines[0], REASON_LENGTH) if lines else type(error).__name__
+
+
+def counted(number: int, noun: str, nouns: str | None = None) -> str:
+    """`1 image`, `3 images`, `1,200 images`."""
+    return f"{number:,} {noun if number == 1 else nouns or noun + 's'}"

@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .packing import Layout
+from .recording import laid_out, length
 
 try:
     from torch.nn.attention.varlen import varlen_attn
@@ -59,8 +60,8 @@ def attention(
     else:
         out = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
     b, h, n, d = out.shape
-    # ONNX needs the copy written out once a mask is there; reshape alone would make the same one.
-    out = out.transpose(1, 2) if bias is None else out.transpose(1, 2).contiguous()
+    # In a graph with a mask ONNX needs the copy written out, whatever the layout of the example's output.
+    out = out.transpose(1, 2) if bias is None else laid_out(out.transpose(1, 2))
     return out.reshape(b, n, h * d)
 
 
@@ -76,7 +77,7 @@ def _written_out(q, k, v, key_bias, bias, dropout) -> Float[Tensor, "b h n d"]:
 
 def masked_attention(q, k, v, key_mask, key_bias=None, bias=None, dropout=0.0) -> Float[Tensor, "b h n d"]:
     """Explicit float32 softmax weighted by G (ToFe Eq. 17, 18): G_ij = 1 if i = j, else the mask of j."""
-    n = q.shape[2]
+    n = length(q, 2)
     logits = (q.float() * q.shape[-1] ** -0.5) @ k.float().transpose(-2, -1)
     if key_bias is not None:
         logits = logits + key_bias[:, None, None]

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .packing import Layout
 from .precision import without_autocast
+from .recording import laid_out, length, one_image
 
 
 @dataclass(frozen=True)
@@ -84,9 +85,11 @@ class Evidence:
         with without_autocast(self.h.device):
             folded = self.layer.folded(self.h[:, list(self.voters)].float())
             if folded is not None:
-                return torch.bmm(patches.float(), folded.unsqueeze(2)).squeeze(2)
-            q, k = self._voter_queries().float(), self.keys()[:, :, self.prefix :].float()
-            return (q @ k.transpose(-2, -1)).mean(dim=(1, 2)) * q.shape[-1] ** -0.5
+                logits = torch.bmm(patches.float(), folded.unsqueeze(2)).squeeze(2)
+            else:
+                q, k = self._voter_queries().float(), self.keys()[:, :, self.prefix :].float()
+                logits = (q @ k.transpose(-2, -1)).mean(dim=(1, 2)) * q.shape[-1] ** -0.5
+        return logits if self.key_bias is None else logits + self.key_bias[:, self.prefix :].float()
 
     def attention_map(self) -> Float[Tensor, "b h pn pn"]:
         """The full softmaxed map, with gradient."""
@@ -98,17 +101,20 @@ class Evidence:
         if of == "maps":
             return self.attention_map().mean(dim=1)
         q, k = self.queries().float(), self.keys().float()
-        return ((q @ k.transpose(-2, -1)).mean(dim=1) * q.shape[-1] ** -0.5).softmax(dim=-1)
+        logits = (q @ k.transpose(-2, -1)).mean(dim=1) * q.shape[-1] ** -0.5
+        return (logits if self.key_bias is None else logits + self.key_bias[:, None].float()).softmax(dim=-1)
 
     def _voter_queries(self) -> Float[Tensor, "b h v d"]:
         """Queries of the voters alone; before the attention has run no other query is projected."""
         voters = slice(self.voters[0], self.voters[-1] + 1)  # they stand side by side
-        return self.layer.queries(self.h[:, voters], prefix_only=True) if self.q is None else self.q[:, :, voters]
+        if self.q is not None:
+            return self.q[:, :, voters]
+        return self.layer.queries(laid_out(self.h[:, voters]), prefix_only=True)
 
     def _padded(self, x: Float[Tensor, "1 h t d"]) -> Float[Tensor, "b h n d"]:
         """The rows of a ragged batch as a dense one, zeros behind an image's last token."""
-        heads = x.shape[1]
-        return self.layout.pad(x.transpose(1, 2).flatten(2)).unflatten(2, (heads, -1)).transpose(1, 2)
+        heads, channels = x.shape[1], x.shape[3]
+        return self.layout.pad(x.transpose(1, 2).flatten(2)).unflatten(2, (heads, channels)).transpose(1, 2)
 
     def _softmax(self, q: Float[Tensor, "b h r d"]) -> Float[Tensor, "b h r pn"]:
         k = self.keys() if self.layout is None else self._padded(self.keys())
@@ -125,7 +131,7 @@ class Evidence:
 def _products(q: Float[Tensor, "b h r d"], k: Float[Tensor, "b h n d"]) -> Float[Tensor, "b h r n"]:
     """q k^T. Keys are a view whose images and heads do not lie evenly, so a batched product over both would copy them
     all; for a few rows on CPU one product for each head is faster."""
-    if q.shape[0] == 1 or q.shape[2] > 4 or q.device.type != "cpu":
+    if one_image(q.shape[0]) or length(q, 2) > 4 or q.device.type != "cpu":
         return q @ k.transpose(-2, -1)
     heads = zip(q.unbind(1), k.unbind(1), strict=True)
     return torch.stack([torch.bmm(one, keys.transpose(1, 2)) for one, keys in heads], dim=1)

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from .recording import laid_out, length
 from .rows import add_rows, behind_prefix, put_rows, take_rows
 
 
@@ -28,6 +29,7 @@ class Reduction:
     scores: Tensor | None = field(default=None, kw_only=True, repr=False)
 
     weighs: ClassVar[bool] = False  # whether tokens after it weigh more than one patch in pooling
+    proportional = False  # whether they weigh as many as keys, too (ToMe's proportional attention); a field of `Merge`
 
     def shrink(self, x: Float[Tensor, "b pn c"], prefix: int = 0) -> Float[Tensor, "b pm c"]:
         """Apply the map to the patch rows of x; the `prefix` rows in front stay."""
@@ -61,6 +63,14 @@ class Reduction:
         """How many patches each token weighs after the map."""
         raise NotImplementedError
 
+    def shrink_key_size(self, size: Float[Tensor, "b n"]) -> Float[Tensor, "b m"]:
+        """How much each token weighs as a key after the map: what the token weighed whose position it takes over."""
+        return take_rows(size, self.representatives())
+
+    def restore_note(self, inside: Float[Tensor, "b m *c"], before: Float[Tensor, "b n *c"]) -> Float[Tensor, "b n *c"]:
+        """Undo the map on what a method carries for each token: tokens left outside have what they had before."""
+        return before
+
 
 @dataclass(frozen=True)
 class Keep(Reduction):
@@ -83,6 +93,9 @@ class Keep(Reduction):
 
     def put_rest(self, x, rows, prefix=0):
         return put_rows(x, self.rest + prefix, rows)
+
+    def restore_note(self, inside, before):
+        return put_rows(before, self.index, inside)
 
     def owners(self, n):
         b, m = self.index.shape
@@ -119,7 +132,10 @@ class Fuse(Reduction):
     def restore(self, y, x, prefix=0):
         update = y[:, -1:] - self._fused(x, prefix)
         moved = torch.cat([x[:, :prefix], x[:, prefix:] + update], dim=1)
-        return self._kept().restore(y[:, :-1], moved, prefix)
+        return self._kept().restore(laid_out(y[:, :-1]), moved, prefix)
+
+    def restore_note(self, inside, before):
+        return put_rows(before, self.index, inside[:, :-1])
 
     def owners(self, n):
         kept = self._kept().owners(n)
@@ -141,6 +157,8 @@ class Merge(Reduction):
 
     `moved` [b, n-m], for groups whose weights sum to 1: the members that do not lead. Where a method knows them only
     these rows are added up, onto their leads; tokens alone in their group pass bit by bit.
+
+    `proportional`: a merged token weighs as a key as much as its members together (ToMe Eq. 1).
     """
 
     group: Tensor
@@ -148,16 +166,23 @@ class Merge(Reduction):
     groups: int
     lead: Tensor
     moved: Tensor | None = None
+    proportional: bool = False
 
     weighs: ClassVar[bool] = True
 
     @classmethod
     def means(
-        cls, sizes: Float[Tensor, "b n"], group: Int[Tensor, "b n"], lead: Int[Tensor, "b m"], moved: Tensor
+        cls,
+        sizes: Float[Tensor, "b n"],
+        group: Int[Tensor, "b n"],
+        lead: Int[Tensor, "b m"],
+        moved: Tensor,
+        proportional: bool = False,
     ) -> Merge:
         """Every group becomes the mean of its members, each weighted by the patches that it stands for."""
         total = sizes.new_zeros(lead.shape).scatter_add(1, group, sizes)
-        return cls(group, sizes / total.gather(1, group), lead.shape[1], lead, moved)
+        m = length(lead, 1)
+        return cls(group, sizes / total.gather(1, group), m, lead, moved=moved, proportional=proportional)
 
     def _sum(self, rows: Tensor) -> Tensor:
         out = rows.new_zeros(rows.shape[0], self.groups, *rows.shape[2:])
@@ -191,6 +216,9 @@ class Merge(Reduction):
     def shrink_size(self, size):
         return self._sum(size)
 
+    def shrink_key_size(self, size):
+        return self._sum(size) if self.proportional else super().shrink_key_size(size)
+
 
 @dataclass(frozen=True)
 class Mask(Reduction):
@@ -215,6 +243,10 @@ class Mask(Reduction):
 
     def put_rest(self, x, rows, prefix=0):
         return torch.cat([x[:, :prefix], rows], dim=1)
+
+    def restore_note(self, inside, before):
+        kept = self.mask.reshape(*self.mask.shape, *[1] * (inside.dim() - 2)) > 0.5
+        return torch.where(kept, inside, before)
 
     def owners(self, n):
         rank = torch.arange(n, device=self.mask.device).expand(self.mask.shape[0], n)

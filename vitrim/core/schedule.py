@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from .values import as_number, as_several, as_whole, shown
+
 SLACK = 1e-9  # 0.7 * 10 is 7.000000000000001 in floating point; no token more for that
 
 
@@ -44,20 +46,25 @@ def round_count(share: float, n: int) -> int:
     return math.floor(share * n + 0.5 + SLACK)
 
 
-def as_places(at: Iterable[int] | int) -> tuple[int, ...]:
-    """One block number or several, as a tuple."""
-    return tuple(at) if isinstance(at, Iterable) else (at,)
+def as_places(at: Iterable[int] | int, option: str = "at") -> tuple[int, ...]:
+    """One block number or several, as a tuple; ValueError, naming the option, for what is no whole number."""
+    several = tuple(sorted(at)) if isinstance(at, (set, frozenset)) else as_several(at)
+    places = tuple(map(as_whole, (at,) if several is None else several))
+    if None in places:
+        wrong = at if several is None else several[places.index(None)]
+        raise ValueError(f"{option}: {shown(wrong)} is not a block: give block numbers from 0, such as (3, 6, 9)")
+    return places
 
 
-def check_places(at: Iterable[int] | int, depth: int) -> tuple[int, ...]:
+def check_places(at: Iterable[int] | int, depth: int, option: str = "at") -> tuple[int, ...]:
     """`at` as sorted block numbers; ValueError for places outside the model or named twice."""
-    places = as_places(at)
-    wrong = [i for i in places if not isinstance(i, int) or isinstance(i, bool) or not 0 <= i < depth]
+    places = as_places(at, option)
+    wrong = [i for i in places if not 0 <= i < depth]
     if wrong or not places:
         given = wrong[0] if wrong else "no place"
-        raise ValueError(f"at: {given} is not a block of this model: give block numbers from 0 to {depth - 1}")
+        raise ValueError(f"{option}: {given} is not a block of this model: give block numbers from 0 to {depth - 1}")
     if list(places) != sorted(set(places)):
-        raise ValueError(f"at: {places} must rise from block to block, each named once")
+        raise ValueError(f"{option}: {places} must rise from block to block, each named once")
     return places
 
 
@@ -68,17 +75,21 @@ def check_keep(
 
     zero: 0 is allowed too
     """
-    rates = tuple(keep) if isinstance(keep, Sequence) else (keep,)
-    for rate in rates:
-        wrong = isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 <= rate <= 1
-        if wrong or (rate == 0 and not zero):
-            allowed = "[0, 1]" if zero else "(0, 1]"
-            raise ValueError(
-                f"keep rate {rate!r} is not in {allowed}: 0.7 keeps 70 % of the patch tokens at each place"
-            )
+    several = as_several(keep)
+    rates = tuple(_rate(rate, zero) for rate in ((keep,) if several is None else several))
     if places is not None and len(rates) not in (1, places):
         raise ValueError(f"{len(rates)} keep rates for {places} places: give one rate, or one for each place")
-    return tuple(map(float, rates)) if isinstance(keep, Sequence) else float(keep)
+    return rates[0] if several is None else rates
+
+
+def _rate(given: float, zero: bool) -> float:
+    rate = as_number(given)
+    if rate is None or not 0 <= rate <= 1 or (rate == 0 and not zero):
+        allowed = "[0, 1]" if zero else "(0, 1]"
+        raise ValueError(
+            f"keep rate {shown(given)} is not in {allowed}: 0.7 keeps 70 % of the patch tokens at each place"
+        )
+    return float(rate)
 
 
 def rate_at(keep: float | Sequence[float], index: int) -> float:

@@ -6,17 +6,17 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from .recording import image_size
 from .schedule import Place
-from .tokens import Tokens
 
 PRIME = 2147483647  # 2^31 - 1
 
 
 def image_seed(images: Float[Tensor, "b c h w"]) -> Int[Tensor, " b"]:
     """One integer for each image, from its pixels: exact integer sums, so that the batch does not matter."""
-    size = images.shape[-2] * images.shape[-1]
+    height, width = image_size(images)
     channels = images.detach().flatten(2).unbind(1)
-    return sum(_weighted_sum(channel, 1 + j * size) for j, channel in enumerate(channels)).remainder(PRIME)
+    return sum(_weighted_sum(channel, 1 + j * height * width) for j, channel in enumerate(channels)).remainder(PRIME)
 
 
 def _weighted_sum(pixels: Float[Tensor, "b p"], first: int) -> Int[Tensor, " b"]:
@@ -25,10 +25,10 @@ def _weighted_sum(pixels: Float[Tensor, "b p"], first: int) -> Int[Tensor, " b"]
     return (pixels.float() * 4096).round_().to(torch.int64).mul_(weights).sum(dim=1)
 
 
-def random_scores(tokens: Tokens, place: Place, seed: int) -> Float[Tensor, "b n"]:
-    """Uniform scores in [0, 1) for the patch tokens now present, from (image, place, seed, number of the token)."""
-    number = torch.arange(1, tokens.n + 1, device=tokens.x.device)
-    state = tokens.seed[:, None] + number * 2654435 + place.block * 97003 + (seed % PRIME) * 7919
+def random_scores(image_seeds: Int[Tensor, " b"], n: int, place: Place, seed: int) -> Float[Tensor, "b n"]:
+    """Uniform scores in [0, 1) for n patch tokens, from (image, place, seed, number of the token)."""
+    number = torch.arange(1, n + 1, device=image_seeds.device)
+    state = image_seeds[:, None] + number * 2654435 + place.block * 97003 + (seed % PRIME) * 7919
     for multiplier in (1103515245, 48271, 69621):  # a few rounds of multiplicative congruence mix the bits
         state = state.remainder(PRIME)
         state = (state * multiplier + 12345).remainder(PRIME)

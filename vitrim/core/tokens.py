@@ -8,7 +8,8 @@ Shapes: b images, p prefix tokens, n patch tokens now present, n0 patches of the
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from .packing import Layout, Pack
-from .reductions import Fuse, Keep, Mask, Reduction, put_rows, take_rows
+from .recording import length
+from .reductions import Mask, Reduction, take_rows
 
 
 @dataclass(frozen=True)
@@ -33,16 +35,15 @@ class Tokens:
 
     prefix: p, the number of tokens in front that no method sees ([CLS], distillation token, registers)
     grid:   (height, width) of the image in patches, n0 = height * width
-    size:   [b, n] patches that each token weighs in pooling and proportional attention; None: 1 each
-    proportional: whether attention adds log(size) to the logits (ToMe)
+    size:   [b, n] patches that each token weighs in pooling; None: 1 each
+    key_size: [b, n] patches that each token weighs as a key, in proportional attention (ToMe); None: 1 each
     mask:   [b, n] soft keep mask of masked training; None: all count
     rope:   rotary rows of every patch of the image, [n0, d], or [depth, heads, n0, d]; None: the model has none
     placed: whether the model must know where on the image its tokens stand (rotary rows, windows)
     position: [b, n] the patch whose place each token has taken, if `placed`; None: token j has the place of patch j.
             In a ragged batch [1, T], -1 for prefix tokens
-    guide:  [b, n] scores from outside (EViT Table 14)
-    running: [b, n] scores that a method carries from block to block (Evo-ViT's global class attention)
-    seed:   [b] integers that depend on the image alone, for methods that draw at random
+    notes:  what methods carry from block to block, by their number in the stack: [b, n, ...] for each token, such as
+            scores from outside, or [b] for each image, such as a seed
     mixed:  [n0] True for patches that mix-token training took from another image of the batch (LV-ViT); None: none
     layout: where the images lie in a ragged batch, x [1, T, c]; None: x is dense
     steps:  the reductions so far that are never undone; `owners` is composed from them when asked for
@@ -52,14 +53,12 @@ class Tokens:
     prefix: int
     grid: tuple[int, int]
     size: Tensor | None = None
-    proportional: bool = False
+    key_size: Tensor | None = None
     mask: Tensor | None = None
     rope: Tensor | None = None
     placed: bool = False
     position: Tensor | None = None
-    guide: Tensor | None = None
-    running: Tensor | None = None
-    seed: Tensor | None = None
+    notes: Mapping[int, Tensor] = field(default_factory=dict)
     mixed: Tensor | None = None
     layout: Layout | None = None
     steps: tuple[Step, ...] = ()
@@ -72,12 +71,16 @@ class Tokens:
     @property
     def n(self) -> int:
         """Patch tokens now present; where images differ, the largest number."""
-        return (self.x.shape[1] if self.layout is None else self.layout.longest) - self.prefix
+        return (length(self.x, 1) if self.layout is None else self.layout.longest) - self.prefix
 
     @property
     def patches(self) -> Float[Tensor, "b n c"]:
         """The patch tokens' features; of a ragged batch [1, T - b * p, c]."""
         return self.x[:, self.prefix :] if self.layout is None else self.layout.patch_rows(self.x)
+
+    def take(self, index: Int[Tensor, "b k"]) -> Float[Tensor, "b k c"]:
+        """The features of some patch tokens, of all images in a dense batch as many."""
+        return take_rows(self.x, index + self.prefix)
 
     @property
     def sizes(self) -> Float[Tensor, "b n"]:
@@ -103,18 +106,28 @@ class Tokens:
     @property
     def key_bias(self) -> Float[Tensor, "b pn"] | None:
         """Log sizes, where attention is proportional to size (ToMe Eq. 1)."""
-        if self.size is None or not self.proportional:
+        if self.key_size is None:
             return None
-        front = self.size.new_zeros(self.size.shape[0], self.prefix)
-        return torch.cat([front, self.size.log()], dim=1)
+        front = self.key_size.new_zeros(self.key_size.shape[0], self.prefix)
+        return torch.cat([front, self.key_size.log()], dim=1)
 
     def with_x(self, x: Tensor) -> Tokens:
         """The same tokens with new features."""
+        if torch.compiler.is_compiling():  # torch before 2.11 cannot trace the shortcut below, and needs none
+            return replace(self, x=x)
         # Called twice a block: `replace` runs a frozen __init__ over all fields, seven times as slow.
         new = object.__new__(Tokens)
         new.__dict__.update(self.__dict__)
         new.__dict__["x"] = x
         return new
+
+    def with_note(self, number: int, note: Tensor | None) -> Tokens:
+        """The same tokens with what method `number` of the stack carries: [b, n, ...] or [b]; None: as they are."""
+        return self if note is None else replace(self, notes={**self.notes, number: note})
+
+    def image_notes(self) -> dict[int, Tensor]:
+        """The notes that do not follow single tokens."""
+        return {number: note for number, note in self.notes.items() if note.dim() == 1}
 
     def shrink(self, reduction: Reduction, *, undone: bool = False, remember: bool = False) -> Tokens:
         """Apply a reduction to the features and to all that travels with them.
@@ -127,14 +140,15 @@ class Tokens:
             return replace(self, mask=reduction.mask, steps=self.steps + step)
         if isinstance(reduction, Pack) or self.layout is not None:
             return self._packed(reduction, step)
+        size, key_size = self._shrunk_sizes(reduction)
         return replace(
             self,
             x=reduction.shrink(self.x, self.prefix),
-            size=self._shrunk_size(reduction),
+            size=size,
+            key_size=key_size,
             mask=None if self.mask is None else take_rows(self.mask, reduction.representatives()),
             position=self._moved(reduction) if self.placed else None,
-            guide=None if self.guide is None else take_rows(self.guide, reduction.representatives()),
-            running=None if self.running is None else take_rows(self.running, reduction.representatives()),
+            notes=self._shrunk_notes(reduction) if self.notes else self.notes,
             steps=self.steps + step,
         )
 
@@ -146,7 +160,8 @@ class Tokens:
         x = reduction.shrink(self.x, self.prefix)
         position = self._packed_positions(reduction) if self.placed else None
         steps = self.steps + step
-        return replace(self, x=x, position=position, guide=None, running=None, layout=reduction.layout, steps=steps)
+        notes = self.image_notes()
+        return replace(self, x=x, position=position, notes=notes, layout=reduction.layout, steps=steps)
 
     def _packed_positions(self, reduction: Pack) -> Int[Tensor, "1 t"]:
         """Places of all rows; -1 for prefix tokens."""
@@ -155,10 +170,19 @@ class Tokens:
             places = F.pad(self._patch_numbers() if places is None else places, (self.prefix, 0), value=-1)
         return reduction.shrink(places.unsqueeze(-1)).squeeze(-1)
 
-    def _shrunk_size(self, reduction: Reduction) -> Tensor | None:
-        if self.size is None and not reduction.weighs:
-            return None
-        return reduction.shrink_size(self.sizes)
+    def _shrunk_sizes(self, reduction: Reduction) -> tuple[Tensor | None, Tensor | None]:
+        """`size` and `key_size` after the reduction: one tensor for both where both are the same, as in ToMe."""
+        size = self.size if self.size is None and not reduction.weighs else reduction.shrink_size(self.sizes)
+        if self.key_size is None and not reduction.proportional:
+            return size, None
+        if self.key_size is self.size and (reduction.proportional or not reduction.weighs):
+            return size, size
+        before = self.sizes.new_ones(self.sizes.shape) if self.key_size is None else self.key_size
+        return size, reduction.shrink_key_size(before)
+
+    def _shrunk_notes(self, reduction: Reduction) -> dict[int, Tensor]:
+        index = reduction.representatives()
+        return {key: note if note.dim() == 1 else take_rows(note, index) for key, note in self.notes.items()}
 
     def _moved(self, reduction: Reduction) -> Int[Tensor, "b m"]:
         index = reduction.representatives()
@@ -184,10 +208,12 @@ class Tokens:
     def restore(self, reduction: Reduction, outside: Tokens) -> Tokens:
         """Undo `reduction`: `outside` are the tokens from before it, these are what became of the shrunk ones."""
         tokens = outside.with_x(reduction.restore(self.x, outside.x, self.prefix))
-        if self.running is None or not isinstance(reduction, (Keep, Fuse)):
-            return tokens
-        kept = self.running[:, : reduction.index.shape[1]]
-        return replace(tokens, running=put_rows(outside.running, reduction.index, kept))
+        for number, note in self.notes.items():
+            if note.dim() > 1:
+                before = outside.notes.get(number)
+                before = note.new_zeros(note.shape[0], outside.n, *note.shape[2:]) if before is None else before
+                tokens = tokens.with_note(number, reduction.restore_note(note, before))
+        return tokens
 
     def _patch_numbers(self) -> Int[Tensor, "b n0"]:
         n0 = self.grid[0] * self.grid[1]
@@ -200,7 +226,7 @@ class Tokens:
         for step in self.steps:
             moved = step.reduction.owners(n).gather(1, owners.clamp(min=0))
             owners = torch.where(owners < 0, owners, moved)
-            n = step.reduction.representatives().shape[1]
+            n = length(step.reduction.representatives(), 1)
         return owners
 
     def origin(self) -> Int[Tensor, "b n"]:

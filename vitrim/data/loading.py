@@ -1,18 +1,26 @@
 """Photographs for evaluation: found, labelled, decoded and prepared as the model's own configuration says."""
 
+from __future__ import annotations
+
 import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from timm.data import resolve_data_config
-from timm.layers import PatchEmbed
 from timm.utils import unwrap_model
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
-from .classes import Classes, classes_of_labels, match_classes, read_labels
+from ..common.text import counted, few
+from .choose import drawn, first_of_each
+from .class_map import read_class_map
+from .classes import Classes, LabelNames, empty_are_classes, match_classes
+from .config import config_of, data_config
+from .folders import flat_files
+from .labels import classes_of_labels, read_labels
 from .photographs import Batch, Photographs, StreamedPhotographs, Unreadable, collate
-from .sources import Files, ReaderImages, Stream, TorchImages, find_source, flat_files
+from .sources import Files, ReaderImages, Stream, TorchImages, find_source
 
 __all__ = [
     "Batch",
@@ -26,6 +34,15 @@ __all__ = [
 ]
 
 
+@dataclass(frozen=True)
+class _Knowledge:
+    """About classes: how many the model has, the names that it carries, and a class map, if one is given."""
+
+    num_classes: int
+    label_names: LabelNames
+    class_map: dict[str, int] | None
+
+
 def open_dataset(
     path: str | Path,
     model_or_cfg: nn.Module | dict,
@@ -37,6 +54,8 @@ def open_dataset(
     root: str | Path | None = None,
     limit_per_class: int | None = None,
     limit: int | None = None,
+    seed: int = 0,
+    class_map: str | Path | Mapping[str, int] | None = None,
 ) -> Photographs | StreamedPhotographs:
     """Open photographs for a model, prepared as its `pretrained_cfg` says.
 
@@ -52,54 +71,58 @@ def open_dataset(
         split: a folder below `path`, or the split of a named data set ("validation" if None).
         root: where a named data set is stored.
         limit_per_class: the first so many photographs of each class, by sorted name.
-        limit: the first so many photographs of what is left.
+        limit: so many photographs of what is left, drawn at random, as many of each class as there can be. Of a data
+            set that is read from start to end the first ones.
+        seed: for `limit`; the same one draws the same photographs.
+        class_map: the model's class index of each name, as a dict or a file (`read_class_map` says of which forms).
 
-    Labels become the model's class indices by its label names, by ImageNet wnid, or by natural order where the counts
-    agree (`dataset.classes.rule` says which). Raises ValueError for what is no data set, holds no photograph, or has
-    classes that do not match the model.
+    Labels become the model's class indices by `class_map`, by the model's own label names, by ImageNet wnid, or by
+    natural order where the counts agree (`dataset.classes.rule` says which). A folder without a photograph is no class.
+    Raises ValueError for what is no data set, holds no photograph, or has classes that do not match the model.
     """
     _positive(limit_per_class=limit_per_class, limit=limit)
     model = unwrap_model(model_or_cfg) if isinstance(model_or_cfg, nn.Module) else None
     cfg = (getattr(model, "pretrained_cfg", None) or {}) if model is not None else model_or_cfg
+    config = config_of(model, cfg, crop_pct, img_size)
     num_classes = getattr(model, "num_classes", cfg.get("num_classes", 0))
-    config = _data_config(model, cfg, crop_pct, img_size)
-    names = cfg.get("label_names")
+    known = _Knowledge(num_classes, cfg.get("label_names"), None if class_map is None else read_class_map(class_map))
     if label_file is not None:
-        source, classes = _labelled(path, split, label_file, num_classes, names)
+        source, classes = _labelled(path, split, label_file, known)
     else:
         source = find_source(path, root, split, limit)
-        classes = _classes_of(source, num_classes, names, str(path))
+        source, classes = _classes_of(source, known, str(path))
     if isinstance(source, Stream):
         return _stream(source, classes, config, limit_per_class, limit)
-    return Photographs(source, classes, config, _choose(source, limit_per_class, limit))
+    return Photographs(source, classes, config, *_choose(source, limit_per_class, limit, seed))
 
 
-def data_config(model: nn.Module, img_size: int | tuple[int, int] | None = None) -> dict:
-    """How a model wants its images: timm's data configuration (size, mean, std, interpolation, crop)."""
-    model = unwrap_model(model)
-    return _data_config(model, getattr(model, "pretrained_cfg", None) or {}, None, img_size)
-
-
-def _labelled(
-    path: str | Path, split: str | None, label_file: str | Path, num_classes: int, label_names: list[str] | dict | None
-) -> tuple[Files, Classes]:
-    folder, files = flat_files(path, split)
-    texts, ordered = read_labels(label_file, files)
-    labels, classes = classes_of_labels(texts, ordered, num_classes, label_names, label_file)
-    return Files(
-        folder, [(str(folder / file), label) for file, label in zip(files, labels, strict=True)], None
-    ), classes
+def _labelled(path: str | Path, split: str | None, label_file: str | Path, known: _Knowledge) -> tuple[Files, Classes]:
+    folder, files, left_out = flat_files(path, split)
+    texts, ordered, absent = read_labels(label_file, files)
+    labels, classes = classes_of_labels(
+        texts, ordered, known.num_classes, known.label_names, label_file, known.class_map
+    )
+    if absent:
+        left_out["labels of files that are not there"] = absent
+    samples = [(str(folder / file), label) for file, label in zip(files, labels, strict=True)]
+    return Files(folder, samples, None, left_out), classes
 
 
 def _classes_of(
-    source: Files | ReaderImages | TorchImages | Stream,
-    num_classes: int,
-    label_names: list[str] | dict | None,
-    where: str,
-) -> Classes:
+    source: Files | ReaderImages | TorchImages | Stream, known: _Knowledge, where: str
+) -> tuple[Files | ReaderImages | TorchImages | Stream, Classes]:
+    """The classes, and the source with its labels numbered as they are."""
+    if source.names is None and known.class_map is not None:
+        raise ValueError(f"{where} stores class indices and no names: leave out the class map")
     if source.names is None:
-        return Classes((), (), "integer labels as stored, taken as class indices from 0")
-    return match_classes(source.names, num_classes, label_names, where)
+        return source, Classes((), (), "integer labels as stored, taken as class indices from 0")
+    names, empty, about = source.names, source.empty, (known.num_classes, known.label_names)
+    if known.class_map is None and empty_are_classes(names, empty, *about):
+        source = source.with_empty()
+        classes = match_classes(source.names, *about, where)
+        words = f"{classes.rule}, {counted(len(empty), 'folder')} without a photograph among them: {few(empty)}"
+        return source, replace(classes, rule=words)
+    return source, match_classes(names, *about, where, known.class_map, empty)
 
 
 def _stream(
@@ -116,51 +139,24 @@ def _positive(**limits: int | None) -> None:
             raise ValueError(f"{name} is {value}: give a whole number from 1")
 
 
-def _choose(source: Files | ReaderImages | TorchImages, per_class: int | None, limit: int | None) -> list[int] | None:
-    chosen = None
+def _choose(
+    source: Files | ReaderImages | TorchImages, per_class: int | None, limit: int | None, seed: int
+) -> tuple[list[int] | None, str]:
+    """The places that the limits leave (None: all), and how they were chosen, in words."""
+    if per_class is None and limit is None:
+        return None, ""
+    labels, words, chosen = source.labels(), [], None
     if per_class is not None:
-        seen: dict[int, int] = {}
-        chosen = []
-        for place, label in enumerate(source.labels()):
-            seen[label] = seen.get(label, 0) + 1
-            if seen[label] <= per_class:
-                chosen.append(place)
-    if limit is not None:
-        chosen = (chosen if chosen is not None else list(range(len(source))))[:limit]
-    return chosen
-
-
-def _data_config(
-    model: nn.Module | None, cfg: dict, crop_pct: float | None, img_size: int | tuple[int, int] | None
-) -> dict:
-    """timm's data configuration; the model's patch embedding knows its size better than its `pretrained_cfg`."""
-    if crop_pct is not None and not 0 < crop_pct <= 1:
-        raise ValueError(f"crop_pct is {crop_pct}: give a share in (0, 1]")
-    embed = (
-        next((module for module in model.modules() if isinstance(module, PatchEmbed)), None)
-        if model is not None
-        else None
-    )
-    own = getattr(embed, "img_size", None)
-    size = (img_size, img_size) if isinstance(img_size, int) else img_size or own
-    if size is not None and min(size) < 1:
-        raise ValueError(f"img_size is {img_size}: give pixels, from 1")
-    if own and embed.strict_img_size and tuple(size) != tuple(own):
-        raise ValueError(
-            f"the model takes {own[0]} x {own[1]} pixels and img_size asks for {size[0]} x {size[1]}: "
-            f"create the model with img_size={img_size} or dynamic_img_size=True"
-        )
-    # LV-ViT's stem has convolutions before its projection.
-    first = getattr(embed, "conv1", getattr(embed, "proj", None))
-    channels = first.in_channels if embed else cfg.get("input_size", (3,))[0]
-    args = {"crop_pct": crop_pct, "input_size": (channels, *size) if size else None, "in_chans": channels}
-    config = resolve_data_config(args, pretrained_cfg=cfg, model=model)
-    if channels not in (1, 3) or len(config["mean"]) != channels:
-        raise ValueError(
-            f"the model takes {channels} channels and its mean has {len(config['mean'])}: photographs are RGB, or gray "
-            "for a model with one channel and one mean"
-        )
-    return config
+        if labels is None:
+            raise ValueError("the data set does not list its labels, which limit_per_class needs: use limit")
+        chosen = first_of_each(labels, per_class)
+        words.append(f"the first {per_class} of each class")
+        labels = [labels[place] for place in chosen]
+    places = drawn(len(source) if chosen is None else len(chosen), limit, seed, labels)
+    if places is None:
+        return chosen, ", ".join(words)
+    words.append("drawn at random" if labels is None else "drawn at random, alike from every class")
+    return [place if chosen is None else chosen[place] for place in places], f"{', '.join(words)}, seed {seed}"
 
 
 def open_loader(

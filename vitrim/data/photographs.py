@@ -1,10 +1,11 @@
 """Photographs by index or as a stream: decoding, and what becomes of files that cannot be read."""
 
+from __future__ import annotations
+
 import logging
-import warnings
 from collections.abc import Iterator
 from itertools import islice
-from typing import IO, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -13,8 +14,8 @@ from timm.data import create_transform
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, default_collate
 
-from ..common.text import first_line
 from .classes import Classes
+from .decoding import decode, reason_of
 from .sources import Files, ReaderImages, Stream, TorchImages
 
 
@@ -37,32 +38,46 @@ class Photographs(Dataset):
     """Photographs by index: `(image [c, h, w], class index)`, or `Unreadable` for a file that cannot be read.
 
     `classes` says which class of the model each label is, `config` how images are prepared (timm's data configuration).
+    `chosen` are the places in the source that a limit has left, or None for all, and `choice` says how it chose.
     """
 
     def __init__(
-        self, source: Files | ReaderImages | TorchImages, classes: Classes, config: dict, chosen: list[int] | None
+        self,
+        source: Files | ReaderImages | TorchImages,
+        classes: Classes,
+        config: dict,
+        chosen: list[int] | None,
+        choice: str = "",
     ):
-        self.source, self.classes, self.config, self.chosen = source, classes, config, chosen
+        self.source, self.classes, self.config, self.chosen, self.choice = source, classes, config, chosen, choice
         self.transform = create_transform(**config, is_training=False)
 
     def __len__(self) -> int:
         return len(self.source) if self.chosen is None else len(self.chosen)
 
+    @property
+    def left_out(self) -> dict[str, int]:
+        """What lies among the photographs and is none that is read, or belongs to no class: how many of each kind."""
+        return self.source.left_out
+
     def __getitem__(self, index: int) -> tuple[Tensor, int] | Unreadable:
         place = index if self.chosen is None else self.chosen[index]
         try:
             file, label = self.source.read(place)
-            image = self.transform(_decode(file, self.config))
+            image = self.transform(decode(file, _mode(self.config)))
         except Exception as error:  # decoders raise almost anything; no file may end an evaluation
-            return Unreadable(self.source.name(place), _reason(error))
+            return Unreadable(self.source.name(place), reason_of(error))
         return image, self.classes.index(label)
 
 
 class StreamedPhotographs(IterableDataset):
     """Photographs from start to end, for data sets without random access; yields what `Photographs` gives."""
 
+    left_out: ClassVar[dict[str, int]] = {}
+
     def __init__(self, source: Stream, classes: Classes, config: dict, limit: int | None):
         self.source, self.classes, self.config, self.limit = source, classes, config, limit
+        self.choice = "" if limit is None else "the first of the stream"
         self.transform = create_transform(**config, is_training=False)
 
     @property
@@ -79,12 +94,18 @@ class StreamedPhotographs(IterableDataset):
             for image, label in islice(self.source.dataset.reader, self.limit):
                 yield from skipped.take()
                 skipped.place += 1
-                yield self.transform(_decode(image, self.config)), self.classes.index(label)
+                yield self._sample(image, label, skipped.place - 1)
             yield from skipped.take()
         except Exception as error:  # timm decodes in the stream itself, which a failure ends
-            yield Unreadable(f"image {skipped.place} of {self.source.where} and all that follow", _reason(error))
+            yield Unreadable(f"image {skipped.place} of {self.source.where} and all that follow", reason_of(error))
         finally:
             logger.removeFilter(skipped)
+
+    def _sample(self, image: Image.Image, label: int, place: int) -> tuple[Tensor, int] | Unreadable:
+        try:
+            return self.transform(decode(image, _mode(self.config))), self.classes.index(label)
+        except Exception as error:  # as in `Photographs`: no image may end an evaluation
+            return Unreadable(f"image {place} of {self.source.where}", reason_of(error))
 
 
 class _SkippedByTimm(logging.Filter):
@@ -108,20 +129,8 @@ class _SkippedByTimm(logging.Filter):
         return found
 
 
-def _decode(file: str | IO[bytes] | Image.Image, config: dict) -> Image.Image:
-    mode = "L" if config["input_size"][0] == 1 else "RGB"
-    if isinstance(file, Image.Image):
-        return file if file.mode == mode else file.convert(mode)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # odd metadata; what cannot be decoded raises
-        with open(file, "rb") if isinstance(file, str) else file as stream, Image.open(stream) as image:
-            return image.convert(mode)
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, Image.UnidentifiedImageError):
-        return "not an image, or damaged from its first bytes"
-    return f"{type(error).__name__}: {first_line(error)}"
+def _mode(config: dict) -> str:
+    return "L" if config["input_size"][0] == 1 else "RGB"
 
 
 def collate(samples: list[tuple[Tensor, int] | Unreadable]) -> Batch:

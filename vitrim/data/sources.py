@@ -1,30 +1,41 @@
 """Where photographs come from: folders, tar files, and all else that `timm.data.create_dataset` reads."""
 
+from __future__ import annotations
+
 import importlib.util
 import os
 import tarfile
+from collections import Counter
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, ClassVar
 
 from PIL import Image
-from timm.data import create_dataset
-from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
+from timm.data import create_dataset, get_img_extensions
 
-from ..common.text import few, first_line
-from .classes import in_order
+from ..common.text import first_line, shortened
+from .folders import BESIDE, ClassFolders, class_folders, in_order
 
-_SPLITS = {"train", "training", "val", "valid", "validation", "test", "eval", "evaluation"}
 _STREAMS = {"hfids", "tfds", "wds"}
 _NEEDS = {"hfds": "datasets", "hfids": "datasets", "tfds": "tensorflow_datasets", "wds": "webdataset"}
 _PREFIXES = _STREAMS | {"hfds", "torch"}
 
 
 class Files:
-    """Image files with a label each. `names` are the class names, or None where labels come from elsewhere."""
+    """Image files with a label each. `names` are the class names, or None where labels come from elsewhere; `left_out`
+    counts what else lies there, by kind, and `empty` names the folders without a photograph."""
 
-    def __init__(self, root: Path, samples: list[tuple[str, int]], names: list[str] | None):
+    def __init__(
+        self,
+        root: Path,
+        samples: list[tuple[str, int]],
+        names: list[str] | None,
+        left_out: dict[str, int] | None = None,
+        empty: Sequence[str] = (),
+    ):
         self.root, self.samples, self.names = root, samples, names
+        self.left_out, self.empty = left_out or {}, empty
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -38,17 +49,36 @@ class Files:
     def labels(self) -> list[int]:
         return [label for _, label in self.samples]
 
+    def with_empty(self) -> Files:
+        """The same photographs, the folders without one counted as classes, too."""
+        names = in_order({*self.names, *self.empty})
+        label = [names.index(name) for name in self.names]
+        return Files(self.root, [(file, label[own]) for file, own in self.samples], names, self.left_out)
+
 
 class ReaderImages:
-    """A random-access timm reader (tar files, Hugging Face datasets)."""
+    """A random-access timm reader (tar files, Hugging Face datasets). What has no class there (in a tar file:
+    photographs outside of folders) is left out."""
 
-    def __init__(self, reader: Any):
+    empty: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, reader: Any, left_out: dict[str, int] | None = None):
         self.reader, self._process = reader, os.getpid()
         mapping = getattr(reader, "class_to_idx", None) or getattr(reader, "class_name_to_idx", None) or {}
-        self.names = sorted(mapping, key=mapping.get) or None
+        names = sorted(mapping, key=mapping.get)
+        self.left_out, self._places, self._labels = dict(left_out or {}), None, None
+        if "" in names:
+            self._leave_out(names.index(""))
+        self.names = [name for name in names if name] or None
+
+    def _leave_out(self, nameless: int) -> None:
+        targets = self._targets()
+        self._places = [place for place, label in enumerate(targets) if label != nameless]
+        self._labels = [targets[place] - (targets[place] > nameless) for place in self._places]
+        self.left_out[BESIDE] = len(targets) - len(self._places)
 
     def __len__(self) -> int:
-        return len(self.reader)
+        return len(self.reader) if self._places is None else len(self._places)
 
     def __getstate__(self) -> dict:
         self._close()
@@ -68,20 +98,28 @@ class ReaderImages:
         self._process = os.getpid()
 
     def name(self, index: int) -> str:
-        return str(self.reader.filename(index))
+        return str(self.reader.filename(index if self._places is None else self._places[index]))
 
     def read(self, index: int) -> tuple[IO[bytes], int]:
         if self._process != os.getpid():
             self._close()
-        return self.reader[index]
+        if self._places is None:
+            return self.reader[index]
+        return self.reader[self._places[index]][0], self._labels[index]
 
     def labels(self) -> list[int]:
+        return self._targets() if self._labels is None else self._labels
+
+    def _targets(self) -> list[int]:
         targets = self.reader.targets if hasattr(self.reader, "targets") else self.reader.iter_targets()
         return [int(target) for target in targets]
 
 
 class TorchImages:
     """A torchvision data set of (image, label) pairs, such as `torch/cifar10`."""
+
+    left_out: ClassVar[dict[str, int]] = {}
+    empty: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, dataset: Any):
         self.dataset, self.names = dataset, list(getattr(dataset, "classes", ())) or None
@@ -95,14 +133,16 @@ class TorchImages:
     def read(self, index: int) -> tuple[Image.Image, int]:
         return self.dataset[index]
 
-    def labels(self) -> list[int]:
-        if not hasattr(self.dataset, "targets"):
-            raise ValueError(f"{type(self.dataset).__name__} does not list its labels: limit_per_class needs them")
-        return [int(target) for target in self.dataset.targets]
+    def labels(self) -> list[int] | None:
+        """None where the data set does not list them."""
+        targets = getattr(self.dataset, "targets", None)
+        return None if targets is None else [int(target) for target in targets]
 
 
 class Stream:
     """A timm data set that is read from start to end (webdataset shards, TFDS, Hugging Face streams)."""
+
+    empty: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, dataset: Any, where: str):
         self.dataset, self.where = dataset, where
@@ -122,7 +162,7 @@ def find_source(
     if prefix in _PREFIXES and not local.exists():
         return _named(str(path), prefix, root, split, limit)
     if local.is_dir():
-        return class_folders(local, split)
+        return _files(class_folders(local, split))
     if local.suffix == ".tar" and local.is_file():
         return _tar(local)
     if local.exists():
@@ -133,74 +173,35 @@ def find_source(
     )
 
 
-def _is_image(path: str) -> bool:
-    name = os.path.basename(path)
-    return name.lower().endswith(IMG_EXTENSIONS) and not name.startswith(".")
-
-
-def _folders(root: Path) -> list[str]:
-    return in_order({entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith(".")})
-
-
-def split_folder(root: Path, split: str | None) -> Path:
-    """`root/split` where a split is asked for; refuses a root that holds nothing but splits."""
-    folders = _folders(root)
-    if split is not None and split not in folders:
-        raise ValueError(f"{root} has no folder {split!r} for that split; it has {few(folders) or 'no folders'}")
-    if split is None and folders and _SPLITS.issuperset(name.lower() for name in folders):
-        raise ValueError(f"{root} holds the splits {few(folders)}: choose one, for example {root / folders[-1]}")
-    return root / split if split else root
-
-
-def class_folders(root: Path, split: str | None) -> Files:
-    """One folder per class, photographs anywhere below it; classes in natural order, files by sorted name."""
-    root = split_folder(root, split)
-    names = _folders(root)
-    index = {name: position for position, name in enumerate(names)}
-    samples = make_dataset(root, index, is_valid_file=_is_image, allow_empty=True) if names else []
-    if not samples:
-        raise ValueError(_why_empty(root, names))
-    samples.sort(key=lambda sample: sample[1])  # stable: files stay in make_dataset's sorted order within a class
-    return Files(root, samples, names)
-
-
-def _why_empty(root: Path, names: list[str]) -> str:
-    files = sorted(entry.name for entry in os.scandir(root) if entry.is_file())
-    if any(_is_image(name) for name in files):
-        return f"{root} has photographs but no class folders: give a label file with lines `file label`"
-    if any(name.endswith(".tar") for name in files):
-        return f"{root} holds tar files: give one of them, or wds/{root} with a split such as 'val-{{0000..0003}}.tar'"
-    kinds = f"files that end in {', '.join(IMG_EXTENSIONS)}"
-    return f"{root} holds no photographs ({kinds}), {f'nor do its {len(names)} folders' if names else 'and no folders'}"
-
-
-def flat_files(root: str | Path, split: str | None) -> tuple[Path, list[str]]:
-    """All photographs below a folder, as sorted relative paths. Raises ValueError where there are none."""
-    root = Path(root).expanduser()
-    if not root.is_dir():
-        raise ValueError(f"a label file goes with a folder of photographs; {root} is none")
-    root = split_folder(root, split)
-    files = (Path(folder, name) for folder, _, names in os.walk(root, followlinks=True) for name in names)
-    found = sorted(file.relative_to(root).as_posix() for file in files if _is_image(str(file)))
-    if not found:
-        raise ValueError(_why_empty(root, _folders(root)))
-    return root, found
+def _files(found: ClassFolders) -> Files:
+    return Files(found.root, found.samples, found.names, found.left_out, found.empty)
 
 
 def _tar(path: Path) -> ReaderImages | Stream:
     try:
         with tarfile.open(path) as archive:
             webdataset = any(member.name.endswith(".cls") for member in islice(archive, 4))
+            others = {} if webdataset else _other_members(archive)
     except (tarfile.TarError, OSError) as error:
         raise ValueError(f"{path} cannot be read as a tar file: {first_line(error)}") from error
     if webdataset:
         return _named(f"wds/{path}", "wds", None, None, None)
     try:
-        return ReaderImages(create_dataset("", root=str(path), search_split=False).reader)
+        source = ReaderImages(create_dataset("", root=str(path), search_split=False).reader, others)
     except (tarfile.TarError, OSError) as error:
         raise ValueError(f"{path} cannot be read as a tar file: {first_line(error)}") from error
     except ValueError as error:  # timm unpacks an empty list where a tar holds no image
-        raise ValueError(f"{path} holds no photographs (.png, .jpg, .jpeg)") from error
+        raise ValueError(f"{path} holds no photographs ({', '.join(get_img_extensions())})") from error
+    if not len(source):
+        raise ValueError(f"{path} has photographs but no class folders: pack one folder per class")
+    return source
+
+
+def _other_members(archive: tarfile.TarFile) -> dict[str, int]:
+    """What timm's reader passes over without a word, counted by ending."""
+    read = {*get_img_extensions(), ".tar"}
+    endings = (os.path.splitext(member.name)[1].lower() for member in archive if member.isfile())
+    return dict(Counter(shortened(one, 20) or "without an ending" for one in endings if one not in read))
 
 
 def _named(
@@ -213,6 +214,8 @@ def _named(
     if prefix == "wds" and root is None:
         name, root, split = _shards(name, split)
     options = {"num_samples": limit} if prefix == "hfids" else {}
+    if prefix in ("hfids", "wds"):
+        options["input_img_mode"] = ""  # or timm would make sixteen bits a pixel white; `decode` makes the mode
     root, split = root and str(root), split or "validation"
     try:
         dataset = create_dataset(name, root=root, split=split, search_split=False, **options)

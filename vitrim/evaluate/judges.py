@@ -166,20 +166,20 @@ class FeatureJudge:
         self.features.append(features[finite].float())
         self.labels.append(labels[finite])
         self.finite.append(finite)
-        if dense is not None:
-            both = finite & dense.isfinite().all(dim=1)
+        both = finite if dense is None else finite & dense.isfinite().all(dim=1)
+        if dense is not None and both.any():
             self.cosine.update(cosine_similarity(features[both].float(), dense[both].float(), dim=1))
 
     @property
     def running(self) -> float | None:
-        """Mean cosine so far; None without a dense model."""
+        """Mean cosine so far; None without a dense model, and where no image has finite features of both."""
         return float(self.cosine.compute()) if self.cosine.update_called else None
 
     def result(self, skipped: tuple[Unreadable, ...]) -> EvaluationResult:
         """The mean cosine and the neighbours' accuracy over what was seen."""
         features, labels, finite = torch.cat(self.features), torch.cat(self.labels), torch.cat(self.finite)
-        hits = int(knn_hits(features, labels, self.neighbours).sum()) if len(features) > 1 else None
-        knn, interval = (None, None) if hits is None else _percent(hits, len(finite))
+        hits = int(knn_hits(features, labels, self.neighbours).sum()) if len(features) > 1 else 0
+        knn, interval = _percent(hits, len(finite)) if len(finite) > 1 else (None, None)  # one has no neighbours
         return EvaluationResult(
             len(finite), skipped, int((~finite).sum()), cosine=self.running, knn=knn, knn_interval=interval
         )

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..backbones.base import Backbone
 from ..core.evidence import Evidence
 from ..core.packing import pack
+from ..core.recording import refuse_recording
 from ..core.reductions import Reduction
 from ..core.schedule import Place, ceil_count
 from ..core.tokens import Tokens
@@ -59,6 +60,7 @@ class ATS(Method):
         return tuple(range(depth // 4, depth))
 
     def forward(self, tokens: Tokens, evidence: Evidence, place: Place) -> Reduction | None:
+        refuse_recording("ats", "export another method, such as evit or topk")
         scores = significance(evidence)
         kept = sampled(scores, self._points(place, tokens.grid[0] * tokens.grid[1]))
         return pack(kept, tokens.prefix, tokens.layout, scores)

@@ -7,6 +7,7 @@ tells the core when to ask it and the cost model what it will answer.
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Literal
@@ -19,43 +20,41 @@ from ..core.evidence import Evidence
 from ..core.reductions import Reduction
 from ..core.schedule import Place, as_places, check_keep, check_places, even_places, rate_at
 from ..core.tokens import Tokens
+from .parts.sealed import Sealed
 
 
-class Method(nn.Module):
+class Method(Sealed, nn.Module):
     """Base of all methods.
 
     acts:    "between" attention and MLP of a block, or "before" a block
-    needs_seed: whether it draws at random, seeded by the image
     dial:    the option that a budget solves
     keeps_none: whether a keep rate of 0 makes sense
     guided:  whether it takes scores from outside; `guide`, if set, makes them from the images
     weighs:  whether it leaves tokens that weigh more than one patch in pooling
-    proportional: whether attention adds log(size) of merged tokens to the logits
     map_of:  "maps" or "logits" where its loss needs the attention map over all tokens (`Evidence.mean_map`)
-    watches: whether it takes note of every block's attention (`watch`)
     blind:   whether it decides from the tokens alone; it is given no evidence
     per_image: whether images may keep counts of their own; `macs` then takes them as `kept`
     ragged:  whether it leaves another number of tokens in every image of a batch
     trains_masked: whether it trains on soft masks over all tokens instead of gathers
+    share_of_all: whether its keep rates are shares of all patches of the image, however many are left at a place
     switches: options that may change after training: its learned parts serve any of their values
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
     acts: ClassVar[Literal["between", "before"]] = "between"
-    needs_seed: ClassVar[bool] = False
     dial: ClassVar[str] = "keep"
     keeps_none: ClassVar[bool] = False
     weighs: ClassVar[bool] = False
     guided: ClassVar[bool] = False
-    proportional: bool = False
     blind: ClassVar[bool] = False
     per_image: ClassVar[bool] = False
     ragged: bool = False
     trains_masked: ClassVar[bool] = False
+    share_of_all: ClassVar[bool] = False
     switches: ClassVar[tuple[str, ...]] = ()
     map_of: str | None = None
-    watches: ClassVar[bool] = False
+    number: int = 0  # of the method in its stack; what it carries in `Tokens.notes` goes by it
 
     def __init__(self, keep: Any = 1.0, at: Any = None):
         super().__init__()
@@ -91,8 +90,20 @@ class Method(nn.Module):
         """Three places, evenly."""
         return even_places(depth, 3)
 
+    def fit_again(self, body: Backbone) -> None:
+        """Keep its places on a model that has got another size of images, or fewer blocks."""
+        patches = {place.block: math.prod(body.grid_at(place.block, body.grid())) for place in self._places_in(body)}
+        self.places = tuple(
+            place if place.patches is None else replace(place, patches=patches[place.block])
+            for place in self._places_in(body)
+        )
+
+    def _places_in(self, body: Backbone) -> tuple[Place, ...]:
+        return tuple(place for place in self.places if place.block < body.depth)
+
     def set_rates(self, rates: Sequence[float | None]) -> None:
-        """Turn the keep rate of every place, for schedules of training."""
+        """Turn the keep rate of every place, for schedules of training. A model is saved at the rates that it runs."""
+        check_keep(rates, zero=self.keeps_none)
         self.places = tuple(replace(place, keep=rate) for place, rate in zip(self.places, rates, strict=True))
 
     def place(self, block: int) -> Place | None:
@@ -100,6 +111,15 @@ class Method(nn.Module):
         return next((place for place in self.places if place.block == block), None)
 
     # -- the decision
+
+    def start_note(self, images: Tensor, scores: Tensor | None) -> Tensor | None:
+        """What it carries in `Tokens.notes` from the start of a forward: [b, n0, ...] for each patch, or [b] for each
+        image; None: nothing.
+
+        images: [b, 3, height, width]
+        scores: [b, n0] from outside, given with the call; only for methods that are `guided`
+        """
+        return None
 
     @property
     def masked(self) -> bool:
@@ -133,10 +153,15 @@ class Method(nn.Module):
         """What the tokens left outside have become by the time they are put back: unchanged, if nobody says more."""
         return outside
 
-    def watch(self, tokens: Tokens, evidence: Evidence, block: int) -> Tokens:
-        """Take note, in `tokens.running`, of a block's attention for decisions in later ones; called in every block of
-        methods that say `watches`."""
-        return tokens
+    def observe(self, tokens: Tokens, evidence: Evidence, block: int) -> Tensor | None:
+        """Its new note [b, n, ...] from the attention of a block, for decisions in later ones; None: as it was. Called
+        in every block of methods that override it."""
+        return None
+
+    @property
+    def observes(self) -> bool:
+        """Whether it looks at the attention of every block."""
+        return type(self).observe is not Method.observe
 
     # -- what it will cost
 
@@ -148,8 +173,8 @@ class Method(nn.Module):
         """Multiply-accumulates of deciding and applying at this place, with n patch tokens, for one image."""
         return 0
 
-    def watch_macs(self, block: int, n: int, body: Backbone) -> int:
-        """Multiply-accumulates of `watch`, with n patch tokens in the block's attention."""
+    def observe_macs(self, block: int, n: int, body: Backbone) -> int:
+        """Multiply-accumulates of `observe`, with n patch tokens in the block's attention."""
         return 0
 
     def update_counts(self, kept: Tensor, patches: int) -> None:

@@ -10,10 +10,11 @@ from torch import Tensor
 from ..core.evidence import Evidence
 from ..core.reductions import Keep, Reduction
 from ..core.schedule import Place, ceil_count
-from ..core.seeds import random_scores
+from ..core.seeds import image_seed, random_scores
 from ..core.tokens import Tokens
 from .base import Method, top
 from .evit import EViT
+from .parts.checks import check_seed
 
 
 class TopK(EViT):
@@ -55,14 +56,16 @@ class Random(_Blind):
 
     name = "random"
     title = "keep random tokens"
-    needs_seed = True
 
     def __init__(self, keep: Any = 0.7, at: Any = None, seed: int = 0):
         super().__init__(keep, at)
-        self.seed = seed
+        self.seed = check_seed(seed)
+
+    def start_note(self, images, scores):
+        return image_seed(images)
 
     def rank(self, tokens, place):
-        return random_scores(tokens, place, self.seed)
+        return random_scores(tokens.notes[self.number], tokens.n, place, self.seed)
 
 
 class Grid(_Blind):

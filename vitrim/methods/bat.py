@@ -15,13 +15,14 @@ from torch import Tensor, nn
 from ..backbones.base import Backbone
 from ..core.evidence import Evidence
 from ..core.precision import without_autocast
+from ..core.recording import length
 from ..core.reductions import Keep, Reduction, take_rows
 from ..core.schedule import Place, ceil_count, rate_at
 from ..core.tokens import Tokens
 from .base import top
 from .evit import EViT
 from .parts.bat_sequence import Parts, merge_parts
-from .parts.checks import check_count, check_counts, check_one_of
+from .parts.checks import check_count, check_counts, check_flag, check_one_of
 from .parts.clustering import Groups, Weigher, density_peaks, k_means, k_means_macs, one_group, runs, z_order
 
 MERGES = ("none", "pack", "cluster", "cluster+match")
@@ -70,12 +71,13 @@ class BAT(EViT):
         iterations: int = 3,
         score: Any = "cls",
     ):
+        merge = check_one_of("merge", merge, MERGES)
         super().__init__(keep, at, fuse=merge != "none", score=score)
-        self.merge, self.merger = check_one_of("merge", merge, MERGES), check_one_of("merger", merger, MERGERS)
+        self.merge, self.merger = merge, check_one_of("merger", merger, MERGERS)
         self.clusters, self.pairs = check_counts("clusters", clusters, 1), check_counts("pairs", pairs, 0)
         self.neighbours = None if neighbours is None else check_count("neighbours", neighbours, 1)
         self.iterations = check_count("iterations", iterations, 1)
-        self.normalise, self.weighs = normalise, merge != "none"
+        self.normalise, self.weighs = check_flag("normalise", normalise), merge != "none"
         if merge in ("none", "pack") and merger != "density":
             raise ValueError(f'merger={merger!r} has nothing to group with merge={merge!r}: use merge="cluster"')
         if merge == "none" and 0 in (self.keep if isinstance(self.keep, tuple) else (self.keep,)):
@@ -103,8 +105,8 @@ class BAT(EViT):
             return Keep(attentive, inattentive, scores=scores)
         importance = self._weights(scores, tokens, evidence)
         inattentive = self._in_order(inattentive, tokens)
-        groups = self._group(take_rows(tokens.patches, inattentive), take_rows(importance, inattentive), m, place)
-        pairs = match(take_rows(tokens.patches, attentive), p) if p else None
+        groups = self._group(tokens.take(inattentive), take_rows(importance, inattentive), m, place)
+        pairs = match(tokens.take(attentive), p) if p else None
         parts = Parts(attentive, pairs, inattentive, groups)
         return merge_parts(parts, importance, self.normalise, maximum=self.merger == "max", scores=scores)
 
@@ -131,12 +133,12 @@ class BAT(EViT):
         key = inattentive if self.merger == "density" else take_rows(tokens.origin(), inattentive)
         if self.merger == "spatial":
             key = torch.tensor(z_order(*tokens.grid), device=key.device)[key]
-        order = torch.topk(key, key.shape[1], dim=1, largest=False).indices
+        order = torch.topk(key, length(key, 1), dim=1, largest=False).indices
         return inattentive.gather(1, order)
 
     def _group(self, z: Float[Tensor, "b q c"], importance: Float[Tensor, "b q"], m: int, place: Place) -> Groups:
         """The inattentive tokens in m groups (section 4.4, Table 4)."""
-        if self.merger in BY_ATTENTION and m in (1, z.shape[1]):
+        if self.merger in BY_ATTENTION and m in (1, length(z, 1)):
             return one_group(importance) if m == 1 else runs(z, m)
         if self.merger in BY_ATTENTION:
             return density_peaks(z, m, self.neighbours) if self.merger == "density" else k_means(z, m, self.iterations)
@@ -166,7 +168,7 @@ class BAT(EViT):
 
 def decouple(scores: Float[Tensor, "b n"], k: int) -> tuple[Int[Tensor, "b k"], Int[Tensor, "b q"]]:
     """The k most attentive tokens and the q others, most attentive first (section 4.3)."""
-    order = top(scores, scores.shape[1])
+    order = top(scores, length(scores, 1))
     return order[:, :k], order[:, k:]
 
 

@@ -15,7 +15,7 @@ from ..core.reductions import Merge, Reduction
 from ..core.schedule import Place, ceil_count
 from ..core.tokens import Tokens
 from .base import Method
-from .parts.checks import check_count
+from .parts.checks import check_count, check_flag
 from .parts.clustering import (
     Groups,
     comes_before,
@@ -48,14 +48,16 @@ class DPCKNN(Method):
 
     def __init__(self, keep: Any = 0.7, at: Any = None, neighbours: int = 5, proportional: bool = True):
         super().__init__(keep, at)
-        self.neighbours, self.proportional = check_count("neighbours", neighbours, 1), proportional
+        self.neighbours = check_count("neighbours", neighbours, 1)
+        self.proportional = check_flag("proportional", proportional)
 
     def forward(self, tokens: Tokens, evidence: Evidence | None, place: Place) -> Reduction | None:
         m = self.count(place, tokens.n)
         if m == tokens.n:
             return None
         groups = nearest_peaks(tokens.patches, m, self.neighbours)
-        return Merge.means(tokens.sizes, groups.group, groups.lead, others(groups.lead, tokens.n))
+        moved = others(groups.lead, tokens.n)
+        return Merge.means(tokens.sizes, groups.group, groups.lead, moved, self.proportional)
 
     def count(self, place: Place, n: int) -> int:
         return ceil_count(place.keep, n)

@@ -6,10 +6,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import torch
-import torch.nn.functional as F
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
 from ..backbones.base import Backbone
 from ..core.evidence import Evidence
@@ -17,6 +14,7 @@ from ..core.reductions import Keep, Mask, Reduction
 from ..core.schedule import Place, floor_count
 from ..core.tokens import Tokens
 from .base import Method, top
+from .parts.masks import best_mask, drawn
 from .parts.predictor import Predictor
 
 
@@ -27,8 +25,9 @@ class DynamicViT(Method):
     keep: κ; place s of the model keeps κ^s of all N. Or one share of N for each place, none above the one before
     at:   blocks, counted from 0; default the even cut (3, 6, 9 of 12)
 
-    In train mode all tokens run, masked: decisions are drawn by straight-through Gumbel softmax and multiply from place
-    to place (section 3.3). `forward(images, losses=True)` hands out the mask of every place, for the ratio loss.
+    In train mode all tokens run, masked: at every place decisions are drawn by straight-through Gumbel softmax, and
+    they multiply from place to place (section 3.3). `forward(images, losses=True)` hands out the mask of every place,
+    for the ratio loss. Outside training a place that leaves all tokens that are there decides nothing.
 
     Raises ValueError for options out of range.
     """
@@ -38,6 +37,7 @@ class DynamicViT(Method):
     acts = "before"
     blind = True
     trains_masked = True
+    share_of_all = True
 
     def __init__(self, keep: Any = 0.7, at: Any = None):
         super().__init__(keep, at)
@@ -57,38 +57,21 @@ class DynamicViT(Method):
         self.predictors = nn.ModuleList(Predictor(body.width) for _ in self.places)
 
     def forward(self, tokens: Tokens, evidence: Evidence | None, place: Place) -> Reduction | None:
-        patches = tokens.grid[0] * tokens.grid[1]
-        present = self._left_before(place, patches) if tokens.mask is not None else tokens.n
-        k = self._left(place, present, patches)
-        if k == present:
+        learning = self.masked and self.training
+        k = self._left(place, tokens.n, tokens.grid[0] * tokens.grid[1])
+        if k == tokens.n and not learning:
             return None
         decision = self.predictors[place.index](tokens.patches, tokens.mask)
         scores = decision[..., 0] - decision[..., 1]
         if not self.masked:
             return Keep(top(scores, k), scores=scores)
-        return Mask(self._draw(decision, tokens) if self.training else best_mask(scores, k, tokens.mask), scores=scores)
-
-    def _draw(self, decision: Float[Tensor, "b n 2"], tokens: Tokens) -> Float[Tensor, "b n"]:
-        """Keep or drop, drawn; once dropped, a token stays dropped."""
-        drawn = F.gumbel_softmax(decision, tau=1.0, hard=True)[..., 0]
-        return drawn if tokens.mask is None else drawn * tokens.mask
+        return Mask(drawn(decision, tokens.mask) if learning else best_mask(scores, k, tokens.mask), scores=scores)
 
     def _left(self, place: Place, n: int, patches: int) -> int:
         return min(max(floor_count(place.keep, patches), 1), n)
-
-    def _left_before(self, place: Place, patches: int) -> int:
-        """Patch tokens that count before this place, in the masked form."""
-        return patches if place.index == 0 else self._left(self.places[place.index - 1], patches, patches)
 
     def count(self, place: Place, n: int) -> int:
         return self._left(place, n, place.patches)
 
     def macs(self, place: Place, n: int, body: Backbone) -> int:
         return 0 if self.count(place, n) == n else Predictor.macs(body.width, n)
-
-
-def best_mask(scores: Float[Tensor, "b n"], k: int, mask: Float[Tensor, "b n"] | None) -> Float[Tensor, "b n"]:
-    """1 for the k largest scores among the tokens that `mask` has kept so far, 0 for all others."""
-    if mask is not None:
-        scores = scores.masked_fill(mask == 0, float("-inf"))
-    return torch.zeros_like(scores).scatter(1, top(scores, k), 1.0)

@@ -11,9 +11,10 @@ from ..backbones.base import Backbone
 from ..core.evidence import Evidence
 from ..core.reductions import Fuse, Keep, Reduction
 from ..core.schedule import Place, ceil_count
-from ..core.seeds import random_scores
+from ..core.seeds import image_seed, random_scores
 from ..core.tokens import Tokens
 from .base import Method, class_row_macs, top
+from .parts.checks import check_flag, check_score, check_seed
 
 SCORES = ("cls", "tokens", "random", "-cls")
 
@@ -41,13 +42,11 @@ class EViT(Method):
 
     def __init__(self, keep: Any = 0.7, at: Any = None, fuse: bool = True, score: Any = "cls", seed: int = 0):
         super().__init__(keep, at)
-        if not callable(score) and score not in SCORES:
-            raise ValueError(f"score {score!r} is not one of {', '.join(SCORES)}, nor a callable")
+        score = check_score(score, SCORES)
         self.guide = score if callable(score) else None
-        self.fuse, self.seed = fuse, seed
+        self.fuse, self.seed = check_flag("fuse", fuse), check_seed(seed)
         # A guide may be a module: it is registered as `guide`, not a second time as `score`.
         object.__setattr__(self, "score", score)
-        self.needs_seed = score == "random"
 
     def bind(self, body: Backbone) -> None:
         super().bind(body)
@@ -57,6 +56,19 @@ class EViT(Method):
                 '(its prefix tokens, if any, are registers): use score="tokens"'
             )
         self.class_weights = bool(body.voters)
+
+    def start_note(self, images: Tensor, scores: Tensor | None) -> Tensor | None:
+        """Scores from outside [b, n], or what random scores are drawn from [b]."""
+        if scores is not None:
+            return scores
+        if self.guide is not None:
+            return self.guide(images)
+        return image_seed(images) if self.score == "random" else None
+
+    def _given(self, tokens: Tokens) -> Float[Tensor, "b n"] | None:
+        """Scores from outside, of the tokens now present."""
+        note = tokens.notes.get(self.number)
+        return None if note is None or note.dim() == 1 else note
 
     def forward(self, tokens: Tokens, evidence: Evidence, place: Place) -> Reduction | None:
         k = ceil_count(place.keep, tokens.n)
@@ -70,12 +82,13 @@ class EViT(Method):
         return Fuse(kept, weights.scatter(1, kept, 0.0), scores=scores)
 
     def _scores(self, tokens: Tokens, evidence: Evidence, place: Place) -> Float[Tensor, "b n"]:
-        if tokens.guide is not None:
-            return tokens.guide
+        given = self._given(tokens)
+        if given is not None:
+            return given
         if self.score == "tokens":
             return evidence.token_attention()
         if self.score == "random":
-            return random_scores(tokens, place, self.seed)
+            return random_scores(tokens.notes[self.number], tokens.n, place, self.seed)
         attention = evidence.class_attention()
         return -attention if self.score == "-cls" else attention
 
@@ -83,7 +96,7 @@ class EViT(Method):
         """Fusion weighs by the class attention where there is one, else by the score used."""
         if not self.class_weights:
             return scores
-        own = {"cls": scores, "-cls": -scores} if tokens.guide is None else {}
+        own = {"cls": scores, "-cls": -scores} if self._given(tokens) is None else {}
         return own[self.score] if self.score in own else evidence.class_attention()
 
     def count(self, place: Place, n: int) -> int:

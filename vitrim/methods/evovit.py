@@ -4,8 +4,9 @@ Dynamic Vision Transformer", AAAI 2022)."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
+
+from torch import Tensor
 
 from ..backbones.base import Backbone
 from ..core.evidence import Evidence
@@ -13,7 +14,7 @@ from ..core.reductions import Fuse, Reduction
 from ..core.schedule import Place, as_places, check_keep, check_places, floor_count
 from ..core.tokens import Tokens
 from .base import Method, class_row_macs, top
-from .parts.checks import check_count
+from .parts.checks import check_count, check_number
 
 
 class EvoViT(Method):
@@ -35,22 +36,21 @@ class EvoViT(Method):
     name = "evovit"
     title = "update informative tokens slowly, the others fast"
     acts = "before"
-    watches = True
     blind = True
 
     def __init__(self, keep: Any = 0.5, blocks: Any = None, stages: int = 1, momentum: float = 0.5):
         super().__init__(keep)
-        self.blocks = blocks if blocks is None else as_places(blocks)
+        self.blocks = blocks if blocks is None else as_places(blocks, "blocks")
         self.stages = check_count("stages", stages, 1)
-        if isinstance(momentum, bool) or not isinstance(momentum, (int, float)) or not 0 <= momentum < 1:
-            raise ValueError(f"momentum={momentum!r} is not in [0, 1)")
-        self.momentum = momentum
+        self.momentum = check_number("momentum", momentum, lambda m: 0 <= m < 1, "a number in [0, 1)")
 
     def bind(self, body: Backbone) -> None:
         if not body.voters:
             raise ValueError(f"evovit needs a [CLS] token and {type(body.model).__name__} has none: try tome or dpcknn")
         default = range(max(1, body.depth // 3), body.depth)
-        blocks = default if self.blocks is None else check_places(self.blocks, body.depth)
+        if not default:
+            raise ValueError("evovit chooses by the class attention of the blocks before: a model of 1 block has none")
+        blocks = default if self.blocks is None else check_places(self.blocks, body.depth, "blocks")
         if 0 in blocks:
             raise ValueError("blocks: evovit chooses by the class attention of the blocks before, and block 0 has none")
         shares = self._shares(len(blocks))
@@ -66,13 +66,12 @@ class EvoViT(Method):
         starts = [blocks * s // self.stages for s in range(self.stages)]
         return [self.keep ** sum(j >= start for start in starts) for j in range(blocks)]
 
-    def watch(self, tokens: Tokens, evidence: Evidence, block: int) -> Tokens:
+    def observe(self, tokens: Tokens, evidence: Evidence, block: int) -> Tensor | None:
+        """Global class attention [b, n] so far."""
         if not self._needed(block):
-            return tokens
-        attention, running = evidence.class_attention(), tokens.running
-        if running is not None:
-            attention = self.momentum * running + (1 - self.momentum) * attention
-        return replace(tokens, running=attention)
+            return None
+        attention, so_far = evidence.class_attention(), tokens.notes.get(self.number)
+        return attention if so_far is None else self.momentum * so_far + (1 - self.momentum) * attention
 
     def _needed(self, block: int) -> bool:
         """Whether a later block decides by what this one attends to."""
@@ -82,9 +81,10 @@ class EvoViT(Method):
         k = self._informative(place, tokens.n)
         if k == tokens.n:
             return None
-        kept = top(tokens.running, k)
-        weights = tokens.running.scatter(1, kept, 0.0)
-        return Fuse(kept, weights / weights.sum(dim=1, keepdim=True), scores=tokens.running)
+        attention = tokens.notes[self.number]
+        kept = top(attention, k)
+        weights = attention.scatter(1, kept, 0.0)
+        return Fuse(kept, weights / weights.sum(dim=1, keepdim=True), scores=attention)
 
     def until(self, place: Place) -> int:
         return place.block + 1
@@ -100,5 +100,5 @@ class EvoViT(Method):
         """The representative is summed twice: before the block, and after it to know its update."""
         return 0 if self._informative(place, n) == n else 2 * n * body.width
 
-    def watch_macs(self, block: int, n: int, body: Backbone) -> int:
+    def observe_macs(self, block: int, n: int, body: Backbone) -> int:
         return class_row_macs(body, Place(0, block), n) if self._needed(block) else 0

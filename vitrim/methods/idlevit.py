@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch.nn.functional as F
-from jaxtyping import Float
-from torch import Tensor, nn
+import torch
+from torch import nn
 
 from ..backbones.base import Backbone
 from ..core.evidence import Evidence
@@ -15,7 +14,8 @@ from ..core.reductions import Keep, Mask, Reduction
 from ..core.schedule import Place, as_places, check_keep, check_places, even_places, floor_count
 from ..core.tokens import Tokens
 from .base import Method, class_row_macs, top
-from .dynamicvit import best_mask
+from .parts.checks import check_count, check_one_of
+from .parts.masks import best_mask, drawn
 from .parts.predictor import Predictor
 
 SCORES = ("logit", "softmax", "predictor")
@@ -25,13 +25,14 @@ class IdleViT(Method):
     """Before each idling block select the top floor(N * keep^(stage-1)) patch tokens. Only they and the prefix go
     through the block; the others pass it unchanged and are chosen from again at the next block (paper, section 3.2).
 
-    keep:   κ; stage i of 4 keeps κ^(i-1) of all N. Or one share of N for each idling block
+    keep:   κ; stage i of 4 keeps κ^(i-1) of all N. Or one share of N for each idling block. N are the patch tokens
+            there are: in a stack those that the methods before have left
     blocks: the idling blocks, from 0; default all of stages 2 to 4 (3 to 11 of 12). Powers of κ go by the even split,
             counted along the idling blocks (the authors' training script: `blocks=range(4, 12)`)
     score:  "logit": mean over heads of q_cls . k before softmax (the published algorithm; the key projection is folded
             into the query); "softmax": EViT's class attention; "predictor": DynamicViT's, to be trained: for models
             without [CLS], and for Swin (Table 3), where the blocks of the third stage idle. It trains masked, its
-            decisions drawn by straight-through Gumbel softmax
+            decisions drawn at every place by straight-through Gumbel softmax
     stages: number of stages
 
     Raises ValueError for options out of range and, when bound, for a model without [CLS] unless score="predictor".
@@ -44,19 +45,15 @@ class IdleViT(Method):
 
     def __init__(self, keep: Any = 0.7, blocks: Any = None, score: str = "logit", stages: int = 4):
         super().__init__(keep)
-        if score not in SCORES:
-            raise ValueError(f"score {score!r} is not one of {', '.join(SCORES)}")
-        if isinstance(stages, bool) or not isinstance(stages, int) or stages < 2:
-            raise ValueError(f"stages={stages!r}: give a whole number from 2")
-        self.blocks = blocks if blocks is None else as_places(blocks)
-        self.score, self.stages = score, stages
-        self.trains_masked = score == "predictor"
+        self.blocks = blocks if blocks is None else as_places(blocks, "blocks")
+        self.score, self.stages = check_one_of("score", score, SCORES), check_count("stages", stages, 2)
+        self.trains_masked = self.score == "predictor"
 
     def bind(self, body: Backbone) -> None:
         cut = body.within
-        starts = [cut.start + block for block in even_places(len(cut), self.stages - 1)]
-        blocks = range(starts[0], cut.stop) if self.blocks is None else check_places(self.blocks, body.depth)
-        shares = self._shares(len(blocks), [*starts, cut.stop])
+        given = self.blocks is not None
+        blocks = check_places(self.blocks, body.depth, "blocks") if given else range(self._bounds(cut)[0], cut.stop)
+        shares = self._shares(len(blocks), cut)
         self.places = tuple(Place(j, block, shares[j]) for j, block in enumerate(blocks))
         if not body.voters and self.score != "predictor":
             raise ValueError(
@@ -64,11 +61,21 @@ class IdleViT(Method):
                 'use score="predictor", or a method that takes score="tokens" (evit, topk)'
             )
 
-    def _shares(self, blocks: int, bounds: list[int]) -> list[float]:
+    def _bounds(self, cut: range) -> list[int]:
+        """The first blocks of the stages after the first, and the end of the last."""
+        if len(cut) < self.stages:
+            raise ValueError(
+                f"idlevit cuts {len(cut)} block{'s' * (len(cut) != 1)} into {self.stages} stages: give fewer stages "
+                "(stages=2), or blocks=(...) with one share of N as keep for each"
+            )
+        return [*(cut.start + block for block in even_places(len(cut), self.stages - 1)), cut.stop]
+
+    def _shares(self, blocks: int, cut: range) -> list[float]:
         """The share of N that each idling block keeps."""
         if isinstance(self.keep, Sequence):
             rates = check_keep(self.keep, blocks)
             return list(rates) * (blocks if len(rates) == 1 else 1)
+        bounds = self._bounds(cut)
         powers = [p + 1 for p in range(self.stages - 1) for _ in range(bounds[p], bounds[p + 1])]
         return [self.keep ** powers[min(j, len(powers) - 1)] for j in range(blocks)]
 
@@ -78,20 +85,24 @@ class IdleViT(Method):
 
     def forward(self, tokens: Tokens, evidence: Evidence, place: Place) -> Reduction | None:
         k = floor_count(place.keep, tokens.n)
-        if k == tokens.n:
+        if k == tokens.n and not (self.masked and self.training):
             return None
         if self.score == "predictor":
-            return self._predicted(self.predictors[place.index](tokens.patches), k)
+            return self._predicted(tokens, k, place)
         scores = evidence.class_logits() if self.score == "logit" else evidence.class_attention()
         return Keep(top(scores, k), scores=scores)
 
-    def _predicted(self, decision: Float[Tensor, "b n 2"], k: int) -> Reduction:
+    def _predicted(self, tokens: Tokens, k: int, place: Place) -> Reduction:
         """The k best by the predictor; in training each token's own decision, drawn, as a mask over all."""
+        decision = self.predictors[place.index](tokens.patches, tokens.mask)
         scores = decision[..., 0]
         if not self.masked:
             return Keep(top(scores, k), scores=scores)
-        drawn = F.gumbel_softmax(decision, tau=1.0, hard=True)[..., 0] if self.training else best_mask(scores, k, None)
-        return Mask(drawn, scores=scores)
+        if self.training:
+            return Mask(drawn(decision, tokens.mask), scores=scores)
+        if tokens.mask is not None:  # of those that a method before has left
+            k = torch.tensor([floor_count(place.keep, round(left)) for left in tokens.mask.sum(dim=1).tolist()])
+        return Mask(best_mask(scores, k, tokens.mask), scores=scores)
 
     def until(self, place: Place) -> int:
         return place.block + 1

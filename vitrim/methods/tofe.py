@@ -4,28 +4,31 @@ Reusing for Efficient Vision Transformer Inference", 2025)."""
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..backbones.base import Backbone
 from ..core.packing import pack
+from ..core.recording import refuse_recording
 from ..core.reductions import Keep, Mask, Reduction
 from ..core.schedule import Place, check_keep, round_count
 from ..core.tokens import Tokens
 from .base import Method
+from .parts.checks import check_flag, check_number, check_one_of
+from .parts.masks import drawn
+from .parts.stored_shares import StoredShares
 from .parts.tofe_modules import APPROXIMATORS, SELECTORS, decide, keep_scores, shift, start_at
 
 OPTIMISED = (0.49, 0.25, 0.14)  # what the paper's training found for DeiT-S at half its cost (Table V)
 ADAPTIVE = ("batch", "instance")
 
 
-class ToFe(Method):
+class ToFe(StoredShares, Method):
     """Before the first block of every stage a learned selector divides the patch tokens (Algorithm 1). The kept ones go
     through the blocks of the stage; the frozen ones skip them, get what a learned approximator stands in with, and are
     put back in their places for the next selector. Nobody needs those of the last stage again.
@@ -53,6 +56,7 @@ class ToFe(Method):
     blind = True
     per_image = True
     trains_masked = True
+    share_of_all = True
     switches = ("adaptive",)
 
     def __init__(
@@ -66,14 +70,11 @@ class ToFe(Method):
         tau: float = 1.0,
     ):
         super().__init__(1.0 if keep is None else keep, at)
-        _check("selector", selector, SELECTORS)
-        _check("approximator", approximator, APPROXIMATORS)
-        _check("adaptive", adaptive, ADAPTIVE)
-        if isinstance(tau, bool) or not isinstance(tau, (int, float)) or tau <= 0:
-            raise ValueError(f"tau={tau!r}: give a temperature above 0, such as 1.0")
         self.keep = None if keep is None else self.keep
-        self.selector, self.approximator, self.reuse = selector, approximator, reuse
-        self.adaptive, self.tau = adaptive, tau
+        self.selector = check_one_of("selector", selector, SELECTORS)
+        self.approximator = check_one_of("approximator", approximator, APPROXIMATORS)
+        self.reuse, self.adaptive = check_flag("reuse", reuse), check_one_of("adaptive", adaptive, ADAPTIVE)
+        self.tau = check_number("tau", tau, lambda temperature: temperature > 0, "a temperature above 0, such as 1.0")
 
     @property
     def ragged(self) -> bool:
@@ -120,7 +121,7 @@ class ToFe(Method):
         if self.reuse and approximator is not None:
             recovered = [size for size, end in zip(sizes, self._ends, strict=True) if end is not None]
             self.approximators = nn.ModuleList(approximator(*size) for size in recovered)
-        self.register_buffer("kept_shares", torch.tensor([place.keep for place in self.places]))
+        self.store_shares()
 
     # -- Algorithm 1
 
@@ -131,7 +132,7 @@ class ToFe(Method):
             return None
         z = self.selectors[place.index](tokens)  # Eq. 8
         if learning:
-            return self._as_mask(F.gumbel_softmax(z, tau=self.tau, hard=True)[..., 0], z, tokens)  # Eq. 9
+            return self._as_mask(drawn(z, tokens.mask, self.tau), z, tokens)  # Eq. 9
         if self.ragged:
             return self._own_counts(z, tokens)
         return self._stored_count(z, self._count(place, tokens.n, patches), tokens)
@@ -142,6 +143,7 @@ class ToFe(Method):
         kept = decide(scores, tokens.mask)
         if self.masked:
             return self._as_mask(kept.to(scores.dtype), z, tokens)
+        refuse_recording('tofe with adaptive="instance"', 'set adaptive="batch" first')
         return pack(kept, tokens.prefix, tokens.layout, scores)
 
     def _stored_count(self, z: Float[Tensor, "b n 2"], k: int, tokens: Tokens) -> Reduction:
@@ -157,6 +159,16 @@ class ToFe(Method):
     def _as_mask(self, mask: Float[Tensor, "b n"], z: Float[Tensor, "b n 2"], tokens: Tokens) -> Mask:
         """All tokens run; without reuse the masks of successive stages multiply."""
         return Mask(mask if tokens.mask is None else mask * tokens.mask, scores=keep_scores(z, tokens))
+
+    @contextmanager
+    def own_decisions(self) -> Iterator[None]:
+        """Instance-adaptive for a while, its masks over all tokens, whatever `adaptive` says."""
+        before = self.adaptive
+        self.__dict__["adaptive"], self.masked = "instance", True
+        try:
+            yield
+        finally:
+            self.__dict__["adaptive"], self.masked = before, None
 
     def until(self, place: Place) -> int | None:
         """Frozen tokens are recovered before the next stage; those of the last stage never, but where the model needs
@@ -188,48 +200,20 @@ class ToFe(Method):
             before = min(before, n)
         return self._count(place, patches, patches) >= before
 
-    @torch.no_grad()
-    def update_counts(self, kept: Float[Tensor, "b s"], patches: int, momentum: float = 0.02) -> None:
+    def update_counts(self, kept: Float[Tensor, "b s"], patches: int | Sequence[int], momentum: float = 0.02) -> None:
         """Move the stored counts towards the mean of those that images of `patches` patches kept in training, [b, s].
 
+        patches:  one number, or one for each stage where the grid shrinks on the way (Swin)
         momentum: weight of this batch in the running mean; 1: these replace what was stored
         Every process must be given the same counts (gather them first). Raises ValueError for another number of stages.
         """
         if kept.dim() != 2 or kept.shape[1] != len(self.places):
             raise ValueError(f"kept is {list(kept.shape)}: give [images, {len(self.places)}], one count for each place")
-        mean = kept.float().mean(dim=0) / patches
-        self.kept_shares.lerp_(mean.to(self.kept_shares.device), momentum)
-        self._read_shares()
+        self.move_shares(kept.float().mean(dim=0) / torch.as_tensor(patches, device=kept.device), momentum)
 
     def shift(self, place: Place, by: float) -> None:
         """Raise every score of this place alike: ranks stay, and the masks keep more tokens (fewer, where negative)."""
         shift(self.selectors[place.index], by)
-
-    def _read_shares(self) -> None:
-        """The buffer travels with the weights; plans, and shapes known before a run, need plain numbers."""
-        if self.kept_shares.device.type == "meta":
-            return
-        shares = [round(share, 6) for share in self.kept_shares.tolist()]
-        if shares != [round(place.keep, 6) for place in self.places]:
-            self.places = tuple(replace(p, keep=share) for p, share in zip(self.places, shares, strict=True))
-
-    def _load_from_state_dict(self, *args, **kwargs) -> None:
-        super()._load_from_state_dict(*args, **kwargs)
-        if "kept_shares" in self._buffers:
-            self._read_shares()
-
-    def train(self, mode: bool = True) -> ToFe:
-        """As for any module; counts that were written into the buffer from outside (EMA) count from here on."""
-        if "kept_shares" in self._buffers:
-            self._read_shares()
-        return super().train(mode)
-
-    def _apply(self, fn, recurse: bool = True) -> ToFe:
-        """Shares stay float32 when the model is cast: half precision would move a count."""
-        super()._apply(fn, recurse)
-        if "kept_shares" in self._buffers and not self.kept_shares.is_meta:
-            self.kept_shares = torch.tensor([p.keep for p in self.places], device=self.kept_shares.device)
-        return self
 
     # -- what it will cost
 
@@ -243,8 +227,3 @@ class ToFe(Method):
             return selecting
         kept = self.count(place, n) if kept is None else kept
         return selecting + approximator.macs(channels, n, n - kept)
-
-
-def _check(name: str, value: Any, allowed: Collection[str]) -> None:
-    if value not in allowed:
-        raise ValueError(f"{name} {value!r} is not one of {', '.join(allowed)}")

@@ -14,11 +14,12 @@ from torch import Tensor
 from ..backbones.base import Backbone
 from ..core.evidence import Evidence
 from ..core.precision import without_autocast
+from ..core.recording import length
 from ..core.reductions import Merge, Reduction
 from ..core.schedule import Place, rate_at
 from ..core.tokens import Tokens
 from .base import Method
-from .parts.checks import check_counts
+from .parts.checks import check_counts, check_flag
 from .parts.clustering import others
 
 
@@ -41,7 +42,9 @@ class ToMe(Method):
 
     def __init__(self, r: int | Sequence[int] = 13, at: Any = None, proportional: bool = True):
         super().__init__(at=at)
-        self.r, self.proportional = check_counts("r", r, 0), proportional
+        if r is None:
+            raise ValueError("r=None: give a whole number from 0, or one for each place")
+        self.r, self.proportional = check_counts("r", r, 0), check_flag("proportional", proportional)
 
     def bind(self, body: Backbone) -> None:
         super().bind(body)
@@ -55,7 +58,7 @@ class ToMe(Method):
         if r == 0:
             return None
         source, target = bipartite_soft_matching(mean_keys(evidence), r, tokens.prefix % 2)
-        return merge_pairs(tokens.sizes, source, target, tokens.prefix % 2)
+        return merge_pairs(tokens.sizes, source, target, tokens.prefix % 2, self.proportional)
 
     def _merged(self, place: Place, n: int) -> int:
         return min(rate_at(self.r, place.index), n // 2)
@@ -96,15 +99,19 @@ def bipartite_soft_matching(
 
 
 def merge_pairs(
-    sizes: Float[Tensor, "b n"], source: Int[Tensor, "b r"], target: Int[Tensor, "b r"], first: int
+    sizes: Float[Tensor, "b n"],
+    source: Int[Tensor, "b r"],
+    target: Int[Tensor, "b r"],
+    first: int,
+    proportional: bool = True,
 ) -> Merge:
     """Each of `source` joins its `target`, weighted by size. What is left of set A stands first, then B, both in order
     (the order of the listing in the paper's appendix)."""
-    b, n = sizes.shape
+    b, n = sizes.shape[0], length(sizes, 1)
     left = 2 * others(source // 2, (n + 1 - first) // 2) + first
     stay = torch.arange(1 - first, n, 2, device=source.device).expand(b, -1)
     lead = torch.cat([left, stay], dim=1)
     rank = torch.arange(lead.shape[1], device=lead.device).expand_as(lead)
     group = torch.zeros(b, n, dtype=torch.int64, device=lead.device).scatter(1, lead, rank)
     group = group.scatter(1, source, group.gather(1, target))
-    return Merge.means(sizes, group, lead, source)
+    return Merge.means(sizes, group, lead, source, proportional)

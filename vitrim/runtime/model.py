@@ -1,40 +1,46 @@
-"""ReducedViT: our own loop over a timm model's modules, in which methods may change the number of tokens.
+"""ReducedViT: a model and the methods put on it, with the model's own inputs and outputs.
 
-The timm model stays as it is (`reduced.backbone`); state is local to one forward, so the loop can be re-entered,
+The model stays as it is (`reduced.backbone`); state is local to one forward, so the loop can be re-entered,
 checkpointed, compiled and exported.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Collection, Sequence
+from pathlib import Path
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from ..backbones import Backbone, find_family
 from ..backbones.admission import refuse_wrapper
 from ..backbones.timm.interface import TimmInterface
-from ..core.evidence import Evidence
-from ..core.reductions import Keep
-from ..core.seeds import image_seed
 from ..core.tokens import Tokens
 from ..methods import Method
-from .agenda import Agenda
-from .records import Ask, Findings, Learning, Span, Witness, trace_block, witness_place
+from .loop import BlockRecord, Loop, Request, features_of_every_patch
+from .records import Learning
+from .stack import as_stack, bind_stack
+from .turns import plan_turns
 
 
 class ReducedViT(TimmInterface, nn.Module):
-    """A supported timm model with token reduction: same inputs, same outputs. Made by `vitrim.reduce`."""
+    """A supported timm model with token reduction: same inputs, same outputs. `vitrim.reduce` makes it, by name or for
+    a budget; made directly it binds copies of the methods given.
+
+    Raises ValueError for a model that is not supported, and for methods that it, or their stack, cannot carry.
+    """
 
     def __init__(self, backbone: nn.Module, methods: Sequence[Method]):
         super().__init__()
         self.backbone = backbone
-        self.methods = nn.ModuleList(methods)
-        self.grad_checkpointing: bool | None = None  # None: as the model itself has been told
         self._family = find_family(backbone)
+        stack = as_stack(methods)
+        bind_stack(self.body, stack)
+        self.methods = nn.ModuleList(stack)
+        self._turns = plan_turns(stack, self.body.depth)
+        self.grad_checkpointing: bool | None = None  # None: as the model itself has been told
+        self.training = backbone.training
+        self.methods.train(backbone.training)
 
     @property
     def body(self) -> Backbone:
@@ -44,24 +50,27 @@ class ReducedViT(TimmInterface, nn.Module):
     def forward(
         self,
         images: Float[Tensor, "b 3 h w"],
-        *,
         scores: Float[Tensor, "b n0"] | None = None,
         trace: bool = False,
         losses: bool = False,
     ):
         """Logits [b, classes], features where the model has no classifier.
 
-        scores: from outside, one for each patch; guides the selection in place of the method's own (EViT Table 14)
+        scores: from outside, one for each patch; guides the selection in place of the method's own (EViT Table 14).
+                In a stack, that of every method that takes scores
         trace:  also return a list of `BlockTrace`, one for each block
         losses: also return a `Learning`: what the losses of training need
         """
         body = self.body
-        tokens, findings = self._run(body, body.receive(images), scores, Ask(trace=trace, losses=losses))
+        # The older ONNX exporter binds defaults by position, and hands flags over as tensors.
+        trace, losses = bool(trace), bool(losses)
+        tokens, records = self._run(body, body.receive(images), scores, Request(trace=trace, losses=losses))
+        tokens = tokens.with_x(body.norm(tokens.x))
         out = (body.deliver(body.head(tokens)),)
         if trace:
-            out += ([found.trace for found in findings],)
+            out += ([record.trace for record in records],)
         if losses:
-            out += (Learning(tokens, tuple(w for found in findings for w in found.witnesses)),)
+            out += (Learning(tokens, tuple(w for record in records for w in record.witnesses)),)
         return out if len(out) > 1 else out[0]
 
     def forward_features(
@@ -77,111 +86,67 @@ class ReducedViT(TimmInterface, nn.Module):
         if fill not in ("last", "zeros"):
             raise ValueError(f'fill={fill!r} is not "last" or "zeros"')
         body = self.body
-        tokens, _ = self._run(body, images, scores, Ask(remember=restore), normed=not restore)
-        if tokens.layout is not None and not restore:
+        tokens, _ = self._run(body, images, scores, Request(remember=restore))
+        if restore:
+            return body.as_features(features_of_every_patch(tokens, body, fill))
+        if tokens.layout is not None:
             raise ValueError("the images keep different numbers of tokens: ask for restore=True, or call the model")
-        return body.as_features(tokens.with_x(body.norm(tokens.full_grid(fill))) if restore else tokens)
+        return body.as_features(tokens.with_x(body.norm(tokens.x)))
 
-    def save(self, folder) -> None:
+    def features_after(
+        self, images: Tensor, take: Collection[int], last: int | None, norm: bool, fill: str
+    ) -> tuple[Tensor, list[Tokens]]:
+        """Final features, and the tokens with every patch in place after the blocks in `take`; nothing runs after block
+        `last`. The final features are those of `forward_features`; where images keep different numbers of tokens, of
+        every patch."""
+        body = self.body
+        turns = self._turns if last is None else self._turns[: last + 1]
+        loop = Loop(body, turns, Request(remember=True), self.grad_checkpointing)
+        tokens, _, taken = loop.run(self._embed(body, images), take)
+        fits = body.normed_tap(body.depth - 1 if last is None else last)
+        whole = [
+            features_of_every_patch(t, body, fill, norm and body.normed_tap(i))
+            for i, t in zip(sorted(take), taken, strict=True)
+        ]
+        if tokens.layout is not None:
+            return body.as_features(features_of_every_patch(tokens, body, fill, fits)), whole
+        return body.as_features(tokens.with_x(body.norm(tokens.x)) if fits else tokens), whole
+
+    def save(self, folder: str | Path) -> None:
         """Write `config.json` and `model.safetensors` into a folder that `vitrim.load` reads."""
-        from .storage import save
+        from .saving import save
 
         save(self, folder)
 
-    # -- the loop
-
-    def _run(self, body: Backbone, images: Tensor, scores: Tensor | None, ask: Ask, normed=True):
-        """The tokens after the last block, and what each block adds to the records."""
-        agenda, span, findings = Agenda(self.methods), None, []
-        tokens = body.begin(self._embed(body, images, scores))
-        for i in range(body.depth):
-            tokens, span, found = self._step(body, agenda, i, tokens, span, ask)
-            findings.append(found)
-        tokens = body.finish(tokens)
-        tokens = tokens.with_x(body.norm(tokens.x)) if normed else tokens
-        return tokens, findings
+    def _run(
+        self, body: Backbone, images: Tensor, scores: Tensor | None, request: Request
+    ) -> tuple[Tokens, list[BlockRecord]]:
+        """The tokens after the last block, before the final norm, and what each block leaves behind."""
+        loop = Loop(body, self._turns, request, self.grad_checkpointing)
+        tokens, records, _ = loop.run(body.begin(self._embed(body, images, scores)))
+        return body.finish(tokens), records
 
     def _embed(self, body: Backbone, images: Tensor, scores: Tensor | None = None) -> Tokens:
-        tokens = replace(body.embed(images), guide=self._guide(images, scores))
-        if any(method.needs_seed for method in self.methods):
-            tokens = replace(tokens, seed=image_seed(images))
-        if any(method.proportional for method in self.methods):
-            tokens = replace(tokens, proportional=True)
+        tokens = body.embed(images)
+        if scores is not None:
+            self._check_scores(scores, images)
+        for method in self.methods:
+            tokens = tokens.with_note(method.number, method.start_note(images, scores if method.guided else None))
         return tokens
 
-    def _guide(self, images: Tensor, scores: Tensor | None) -> Tensor | None:
-        """Scores from outside: given with the call, or by the method's own guide; checked against the grid."""
-        guided = [method for method in self.methods if method.guided]
-        if scores is None:
-            guides = [method.guide for method in guided if method.guide is not None]
-            scores = guides[0](images) if guides else None
-        if scores is None:
-            return None
-        if not guided:
+    def _check_scores(self, scores: Tensor, images: Tensor) -> None:
+        if not any(method.guided for method in self.methods):
             raise ValueError(f"scores: {', '.join(m.name for m in self.methods)} takes none from outside; evit does")
         height, width = self.body.grid(tuple(images.shape[-2:]))
-        if tuple(scores.shape) != (images.shape[0], height * width):
-            wanted = [images.shape[0], height * width]
+        wanted = [images.shape[0], height * width]
+        if list(scores.shape) != wanted:
             raise ValueError(f"scores are {list(scores.shape)}: give one for each patch of each image, {wanted}")
-        return scores
 
-    def _step(self, body: Backbone, agenda: Agenda, i: int, *args):
-        told = body.recomputes(i) if self.grad_checkpointing is None else self.grad_checkpointing
-        if told and torch.is_grad_enabled():
-            return checkpoint(self._block, body, agenda, i, *args, use_reentrant=False)
-        return self._block(body, agenda, i, *args)
-
-    def _block(self, body: Backbone, agenda: Agenda, i: int, tokens: Tokens, span: Span | None, ask: Ask):
-        tokens = body.enter(i, tokens)
-        tokens, span, normed, opened, seen = self._open(body, agenda, i, tokens, span, ask)
-        tokens, between, more = self._reduce(agenda, i, *body.attend(i, tokens, normed), ask)
-        tokens = body.mlp(i, tokens)
-        trace = trace_block(i, tokens, span, between or opened) if ask.trace else None
-        tokens, span, restored = self._close(i, tokens, span)
-        tokens = body.leave(i, tokens)
-        return tokens, span, Findings(trace, seen + more + restored)
-
-    def _open(self, body: Backbone, agenda: Agenda, i: int, tokens: Tokens, span: Span | None, ask: Ask):
-        """Reductions before block i. Also returns norm1 of the tokens that go in, where it is known already."""
-        normed, reduction, seen = None, None, ()
-        for method, place in agenda.at("before", i):
-            evidence = None if method.blind else body.probe(i, tokens)
-            reduction = method(tokens, evidence, place)
-            if reduction is None:
-                continue
-            witness = witness_place(method, place, tokens.n, evidence, reduction) if ask.losses else None
-            until = method.until(place)
-            if until is not None:
-                span = Span(tokens, reduction, method, place, until, witness)
-            elif witness is not None:
-                seen += (witness,)
-            tokens = tokens.shrink(reduction, undone=until is not None, remember=ask.remember)
-            known = evidence is not None and isinstance(reduction, Keep)
-            normed = reduction.shrink(evidence.h, tokens.prefix) if known else None
-        return tokens, span, normed, reduction, seen
-
-    def _reduce(self, agenda: Agenda, i: int, tokens: Tokens, evidence: Evidence, ask: Ask):
-        """Reductions between attention and MLP of block i."""
-        reduction, seen = None, ()
-        for method in agenda.watchers:
-            tokens = method.watch(tokens, evidence, i)
-        for method, place in agenda.at("between", i):
-            reduction = method(tokens, evidence, place)
-            if reduction is None:
-                continue
-            if ask.losses:
-                seen += (witness_place(method, place, tokens.n, evidence, reduction),)
-            tokens = tokens.shrink(reduction, remember=ask.remember)
-        return tokens, reduction, seen
-
-    def _close(self, i: int, tokens: Tokens, span: Span | None) -> tuple[Tokens, Span | None, tuple[Witness, ...]]:
-        """Put back, after block i, what was left outside."""
-        if span is None or span.until != i + 1:
-            return tokens, span, ()
-        outside = span.method.thaw(span.outside, span.reduction, span.place)
-        tokens = tokens.restore(span.reduction, outside)
-        restored = () if span.witness is None else (replace(span.witness, restored=tokens.x),)
-        return tokens, None, restored
+    def fit_again(self) -> None:
+        """Take note that the model underneath has got another size, or fewer blocks; keep rates stay."""
+        for method in self.methods:
+            method.fit_again(self.body)
+        self._turns = plan_turns(list(self.methods), self.body.depth)
 
 
 def unwrap(model: nn.Module) -> nn.Module:

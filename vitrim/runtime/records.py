@@ -12,21 +12,7 @@ from ..core.evidence import Evidence
 from ..core.reductions import Mask, Reduction
 from ..core.schedule import Place
 from ..core.tokens import Tokens
-from ..methods.base import Method
-
-
-@dataclass(frozen=True)
-class Ask:
-    """What the caller wants of a forward.
-
-    trace:    a `BlockTrace` for every block
-    remember: features from before every reduction, so that dense features can be restored
-    losses:   a `Witness` for every place
-    """
-
-    trace: bool = False
-    remember: bool = False
-    losses: bool = False
+from .turns import Step
 
 
 @dataclass(frozen=True)
@@ -50,6 +36,7 @@ class BlockTrace:
 class Witness:
     """What one place leaves behind for the losses of training.
 
+    index:     of the method in its stack
     until:     the block before which it is undone; None: never
     selected:  [b, n] keep mask over the n patch tokens before it, with gradient where it is learned
     attention: [b, p+n, p+n] the map over all of them, heads averaged, where the method's loss needs it
@@ -57,6 +44,7 @@ class Witness:
     """
 
     method: str
+    index: int
     place: Place
     until: int | None
     selected: Float[Tensor, "b n"]
@@ -74,22 +62,12 @@ class Learning:
 
 @dataclass(frozen=True)
 class Span:
-    """A reduction that will be undone before block `until`: what stood before it, and who made it."""
+    """A reduction that will be undone: what stood before it, and who made it."""
 
     outside: Tokens
     reduction: Reduction
-    method: Method
-    place: Place
-    until: int
+    step: Step
     witness: Witness | None = None
-
-
-@dataclass(frozen=True)
-class Findings:
-    """What one block adds to the records."""
-
-    trace: BlockTrace | None = None
-    witnesses: tuple[Witness, ...] = ()
 
 
 def trace_block(i: int, tokens: Tokens, span: Span | None, reduction: Reduction | None) -> BlockTrace:
@@ -99,11 +77,12 @@ def trace_block(i: int, tokens: Tokens, span: Span | None, reduction: Reduction 
     return BlockTrace(i, inside.origin(), inside.owners(), scores, inside.mask)
 
 
-def witness_place(method: Method, place: Place, n: int, evidence: Evidence | None, reduction: Reduction) -> Witness:
+def witness_place(step: Step, n: int, evidence: Evidence | None, reduction: Reduction) -> Witness:
     """What this place leaves for the losses, of the n patch tokens before it."""
+    method = step.method
     selected = reduction.mask if isinstance(reduction, Mask) else _positions(reduction, n)
     attention = evidence.mean_map(method.map_of) if method.map_of else None
-    return Witness(method.name, place, method.until(place), selected, attention)
+    return Witness(method.name, method.number, step.place, step.until, selected, attention)
 
 
 def _positions(reduction: Reduction, n: int) -> Float[Tensor, "b n"]:

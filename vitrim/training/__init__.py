@@ -4,10 +4,12 @@ from .checkpoints import RunStopped
 from .finetune import Report, finetune
 from .recipes import RECIPES, Augmentation, Recipe, Weights, get_recipe, override, short
 from .settings import Settings
+from .signals import Interrupted
 
 __all__ = [
     "RECIPES",
     "Augmentation",
+    "Interrupted",
     "Recipe",
     "Report",
     "RunStopped",

@@ -1,4 +1,4 @@
-"""The state of a run on disk: written beside and renamed, so that a crash, a full disk or SIGKILL loses nothing."""
+"""The state of a run on disk: whole or not there, so that a crash, a full disk or SIGKILL loses nothing."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from typing import Any
 
 import torch
 
+from ..common.whole import Beside
+
 LAST, BEST = "last.pt", "best.pt"
+PARTS = ("identity", "step", "student", "optimizer")
 
 
 class RunStopped(ValueError):
@@ -19,30 +22,33 @@ class RunStopped(ValueError):
 def write(path: Path, state: dict[str, Any]) -> None:
     """Write `state` (tensors and plain values) to `path`; what was there before stays until the new file is whole.
 
-    Raises RunStopped if the disk is full, naming the checkpoint that is still good.
+    Raises RunStopped where the disk is full or refuses, naming the checkpoint that is still good.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.part")
     try:
-        with open(beside, "wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with Beside(path) as beside:
+            torch.save(state, beside.file)
+            beside.publish()
     except (OSError, RuntimeError) as error:
-        beside.unlink(missing_ok=True)
-        if not _disk_full(error, path.parent):
+        full = _disk_full(error, path.parent)
+        if isinstance(error, RuntimeError) and not full:
             raise
+        problem = f"no space left for {path}" if full else f"{path} cannot be written: {error.strerror or error}"
         good = f"the last good checkpoint is {path}" if path.exists() else "there is no checkpoint yet"
-        raise RunStopped(f"no space left for {path}; {good}: free some space and go on with --resume") from None
+        raise RunStopped(f"{problem}; {good}: make room for it and go on with --resume") from None
 
 
 def _disk_full(error: Exception, folder: Path) -> bool:
-    """torch.save hides ENOSPC behind a RuntimeError of its own."""
+    """torch.save hides what the system said behind a RuntimeError of its own."""
     if isinstance(error, OSError):
         return error.errno in (errno.ENOSPC, errno.EDQUOT)
     stat = os.statvfs(folder)
     return "PytorchStreamWriter" in str(error) or stat.f_bavail * stat.f_frsize < 1 << 20
+
+
+def holds_run(folder: Path) -> bool:
+    """Whether a run has left a checkpoint in its folder of checkpoints; what a killed one left beside is none."""
+    return any((folder / name).exists() for name in (LAST, BEST))
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -53,9 +59,13 @@ def read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"{path} is not there: nothing to resume; leave --resume out to start")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise ValueError(f"{path} is not a whole checkpoint of vitrim ({type(error).__name__})") from error
+    missing = [part for part in PARTS if not isinstance(state, dict) or part not in state]
+    if missing:
+        raise ValueError(f"{path} is not a whole checkpoint of vitrim: it has no {missing[0]!r}")
+    return state
 
 
 def check_same_run(saved: dict[str, Any], now: dict[str, Any], where: Path) -> None:

@@ -3,54 +3,84 @@
 from __future__ import annotations
 
 import csv
+import io
+from collections.abc import Iterable
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from ..common.files import write_whole
+from .checkpoints import RunStopped
+
 
 class Table:
     """A CSV file that grows by whole rows; columns are settled by the first row.
 
-    Rows at or after `step` are dropped on opening, so that a resumed run does not say things twice.
+    Rows at or after `step` are dropped on opening, so that a resumed run does not say things twice, and so is what a
+    killed run has left of a row. The file is then replaced, whole.
     """
 
     def __init__(self, path: Path, step: int):
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        rows = self._rows_before(step)
-        self.columns = list(rows[0]) if rows else None
-        path.unlink(missing_ok=True)
-        for row in rows:
-            self.add(row)
-
-    def _rows_before(self, step: int) -> list[dict[str, Any]]:
-        if not self.path.exists():
-            return []
-        with open(self.path, newline="") as file:
-            return [row for row in csv.DictReader(file) if int(row["step"]) < step]
+        self.columns, rows = _whole_rows(path)
+        before = [row for row in rows if int(row["step"]) < step]
+        if path.exists():
+            text = self._as_text(before, header=True) if before else ""
+            write_whole(path, lambda beside: Path(beside).write_text(text, encoding="utf-8", newline=""))
+        self.columns = self.columns if before else None
 
     def add(self, row: dict[str, Any]) -> None:
-        """Append one row."""
-        first = self.columns is None
+        """Append one row, at once. Raises RunStopped where the disk is full or refuses."""
+        header = self.columns is None
         self.columns = self.columns or list(row)
-        with open(self.path, "a", newline="") as file:
-            writer = csv.DictWriter(file, self.columns, extrasaction="ignore")
-            if first or file.tell() == 0:
-                writer.writeheader()
-            writer.writerow(row)
+        try:
+            with open(self.path, "ab", buffering=0) as file:
+                _write_all(file, self._as_text([row], header).encode())
+        except OSError as error:
+            raise RunStopped(
+                f"{self.path} cannot be written: {error.strerror or error}; see to that and go on with --resume"
+            ) from None
+
+    def _as_text(self, rows: Iterable[dict[str, Any]], header: bool) -> str:
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, self.columns, extrasaction="ignore")
+        if header:
+            writer.writeheader()
+        writer.writerows(rows)
+        return text.getvalue()
+
+
+def _write_all(file: FileIO, line: bytes) -> None:
+    """One call, so that no reader or kill sees half a row; a second one is for the disk to say that it is full."""
+    while line:
+        line = line[file.write(line) :]
+
+
+def _whole_rows(path: Path) -> tuple[list[str] | None, list[dict[str, Any]]]:
+    """The columns of a table and its rows, without those that are cut short."""
+    if not path.exists():
+        return None, []
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+    reader = csv.DictReader([line for line in lines if line.endswith("\n")])
+    columns = list(reader.fieldnames or [])
+    rows = [row for row in reader if None not in row and None not in row.values()]
+    return columns, [row for row in rows if row.get("step", "").isdecimal()]
 
 
 class Journal:
     """Writes `steps.csv` and `epochs.csv`, hands the same figures to Accelerate's trackers, and shows progress.
 
-    Only the main process writes and shows.
+    Only the main process writes and shows. step, judged: steps done, and those of the epochs that have been judged
     """
 
-    def __init__(self, folder: Path, accelerator, step: int, steps: int, show: bool = True):
+    def __init__(self, folder: Path, accelerator, step: int, judged: int, steps: int, show: bool = True):
         self.accelerator, self.main = accelerator, accelerator.is_main_process
-        self.tables = {name: Table(folder / f"{name}.csv", step) for name in ("steps", "epochs")} if self.main else {}
+        done = {"steps": step, "epochs": judged}
+        self.tables = {name: Table(folder / f"{name}.csv", at) for name, at in done.items()} if self.main else {}
         self.progress = _progress(enabled=self.main and show)
         self.task = self.progress.add_task("training", total=steps, completed=step, what="")
         self.progress.start()

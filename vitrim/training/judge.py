@@ -1,6 +1,9 @@
-"""What a run is judged by after every epoch."""
+"""What a run is judged by: after every epoch, and at its end."""
 
 from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import nn
@@ -10,21 +13,63 @@ from ..evaluate.accuracy import evaluate_many
 from ..runtime.model import ReducedViT
 from .settings import Settings
 
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
 
 class Judge:
-    """Accuracy and agreement of the student, on validation photographs, beside the dense model where there is one."""
+    """Accuracy and agreement of the student, on validation photographs, beside the dense model where there is one.
 
-    def __init__(self, dense: nn.Module | None, loader: DataLoader, settings: Settings):
-        self.dense, self.loader, self.settings = dense, loader, settings
+    prepare: the student to what is judged in its place, the model as it would be saved now
+    between: called after every batch; may raise to leave
+    """
+
+    def __init__(
+        self,
+        dense: nn.Module | None,
+        loader: DataLoader,
+        settings: Settings,
+        prepare: Callable[[ReducedViT], ReducedViT] = lambda student: student,
+        between: Callable[[], None] = lambda: None,
+    ):
+        self.dense, self.loader, self.prepare, self.between = dense, loader, prepare, between
+        self.dtype = DTYPES.get(settings.precision, torch.float32)
         self.figures: dict[str, float] = {}
 
     def __call__(self, student: ReducedViT) -> dict[str, float]:
+        """Figures of the student as it is now, in the precision that it trains in."""
+        self.figures = self._judge(self.prepare(student), self.loader, self.dtype)
+        return self.figures
+
+    def final(self, trained: ReducedViT) -> dict[str, float]:
+        """Figures of the model that has been saved, in its own precision. Those of the last epoch, where they are
+        that."""
+        if not self.figures or self.dtype != torch.float32:
+            self.figures = self._judge(trained, self.loader, torch.float32)
+        return self.figures
+
+    def try_out(self, student: ReducedViT) -> None:
+        """Judge one batch, so that what judging needs is missed before training and not after its first epoch.
+
+        Raises ValueError as `evaluate_many` does.
+        """
+        batch = next((batch for batch in self.loader if len(batch[1])), None)
+        for dtype in dict.fromkeys((self.dtype, torch.float32)):
+            self._judge(student, [] if batch is None else [batch], dtype)
+
+    def _judge(self, student: ReducedViT, batches: Iterable, dtype: torch.dtype) -> dict[str, float]:
         device = next(student.parameters()).device
-        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.settings.precision, torch.float32)
         dense = {} if self.dense is None else {"dense": self.dense.to(device)}
-        results = evaluate_many({**dense, "student": student}, self.loader, device=device, dtype=dtype)
+        where = {"device": device, "dtype": dtype, "progress": lambda *_: self.between()}
+        results = evaluate_many({**dense, "student": student}, batches, **where)
+        for name, result in results.items():
+            if result.nonfinite:
+                warnings.warn(
+                    f"{name}: the outputs for {result.nonfinite} of {result.images} validation photographs hold NaN or "
+                    "infinity and count as wrong",
+                    stacklevel=3,
+                )
         fields, beside = results["student"].as_dict(), results["dense"].as_dict() if dense else {}
         names = [name for name in ("top1", "top5", "agreement", "cosine", "knn") if fields.get(name) is not None]
-        self.figures = {name: fields[name] for name in names}
-        self.figures |= {f"dense_{name}": beside[name] for name in names if name in beside and name in ("top1", "knn")}
-        return self.figures
+        figures = {name: fields[name] for name in names}
+        shared = [name for name in ("top1", "knn") if name in figures and name in beside]
+        return figures | {f"dense_{name}": beside[name] for name in shared}

@@ -5,6 +5,7 @@ Shapes: b images, n patch tokens, p prefix tokens, c channels, k classes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -102,11 +103,21 @@ def macs_budget(macs: Float[Tensor, " b"], target: float, dense: float, of_mean:
     return distance.mean().square() if of_mean else distance.square().mean()
 
 
-def keep_ratio(masks: list[Float[Tensor, "b n"]], keep: list[float]) -> Float[Tensor, ""]:
-    """DynamicViT's ratio loss: squared distance of the kept share from its target, mean over stages and images."""
+def keep_ratio(
+    masks: Sequence[Float[Tensor, "b n"]],
+    keep: Sequence[float],
+    of: Sequence[float | Float[Tensor, " b"]] | None = None,
+) -> Float[Tensor, ""]:
+    """DynamicViT's ratio loss: squared distance of the kept share from its target, mean over stages and images.
+
+    of: for each stage the number of tokens that its share is of; default the n of its mask
+    Raises ValueError for another number of masks than of rates.
+    """
     if len(masks) != len(keep):
         raise ValueError(f"{len(masks)} masks for {len(keep)} keep rates: give one rate for each stage")
-    return torch.stack([(m.float().mean(dim=1) - k).square().mean() for m, k in zip(masks, keep, strict=True)]).mean()
+    whole = [mask.shape[1] for mask in masks] if of is None else of
+    stages = [(m.float().sum(dim=1) / n - k).square().mean() for m, k, n in zip(masks, keep, whole, strict=True)]
+    return torch.stack(stages).mean()
 
 
 def patch_labels(

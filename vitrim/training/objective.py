@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -12,9 +12,11 @@ from torch import Tensor, nn
 from ..backbones import LVViT, TokenLogits, find_family
 from ..runtime.cost import plan_macs
 from ..runtime.model import ReducedViT
-from ..runtime.records import Learning, Witness
+from ..runtime.profile import image_macs
+from ..runtime.records import Learning
 from . import losses
 from .recipes import Recipe
+from .shares import approximates, at_origin, frozen_tokens, held_by_ratio, held_places, learns_counts, own_counts
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,7 @@ class Teacher(nn.Module):
         body = find_family(self.model)(self.model)
         tokens, stages = body.begin(body.embed(body.receive(images))), {}
         for i in range(body.depth):
-            tokens, _ = body.attend(i, body.enter(i, tokens))
-            tokens = body.leave(i, body.mlp(i, tokens))
+            tokens = body.run_block(i, tokens)
             if i in self.after:
                 stages[i] = tokens.x
         tokens = body.finish(tokens)
@@ -80,15 +81,13 @@ class Objective:
     """The parts of a recipe's loss for one student.
 
     budget, dense: the MACs to learn towards (ToFe), and the dense model's
-    per_image:     witnesses to the MACs of each image
-    rates:         the shares of tokens that the ratio loss holds the stages to
+    student:       the model whose methods left the witnesses, for the losses that look at them
     """
 
     recipe: Recipe
     budget: float
     dense: float
-    per_image: Callable[[Sequence[Witness]], Tensor] | None = None
-    rates: tuple[float, ...] = ()
+    student: ReducedViT | None = None
 
     def parts(
         self, said: Tensor | TokenLogits, learned: Learning, target: Tensor, lesson: Lesson | None
@@ -106,15 +105,22 @@ class Objective:
             "logit_kl": lambda: losses.logit_kl(said.prediction() if both else said, lesson.logits),
             "features": lambda: feature_loss(learned, lesson),
             "token_mse": lambda: kept_token_loss(learned, lesson),
-            "cut": lambda: cut_loss(learned.witnesses, self.recipe.cut_part, self.recipe.cut_row_mean),
-            "approximation": lambda: approximation_loss(learned.witnesses, lesson),
-            "budget": lambda: self._over_budget(learned.witnesses),
-            "ratio": lambda: losses.keep_ratio([w.selected for w in learned.witnesses], list(self.rates)),
+            "cut": lambda: cut_loss(learned, self.recipe.cut_part, self.recipe.cut_row_mean),
+            "approximation": lambda: approximation_loss(self.student, learned, lesson),
+            "budget": lambda: self._over_budget(learned),
+            "ratio": lambda: self._off_ratio(learned),
         }
         return {name: way() for name, way in ways.items() if getattr(weights, name)}
 
-    def _over_budget(self, witnesses: Sequence[Witness]) -> Tensor:
-        return losses.macs_budget(self.per_image(witnesses), self.budget, self.dense, self.recipe.budget_of_mean)
+    def _over_budget(self, learned: Learning) -> Tensor:
+        (method,) = filter(learns_counts, self.student.methods)
+        macs = image_macs(self.student, own_counts(method, learned)[0])
+        return losses.macs_budget(macs, self.budget, self.dense, self.recipe.budget_of_mean)
+
+    def _off_ratio(self, learned: Learning) -> Tensor:
+        held = held_by_ratio(self.student.methods, self.recipe.weights)
+        places = held_places(self.student, learned, held)
+        return losses.keep_ratio([p.mask for p in places], [p.keep for p in places], [p.whole for p in places])
 
     def total(self, parts: dict[str, Tensor]) -> Tensor:
         """The weighted sum."""
@@ -141,49 +147,38 @@ def feature_loss(learned: Learning, lesson: Lesson) -> Tensor:
 
 def kept_token_loss(learned: Learning, lesson: Lesson) -> Tensor:
     """DynamicViT's: squared difference to the teacher's final patch tokens, mean over the tokens that are kept."""
-    tokens = learned.tokens
-    if tokens.mask is None:
-        teacher = lesson.tokens[:, tokens.prefix :].gather(1, tokens.origin().unsqueeze(-1).expand_as(tokens.patches))
-        return losses.feature_mse(tokens.patches, teacher, normalise=False)
-    error = (tokens.patches - lesson.tokens[:, tokens.prefix :]).float().square().mean(dim=-1)
-    kept = tokens.mask.detach()
+    tokens, layout = learned.tokens, learned.tokens.layout
+    own = tokens.patches if layout is None else layout.patches.pad(tokens.patches)
+    error = (own.float() - at_origin(lesson.tokens[:, tokens.prefix :], tokens).float()).square().mean(dim=-1)
+    kept = torch.ones_like(error) if tokens.mask is None else tokens.mask.detach()
+    kept = kept if layout is None else (tokens.origin() >= 0).to(error.dtype)
     return (error * kept).sum() / kept.sum().clamp(min=1)
 
 
-def cut_loss(witnesses: Sequence[Witness], part: losses.Cut, row_mean: bool = False) -> Tensor:
-    """IdleViT's token cut, averaged over the idling blocks."""
-    seen = [w for w in witnesses if w.attention is not None]
+def cut_loss(learned: Learning, part: losses.Cut, row_mean: bool = False) -> Tensor:
+    """IdleViT's token cut, averaged over the blocks that idle; 0 where none does (a schedule that starts at 1)."""
+    seen = [w for w in learned.witnesses if w.attention is not None]
     cuts = [losses.token_cut(w.attention, w.selected > 0.5, part, row_mean) for w in seen]
-    if not cuts:
-        raise ValueError("no block idles, so there is no token cut loss: lower the keep rate or set its weight to 0")
-    return torch.stack(cuts).mean()
+    return torch.stack(cuts).mean() if cuts else _zero(learned)
 
 
-def approximation_loss(witnesses: Sequence[Witness], lesson: Lesson) -> Tensor:
+def approximation_loss(student: ReducedViT, learned: Learning, lesson: Lesson) -> Tensor:
     """ToFe's L_apr, mean over the stages that put their frozen tokens back; 0 where none does (`reuse=False`)."""
-    stages = []
-    for witness in witnesses:
-        if witness.restored is None:
-            continue
-        prefix = witness.restored.shape[1] - witness.selected.shape[1]
-        teacher = lesson.stages[witness.until - 1]
-        frozen = witness.selected.detach() < 0.5
-        stages.append(losses.approximation(witness.restored[:, prefix:], teacher[:, prefix:], frozen))
-    return torch.stack(stages).mean() if stages else lesson.logits.new_zeros(())
+    stages, prefix = [], learned.tokens.prefix
+    for witness, frozen in frozen_tokens(student, learned.witnesses):
+        teacher = at_origin(lesson.stages[witness.until - 1][:, prefix:], learned.tokens)
+        stages.append(losses.approximation(witness.restored[:, prefix:], teacher, frozen))
+    return torch.stack(stages).mean() if stages else _zero(learned)
+
+
+def _zero(learned: Learning) -> Tensor:
+    return learned.tokens.x.new_zeros((), dtype=torch.float32)
 
 
 def restore_blocks(student: ReducedViT) -> list[int]:
-    """The blocks after which some method puts frozen tokens back."""
-    ends = [method.until(place) for method in student.methods for place in method.places]
+    """The blocks after which a method puts back tokens that something has stood in for meanwhile."""
+    ends = [method.until(place) for method in student.methods if approximates(method) for place in method.places]
     return sorted({end - 1 for end in ends if end is not None})
-
-
-def own_counts(student: ReducedViT, witnesses: Sequence[Witness]) -> Float[Tensor, "b places"] | None:
-    """Patch tokens that each image kept at the places of the method that lets images keep counts of their own (ToFe),
-    with gradient to the masks; None without such a method."""
-    names = [method.name for method in student.methods if method.per_image]
-    counts = [w.selected.sum(dim=1) for w in witnesses if w.method in names]
-    return torch.stack(counts, dim=1) if counts else None
 
 
 def dense_macs(student: ReducedViT) -> int:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from timm.optim import create_optimizer_v2
-from timm.optim._param_groups import param_groups_layer_decay, param_groups_weight_decay
+from collections.abc import Collection
+
+from timm.optim import create_optimizer_v2, param_groups_layer_decay, param_groups_weight_decay
 from timm.scheduler import CosineLRScheduler
 from torch import nn
 from torch.optim import Optimizer
@@ -50,14 +51,37 @@ def make_schedule(optimizer: Optimizer, recipe: Recipe, steps_per_epoch: int) ->
     )
 
 
-def set_learning(student: ReducedViT, recipe: Recipe, epoch: int) -> bool:
-    """Freeze the backbone in the first `frozen_epochs`, and what the recipe names as `frozen` always; whether anything
-    changed."""
-    waits = epoch < recipe.frozen_epochs and any(True for _ in student.methods.parameters())
+def set_learning(student: ReducedViT, recipe: Recipe, epoch: int, still: Collection[str] = ()) -> bool:
+    """Freeze the backbone in the first `frozen_epochs`, and always what the recipe names as `frozen` and the parameters
+    `still`; whether anything changed."""
+    waits = epoch < recipe.frozen_epochs
     before = [p.requires_grad for p in student.backbone.parameters()]
     for name, p in student.backbone.named_parameters():
-        p.requires_grad_(not waits and not name.startswith(recipe.frozen))
+        p.requires_grad_(not (waits or name in still or name.startswith(recipe.frozen)))
     return before != [p.requires_grad for p in student.backbone.parameters()]
+
+
+def still_parameters(student: ReducedViT) -> frozenset[str]:
+    """Parameters of the backbone that came with `requires_grad=False`: they stay as they are."""
+    return frozenset(name for name, p in student.backbone.named_parameters() if not p.requires_grad)
+
+
+def check_learning(student: ReducedViT, recipe: Recipe) -> None:
+    """Raise ValueError for a run, or for first epochs, in which nothing would learn."""
+    own, still = any(p.requires_grad for p in student.methods.parameters()), still_parameters(student)
+    if own:
+        return
+    if recipe.frozen_epochs:
+        names = " and ".join(method.name for method in student.methods)
+        raise ValueError(
+            f"frozen_epochs {recipe.frozen_epochs}: the backbone rests in them, and {names} has no learned parts that "
+            "could learn meanwhile: set frozen_epochs to 0"
+        )
+    if all(name in still or name.startswith(recipe.frozen) for name, _ in student.backbone.named_parameters()):
+        raise ValueError(
+            "nothing would learn: every parameter of the model is frozen. Call model.requires_grad_(True) first, or "
+            "name fewer parameters as frozen"
+        )
 
 
 def check_frozen(backbone: nn.Module, frozen: tuple[str, ...]) -> None:

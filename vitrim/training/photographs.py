@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import random
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,20 +19,13 @@ from timm.data import Mixup, create_transform
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
+from ..common.seeds import seed_of
 from ..data.classes import Classes
+from ..data.folders import ENDINGS, below
 from ..data.photographs import Photographs, Unreadable
 from ..data.sources import Files
 from .recipes import Augmentation, Recipe
-
-MODULUS = 2**31 - 1
-
-
-def seed_of(*numbers: int) -> int:
-    """One seed from several numbers, the same on every machine."""
-    state = 17
-    for number in numbers:
-        state = (state * 1000003 + number * 2654435761 + 12345) % MODULUS
-    return state
+from .signals import SIGNALS
 
 
 def seed_everything(seed: int) -> None:
@@ -108,24 +102,11 @@ def unlabelled(folder: str | Path, config: dict) -> Photographs:
     folder = Path(folder)
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder: give one with photographs in it")
-    endings = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
-    files = sorted(str(path) for path in _files(folder, set()) if path.suffix.lower() in endings)
+    files, left_out = below(folder)
     if not files:
-        raise ValueError(f"{folder} holds no image ({', '.join(sorted(endings))})")
-    source = Files(folder, [(file, 0) for file in files], None)
+        raise ValueError(f"{folder} holds no image ({', '.join(ENDINGS)})")
+    source = Files(folder, [(str(folder / file), 0) for file in files], None, left_out)
     return Photographs(source, Classes((), (), "no labels"), config, None)
-
-
-def _files(folder: Path, seen: set[Path]) -> Iterator[Path]:
-    """Every file below; a folder that links lead to twice, or in a circle, is read once."""
-    if folder.resolve() in seen:
-        return
-    seen.add(folder.resolve())
-    for path in sorted(folder.iterdir()):
-        if path.is_dir():
-            yield from _files(path, seen)
-        elif path.is_file():
-            yield path
 
 
 class GlobalBatches(Sampler):
@@ -185,7 +166,15 @@ def part_size(size: int, recipe: Recipe, processes: int) -> int:
 
 def training_loader(dataset: TrainingPhotographs, batches: GlobalBatches, workers: int) -> DataLoader:
     """The loader; workers, if any, live through the epochs' changes because keys carry the epoch."""
-    return DataLoader(dataset, batch_sampler=batches, num_workers=workers, collate_fn=_collate)
+    return DataLoader(
+        dataset, batch_sampler=batches, num_workers=workers, collate_fn=_collate, worker_init_fn=_leave_signals
+    )
+
+
+def _leave_signals(worker: int) -> None:
+    """Signals that reach all processes of a run are answered by the one that trains: it ends the workers."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _collate(samples) -> tuple[Tensor, Tensor, list[Unreadable]]:

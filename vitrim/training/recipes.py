@@ -196,7 +196,8 @@ def short(recipe: Recipe, epochs: int = 1) -> Recipe:
 
 
 # What a method cannot be trained without, under a recipe that is for any method. ToFe's own weight of the budget, 5,
-# lets short runs drift far above it (docs/recipes/tofe.md); 400 on the mean of a batch holds it.
+# lets short runs drift far above it (docs/recipes/tofe.md); 400 on the mean of a batch holds it. A recipe that has a
+# ratio loss holds its stages to fixed shares, and needs no budget (its Table V).
 NEEDED = {
     "tofe": {"approximation": 2.0, "budget": 400.0},
     "dynamicvit": {"ratio": 2.0},
@@ -206,7 +207,8 @@ NEEDED = {
 def for_methods(recipe: Recipe, names: Sequence[str]) -> Recipe:
     """A recipe for any method, with the losses that these methods need besides; others stay as they are."""
     needed = {} if recipe.method else {key: value for name in names for key, value in NEEDED.get(name, {}).items()}
-    missing = {key: value for key, value in needed.items() if not getattr(recipe.weights, key)}
+    held = ("budget",) if recipe.weights.ratio else ()
+    missing = {key: value for key, value in needed.items() if not getattr(recipe.weights, key) and key not in held}
     return replace(recipe, weights=replace(recipe.weights, **missing))
 
 

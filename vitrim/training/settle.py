@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 
 import torch
 from jaxtyping import Float
 from timm.data import create_transform
 from torch import Tensor
 
+from ..core.schedule import Place
 from ..data.photographs import Photographs, Unreadable
 from ..methods import ToFe
 from ..runtime.model import ReducedViT
+from .shares import in_order, patches_at
 
 PHOTOGRAPHS, BATCH = 256, 32
 
@@ -30,10 +32,11 @@ def settle(student: ReducedViT, batches: Sequence[Float[Tensor, "b 3 h w"]]) -> 
     student.eval()
     for method in student.methods:
         for place in method.places if isinstance(method, ToFe) else ():
-            found = [_scores(student, method, place.block, images) for images in batches]
-            if all(scores is not None for scores in found):
-                scores = torch.cat(found)
-                method.shift(place, -between(scores.flatten(), round(place.keep * scores.numel())))
+            found = [_scores(student, method, place, images) for images in batches]
+            if all(scores is not None for scores, _ in found):
+                scores = torch.cat([scores for scores, _ in found])
+                kept = min(place.keep * found[0][1], scores.shape[1])  # a share of all patches of the image
+                method.shift(place, -between(scores.flatten(), round(kept * len(scores))))
 
 
 def between(scores: Float[Tensor, " n"], kept: int) -> float:
@@ -44,24 +47,20 @@ def between(scores: Float[Tensor, " n"], kept: int) -> float:
     return float((ranked[kept - 1] + below) / 2)
 
 
-def _scores(student: ReducedViT, method: ToFe, block: int, images: Tensor) -> Float[Tensor, "b n"] | None:
-    """Scores at one place, where every image has kept its own tokens at those before; None: it keeps all."""
-    with _by_itself(method):
-        _, trace = student(images, trace=True)
-    scores = trace[block].scores
-    if scores is None or method.reuse or block == 0 or trace[block - 1].mask is None:
-        return scores
-    return scores.masked_fill(trace[block - 1].mask == 0, float("-inf"))
-
-
-@contextmanager
-def _by_itself(method: ToFe) -> Iterator[None]:
-    """Instance-adaptive for a while, its masks over all tokens."""
-    before, method.adaptive, method.masked = method.adaptive, "instance", True
-    try:
-        yield
-    finally:
-        method.adaptive, method.masked = before, None
+def _scores(student: ReducedViT, method: ToFe, place: Place, images: Tensor) -> tuple[Float[Tensor, "b n"] | None, int]:
+    """Scores at one place, where every image has kept its own tokens at those before, and all patches of the image
+    there; None: it keeps all."""
+    with ExitStack() as decisions:
+        for one in student.methods:
+            if isinstance(one, ToFe):
+                decisions.enter_context(one.own_decisions())
+        _, trace, learned = student(images, trace=True, losses=True)
+        witnesses = list(in_order(student, learned.witnesses))
+    for witness, before in witnesses:
+        if witness.index == method.number and witness.place.index == place.index:
+            scores, patches = trace[place.block].scores, patches_at(witness, learned.tokens)
+            return scores if before is None else scores.masked_fill(before.selected == 0, float("-inf")), patches
+    return None, 0
 
 
 def some_of(photographs: Photographs, device: torch.device) -> list[Float[Tensor, "b 3 h w"]]:

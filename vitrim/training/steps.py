@@ -14,11 +14,12 @@ from ..core.schedule import cosine_keep
 from ..runtime.model import ReducedViT
 from ..runtime.records import Learning
 from .checkpoints import RunStopped
-from .objective import Objective, Teacher, own_counts
-from .optim import make_optimizer, make_schedule, set_learning
+from .objective import Objective, Teacher
+from .optim import make_optimizer, make_schedule, set_learning, still_parameters
 from .photographs import make_mixup, mixed, seed_everything, seed_of
 from .recipes import Recipe
 from .settings import Settings
+from .shares import held_by_ratio, kept_shares, learns_counts, own_counts, place_names, turns_by_schedule
 
 
 class Stepper:
@@ -47,12 +48,13 @@ class Stepper:
         self.optimizer = make_optimizer(student, self.recipe)
         self.schedule = make_schedule(self.optimizer, self.recipe, steps_per_epoch)
         self.ema = ModelEmaV3(student, decay=self.recipe.ema) if self.recipe.ema else None
-        self.rates = [[place.keep for place in method.places] for method in student.methods]
+        self.still = still_parameters(student)
+        self.rates = {m: [p.keep for p in m.places] for m in student.methods if self.scheduled and turns_by_schedule(m)}
         self.model: torch.nn.Module | None = None
 
     def begin_epoch(self, epoch: int) -> None:
         """Settle who learns. DistributedDataParallel must be made anew when that has changed."""
-        changed = set_learning(self.student, self.recipe, epoch)
+        changed = set_learning(self.student, self.recipe, epoch, self.still)
         if changed or self.model is None:
             model = torch.compile(self.student) if self.settings.compile else self.student
             self.model = self.accelerator.prepare_model(model)
@@ -91,20 +93,17 @@ class Stepper:
             logits, learned = self.model(images, losses=True)
         parts = self.objective.parts(logits, learned, target, lesson)
         self._store_counts(learned)
-        shares = {f"kept {w.place.block}": w.selected.detach().mean() for w in learned.witnesses}
+        shares = {f"kept {name}": share for name, share in kept_shares(self.student, learned).items()}
         return self.objective.total(parts), {**parts, **shares}
 
     def _store_counts(self, learned: Learning) -> None:
         """ToFe's running means of the tokens kept, over all processes; they travel with the weights. Where a ratio
         loss holds the stages to fixed shares (its Table V), those stay."""
-        counts = own_counts(self.student, learned.witnesses)
-        if counts is None or self.recipe.weights.ratio:
-            return
-        patches = learned.witnesses[0].selected.shape[1]  # masked, so every token is still there
-        everyones = self.accelerator.gather(counts.detach())
+        held = held_by_ratio(self.student.methods, self.recipe.weights)
         for method in self.student.methods:
-            if method.per_image:
-                method.update_counts(everyones, patches)
+            if learns_counts(method) and method not in held:
+                counts, patches = own_counts(method, learned)
+                method.update_counts(self.accelerator.gather(counts.detach()), patches)
 
     def _means(self, step: int, parts: dict[str, Tensor]) -> dict[str, float]:
         """Means over all processes, as numbers. Raises RunStopped if the loss is not finite."""
@@ -128,22 +127,22 @@ class Stepper:
     def _turn_keep_rates(self, step: int) -> None:
         """EViT's and BAT's schedule: 1 first, then a cosine down to each place's own rate."""
         start, long = self.recipe.keep_start * self.each, self.recipe.keep_epochs * self.each
-        if not self._scheduled:
-            return
-        for method, rates in zip(self.student.methods, self.rates, strict=True):
+        for method, rates in self.rates.items():
             method.set_rates([cosine_keep(rate, step, start, max(1, long)) for rate in rates])
 
     @property
-    def _scheduled(self) -> bool:
+    def scheduled(self) -> bool:
+        """Whether keep rates start at 1 and fall."""
         return bool(self.recipe.keep_start or self.recipe.keep_epochs)
 
     def _keep_rates(self) -> dict[str, float]:
-        return {f"keep {p.block}": p.keep for m in self.student.methods for p in m.places if p.keep is not None}
+        names = place_names(self.student.methods)
+        rated = {key: name for key, name in names.items() if "keep" in key[0].option_names()}
+        return {f"keep {name}": method.places[index].keep for (method, index), name in rated.items()}
 
     def result(self) -> ReducedViT:
         """The student to judge and to keep, in eval mode, at its own keep rates wherever their schedule stands; the
         running mean's weights where the recipe says so."""
-        for method, rates in zip(self.student.methods, self.rates, strict=True):
-            if self._scheduled:
-                method.set_rates(rates)
+        for method, rates in self.rates.items():
+            method.set_rates(rates)
         return (self.ema.module if self.ema is not None and self.recipe.judge_ema else self.student).eval()

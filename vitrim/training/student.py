@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,9 +11,10 @@ from torch import nn
 from ..methods import Method
 from ..runtime.build import attach
 from ..runtime.model import ReducedViT
-from ..runtime.storage import methods_config
-from .optim import check_frozen, set_drop_path
+from ..runtime.saving import check_saves
+from .optim import check_frozen, check_learning, set_drop_path
 from .recipes import NEEDED, Recipe, for_methods
+from .shares import learns_counts, turns_by_schedule
 
 
 def make_student(
@@ -25,10 +27,12 @@ def make_student(
     student = attach(model, method, macs=macs, copy=True, **options)
     _carry_over(method, student)
     recipe = for_methods(recipe, [_learns_like(m) for m in student.methods])
-    methods_config(student)  # raises where a guide could not be saved with the result
+    check_saves(student)  # before the training, not after it
+    _check_masks(student, recipe)
     _check_losses(recipe, student)
-    _check_masks(student)
+    _check_schedule(recipe, student)
     check_frozen(student.backbone, recipe.frozen)
+    check_learning(student, recipe)
     _prepare(student, recipe)
     return student, recipe
 
@@ -58,20 +62,71 @@ def _check_losses(recipe: Recipe, student: ReducedViT) -> None:
                 f"recipe {recipe.name} has the loss {part!r}, which only {' and '.join(methods)} can compute, and the "
                 f"method is {', '.join(names)}: use another method, --recipe distill, or set its weight to 0"
             )
+    _check_cut(recipe, student)
+    if recipe.weights.budget:
+        _check_budget(student.methods)
 
 
-def _check_masks(student: ReducedViT) -> None:
+def _check_budget(methods: Sequence[Method]) -> None:
+    """Raise ValueError where a budget cannot tell what images cost from one method's own counts."""
+    way_out = "set the weight of budget to 0 and that of ratio above 0, which holds each place to its own share"
+    first, *others = (m for m in methods if learns_counts(m))
+    if others:
+        names = " and ".join(m.name for m in (first, *others))
+        raise ValueError(
+            f"{names} each learn their counts, and one budget cannot hold both: leave one out, or {way_out}"
+        )
+    begins = first.places[0].block
+    for other in methods:
+        if other is not first and any(place.block >= begins for place in other.places):
+            raise ValueError(
+                f"{first.name} learns its counts towards a budget, and {other.name} acts on what it leaves: put "
+                f"{other.name} before block {begins}, or {way_out}"
+            )
+
+
+def _check_cut(recipe: Recipe, student: ReducedViT) -> None:
+    """Raise ValueError where the cut loss has no idle token to look at."""
+    idling = [m for m in student.methods if m.map_of]
+    grid = student.body.grid()
+    counts = [(m, place, math.prod(student.body.grid_at(place.block, grid))) for m in idling for place in m.places]
+    if recipe.weights.cut and all(m.count(place, n) == n and not m.trains_masked for m, place, n in counts):
+        raise ValueError("no block idles, so there is no token cut loss: lower the keep rate, or set its weight to 0")
+
+
+def _check_schedule(recipe: Recipe, student: ReducedViT) -> None:
+    """Raise ValueError where a schedule has no keep rate to turn."""
+    if (recipe.keep_start or recipe.keep_epochs) and not any(map(turns_by_schedule, student.methods)):
+        names = " and ".join(m.name for m in student.methods)
+        raise ValueError(
+            f"keep_start {recipe.keep_start}, keep_epochs {recipe.keep_epochs}: a schedule of keep rates, and {names} "
+            "has none that it could turn: set both to 0"
+        )
+
+
+def _check_masks(student: ReducedViT, recipe: Recipe) -> None:
     """Raise ValueError where a method would train on tokens that another one has only masked: it cannot tell them
     from those that are there."""
-    masked = [m for m in student.methods if m.trains_masked]
-    for one in masked:
-        begins = min((place.block for place in one.places), default=student.body.depth)
-        blind = [m for m in student.methods if not m.trains_masked and any(p.block >= begins for p in m.places)]
-        if blind:
-            raise ValueError(
-                f"{one.name} trains on masks over all tokens, and {blind[0].name}, which acts after it, would choose "
-                f"among masked tokens too: put {blind[0].name} before block {begins}, or train with one of them"
-            )
+    for one in (m for m in student.methods if m.trains_masked):
+        for place in one.places:
+            end = one.until(place)
+            span = range(place.block, student.body.depth if end is None else end)
+            for other in student.methods:
+                if other is not one and _blind_to_masks(other, span, recipe):
+                    raise ValueError(
+                        f"{one.name} trains on masks over all tokens, and {other.name}, which acts after it, would "
+                        f"choose among masked tokens too: put {other.name} before block {place.block}, or train with "
+                        "one of them"
+                    )
+
+
+def _blind_to_masks(method: Method, span: range, recipe: Recipe) -> bool:
+    """Whether a method looks at tokens in blocks where some of them are masked, and does not know it."""
+    if method.trains_masked:  # it knows; the attention map of a cut loss does not
+        return bool(recipe.weights.cut and method.map_of) and any(p.block in span for p in method.places)
+    if method.observes:
+        return any(place.block > span.start for place in method.places)
+    return any(p.block in span and (p.block > span.start or method.acts == "between") for p in method.places)
 
 
 def _prepare(student: ReducedViT, recipe: Recipe) -> None:

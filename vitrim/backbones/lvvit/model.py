@@ -22,9 +22,10 @@ from timm.models.vision_transformer import (
 )
 from torch import Tensor, nn
 
+from ...core.recording import image_size, laid_out
 from ...core.tokens import Tokens
 from ..admission import kinds
-from ..counting import conv_weights, counted_stem, image_size
+from ..counting import conv_weights, counted_stem, pixels_of
 from ..layers import kind
 from ..timm.checks import check_block, check_size
 from ..timm.plain import ATTENTIONS, SEQUENTIAL, PlainBackbone
@@ -75,7 +76,7 @@ class ConvStem(PatchEmbed):
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Tensor:
         check_size(self, images)
         if self.dynamic_img_pad:
-            height, width = images.shape[-2:]
+            height, width = image_size(images)
             images = F.pad(images, (0, -width % self.patch_size[1], 0, -height % self.patch_size[0]))
         x = self.relu(self.bn1(self.conv1(images)))
         x = self.relu(self.bn2(self.conv2(x)))
@@ -84,7 +85,7 @@ class ConvStem(PatchEmbed):
 
     def macs(self, grid: tuple[int, int]) -> int:
         """Multiply-accumulates for an image of that many patches; the convolutions run over all of its pixels."""
-        height, width = image_size(self, grid)
+        height, width = pixels_of(self, grid)
         stem = sum(conv_weights(conv) for conv in (self.conv1, self.conv2, self.conv3))
         return -(-height // 2) * -(-width // 2) * stem + grid[0] * grid[1] * conv_weights(self.proj)
 
@@ -162,7 +163,7 @@ class LVViT(VisionTransformer):
         """Tokens with positions, and which patches were mixed in from the partner."""
         x, mixed = self.patch_embed(images), None
         if self.labels_tokens and self.mix_token:
-            grid = self.patch_embed.dynamic_feat_size(tuple(images.shape[-2:]))
+            grid = self.patch_embed.dynamic_feat_size(image_size(images))
             mixed = random_box(grid, x.device)
             x = torch.where(mixed.view(1, *x.shape[1:-1], 1), x.flip(0), x)
         return self.norm_pre(self.patch_drop(self._pos_embed(x))), mixed
@@ -178,7 +179,7 @@ class LVViT(VisionTransformer):
     def token_logits(self, x: Tensor, mixed=None, owners: Int[Tensor, "b n0"] | None = None, mask=None) -> TokenLogits:
         """Both heads on features after the final norm."""
         x = self.head_drop(x)
-        return TokenLogits(self.head(x[:, 0]), self.aux_head(x[:, 1:]), mixed, owners, mask)
+        return TokenLogits(self.head(x[:, 0]), self.aux_head(laid_out(x[:, 1:])), mixed, owners, mask)
 
     def forward_head(self, x: Float[Tensor, "b n c"], pre_logits: bool = False, mask: Tensor | None = None) -> Tensor:
         """The prediction from features after the final norm; tokens whose `mask` [b, n - 1] is 0 have no say, and
@@ -212,7 +213,7 @@ class LVViTBackbone(PlainBackbone):
 
     def _embed(self, images):
         x, mixed = self.model.embed(images)
-        return Tokens(x, prefix=self.prefix, grid=self.grid(tuple(images.shape[-2:])), mixed=mixed)
+        return Tokens(x, prefix=self.prefix, grid=self.grid(image_size(images)), mixed=mixed)
 
     def head(self, tokens, pre_logits=False):
         model = self.model

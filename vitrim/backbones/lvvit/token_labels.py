@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from ...core.recording import length
+
 AUX_WEIGHT = 0.5  # of the largest token logits in the prediction
 
 
@@ -31,7 +33,7 @@ class TokenLogits(NamedTuple):
     def prediction(self) -> Float[Tensor, "b k"]:
         """Class logits + 0.5 * the largest over the patch tokens that the mask has kept; of an image that has kept
         none, the class token's alone."""
-        if self.token_logits.shape[1] == 0:
+        if length(self.token_logits, 1) == 0:
             return self.logits
         if self.mask is None:
             return self.logits + AUX_WEIGHT * self.token_logits.amax(dim=1)

@@ -1,20 +1,25 @@
 """Weights from a file into a timm model, or one line that says why they do not fit."""
 
+from __future__ import annotations
+
 import inspect
 import pickle
 import sys
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from timm.models import load_state_dict
+from timm.models import clean_state_dict, load_state_dict
 from timm.utils import unwrap_model
 from torch import Tensor, nn
 
-from ...common.text import few, first_line
+from ...common.text import counted, few, first_line
+from .misfits import in_words, misfit
 
 _ENDINGS = (".safetensors", ".pth", ".pt", ".bin", ".tar", ".ckpt")
+_FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
 def load_checkpoint(model: nn.Module, path: str | Path) -> tuple[str, ...]:
@@ -22,22 +27,30 @@ def load_checkpoint(model: nn.Module, path: str | Path) -> tuple[str, ...]:
 
     Reads .safetensors, and .pth, .pt, .bin with `weights_only`: nothing is unpickled. Weights may lie under
     `state_dict_ema`, `model_ema`, `state_dict` or `model` (the first of these that is there), with the prefixes of DDP
-    and torch.compile. timm's own conversion for the model's family is applied: it renames the keys of original releases
-    (DINOv2, DeiT-III, CLIP) and resamples position embeddings of another resolution. Of a reduced model's
-    `model.safetensors` the backbone is taken. A model that is compiled or wrapped by DDP is unwrapped.
+    and torch.compile, or with another one in front of every key of the model (Lightning's `model.`); or under another
+    key, if there is but one state dict in the file (`model_state_dict` beside an optimiser's). timm's own conversion
+    for the model's family is applied: it renames the keys of original releases (DINOv2, DeiT-III, CLIP) and resamples
+    position embeddings of another resolution. Of a reduced model's `model.safetensors` the backbone is taken.
+    Floating-point weights of another precision are converted. A model that is compiled or wrapped by DDP is unwrapped.
 
     Returns the changes in words; empty if the weights went in as they were. Raises ValueError, and leaves the model as
-    it was, for a file that is missing, no checkpoint, or pickled code, and for missing, unexpected or misshapen keys.
+    it was, for a file that is missing, no checkpoint, or pickled code; for missing, unexpected or misshapen keys; for
+    tensors that are no plain weights (quantised, sparse, without data, of another kind of number than the model's); and
+    for weights that are not finite.
     """
     model = unwrap_model(model)
     path = Path(path).expanduser()
-    raw, left_out = _backbone(_read(path))
+    found, taken = _read(path)
+    raw, left_out = _backbone(found)
+    raw, taken_off = _without_prefix(raw, model, path)
+    check_tensors(raw, path)
     weights = _convert(raw, model, path)
-    problem = _misfit(weights, model, raw)
+    problem = misfit(weights, model, raw)
     if problem:
         raise ValueError(f"{path} does not fit the model: {problem}")
+    converted = _check_kinds(weights, model, path)
     model.load_state_dict(weights, strict=True)
-    return (*left_out, *_changes(raw, weights))
+    return (*taken, *left_out, *taken_off, *_changes(raw, weights), *converted)
 
 
 def _backbone(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
@@ -49,7 +62,37 @@ def _backbone(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, .
     return {key.removeprefix("backbone."): state[key] for key in state if key not in learned}, note
 
 
-def _read(path: Path) -> dict[str, Tensor]:
+def _without_prefix(
+    state: dict[str, Tensor], model: nn.Module, path: Path
+) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """The model's weights, where they lie in the file of a larger module that held the model under a name of its own.
+
+    A prefix counts where most of the model's keys have it. Raises ValueError where two do (a student and its teacher).
+    """
+    own = model.state_dict().keys()
+    found: dict[str, int] = {}
+    for key in state:
+        parts = key.split(".")
+        for cut in range(len(parts)):
+            if ".".join(parts[cut:]) in own:
+                prefix = "".join(f"{part}." for part in parts[:cut])
+                found[prefix] = found.get(prefix, 0) + 1
+    prefixes = [prefix for prefix, count in found.items() if 2 * count >= len(own)]
+    if "" in prefixes or not prefixes:
+        return state, ()
+    if len(prefixes) > 1:
+        raise ValueError(f"{path} holds more than one model, under {few(prefixes)}: save one of them alone")
+    inside = {key.removeprefix(prefixes[0]): value for key, value in state.items() if key.startswith(prefixes[0])}
+    outside = [key for key in state if not key.startswith(prefixes[0])]
+    note = f"prefix {prefixes[0]!r} taken off {counted(len(inside), 'key')}"
+    return inside, (
+        note,
+        *((f"{counted(len(outside), 'key')} outside of it left out: {few(outside)}",) * bool(outside)),
+    )
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """The state dict in a file; where it lies under a key that timm does not know, which key that is."""
     if path.is_dir():
         raise ValueError(f"{path} is a folder: give the checkpoint file in it ({', '.join(_ENDINGS)})")
     if not path.is_file():
@@ -60,11 +103,25 @@ def _read(path: Path) -> dict[str, Tensor]:
             state = load_state_dict(str(path), weights_only=True)
     except Exception as error:  # torch, zipfile, pickle and safetensors each raise their own
         raise ValueError(_why_unreadable(path, error)) from error
-    strangers = [key for key, value in state.items() if not isinstance(value, Tensor)]
-    if strangers or not state:
-        found = f"it holds {few(strangers)}" if strangers else "it is empty"
-        raise ValueError(f"{path} is no state dict of tensors: {found}; save model.state_dict()")
-    return state
+    if _is_state(state):
+        return state, ()
+    inside = {key: value for key, value in state.items() if _is_state(value)}
+    if len(inside) == 1:
+        key, state = inside.popitem()
+        return clean_state_dict(state), (f"weights taken from {key!r}",)
+    if inside:
+        raise ValueError(f"{path} holds more than one state dict, under {few(list(inside))}: save one of them alone")
+    strangers = [key for key, value in state.items() if not (isinstance(key, str) and isinstance(value, Tensor))]
+    found = f"it holds {few(strangers)}" if strangers else "it is empty"
+    raise ValueError(f"{path} is no state dict of tensors: {found}; save model.state_dict()")
+
+
+def _is_state(found: object) -> bool:
+    return (
+        isinstance(found, Mapping)
+        and bool(found)
+        and all(isinstance(key, str) and isinstance(value, Tensor) for key, value in found.items())
+    )
 
 
 def _why_unreadable(path: Path, error: Exception) -> str:
@@ -83,6 +140,60 @@ def _pickled_code(path: Path) -> list[str]:
         return []
 
 
+def check_tensors(state: Mapping[str, Tensor], where: object) -> None:
+    """Raise ValueError, naming the first key, for tensors that are no plain numbers, and for NaN and infinity."""
+    for key, tensor in state.items():
+        odd = _oddity(tensor)
+        if odd:
+            raise ValueError(f"{where}: {few([key])} is {odd}: save the state dict of the model as it was trained")
+    for key, tensor in state.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise ValueError(
+                f"{where}: {few([key])} holds NaN or infinity, so that all outputs would be meaningless: take an "
+                "earlier checkpoint"
+            )
+
+
+def _oddity(tensor: Tensor) -> str:
+    if type(tensor) not in (Tensor, nn.Parameter):
+        return f"a {type(tensor).__name__}"
+    if tensor.is_quantized:
+        return f"quantised ({_name(tensor.dtype)})"
+    if tensor.layout != torch.strided or tensor.is_nested:
+        return f"sparse ({_name(tensor.layout)})"
+    if tensor.is_meta:
+        return "without data (on the meta device)"
+    if tensor.is_floating_point() and tensor.dtype not in _FLOATS:
+        return f"{_name(tensor.dtype)}, whose scale is not in the file"
+    return ""
+
+
+def _check_kinds(weights: Mapping[str, Tensor], model: nn.Module, path: Path) -> tuple[str, ...]:
+    """What is converted, in words. Raises ValueError for numbers of another kind, and for those too large for the
+    model's precision: torch would cast both without a word."""
+    changed: dict[tuple[torch.dtype, torch.dtype], int] = {}
+    for key, own in model.state_dict().items():
+        given = weights[key]
+        if own.is_meta:
+            raise ValueError(f"the model has no memory for weights ({key} is on the meta device): build it elsewhere")
+        if own.dtype == given.dtype:
+            continue
+        if own.is_floating_point() != given.is_floating_point() or own.is_complex() != given.is_complex():
+            names = f"{_name(given.dtype)}, and the model's is {_name(own.dtype)}"
+            raise ValueError(f"{path} does not fit the model: {key} is {names}: such numbers are not converted")
+        if own.is_floating_point() and not given.to(own.dtype).isfinite().all():
+            raise ValueError(f"{path}: {key} holds numbers too large for {_name(own.dtype)}")
+        changed[given.dtype, own.dtype] = changed.get((given.dtype, own.dtype), 0) + 1
+    return tuple(
+        f"{counted(count, 'tensor')} converted from {_name(old)} to {_name(new)}"
+        for (old, new), count in changed.items()
+    )
+
+
+def _name(kind: torch.dtype | torch.layout) -> str:
+    return str(kind).removeprefix("torch.")
+
+
 def _convert(state: dict[str, Tensor], model: nn.Module, path: Path) -> dict[str, Tensor]:
     """timm's conversion for the model's family; where that fails, the keys usually tell why."""
     convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
@@ -93,7 +204,7 @@ def _convert(state: dict[str, Tensor], model: nn.Module, path: Path) -> dict[str
     try:
         return convert(dict(state), model, **options)
     except Exception as error:
-        reason = _misfit(state, model, state) or f"timm cannot convert it: {first_line(error)}"
+        reason = misfit(state, model, state) or f"timm cannot convert it: {first_line(error)}"
         raise ValueError(f"{path} does not fit the model: {reason}") from error
 
 
@@ -103,36 +214,13 @@ def _check_patches(state: dict[str, Tensor], model: nn.Module, path: Path) -> No
     own = model.state_dict().get(key)
     if own is not None and key in state and state[key].dim() == 4 and state[key].shape[2:] != own.shape[2:]:
         raise ValueError(
-            f"{path} does not fit the model: it has patches of {_shape(state[key][0, 0])} pixels and the model of "
-            f"{_shape(own[0, 0])}; choose the model that it was made for"
+            f"{path} does not fit the model: it has patches of {in_words(state[key][0, 0])} pixels and the model of "
+            f"{in_words(own[0, 0])}; choose the model that it was made for"
         )
-
-
-def _misfit(weights: dict[str, Tensor], model: nn.Module, raw: dict[str, Tensor]) -> str:
-    """What is missing, unexpected or misshapen (as the file has it), and what to do; empty where all fits."""
-    own = model.state_dict()
-    missing = [key for key in own if key not in weights]
-    unexpected = [key for key in weights if key not in own]
-    bad = [key for key in own if key in weights and own[key].shape != weights[key].shape]
-    misshapen = [f"{key} ({_shape(raw.get(key, weights[key]))}, not {_shape(own[key])})" for key in bad]
-    named = {"missing": missing, "unexpected": unexpected, "misshapen": misshapen}
-    found = [f"{len(keys)} {what}: {few(keys)}" for what, keys in named.items() if keys]
-    return "; ".join([*found, _advice(bad, weights)]) if found else ""
-
-
-def _advice(misshapen: list[str], weights: dict[str, Tensor]) -> str:
-    heads = [key for key in misshapen if key.startswith("head") and weights[key].dim() == 2]
-    if heads and all(key.startswith("head") for key in misshapen):
-        return f"the checkpoint has {weights[heads[0]].shape[0]} classes: create the model with as many"
-    return "choose the model that it was made for"
 
 
 def _changes(raw: dict[str, Tensor], weights: dict[str, Tensor]) -> tuple[str, ...]:
     resized = [key for key in raw if key in weights and raw[key].shape != weights[key].shape]
-    notes = [f"{key} resampled from {_shape(raw[key])} to {_shape(weights[key])}" for key in resized]
+    notes = [f"{key} resampled from {in_words(raw[key])} to {in_words(weights[key])}" for key in resized]
     renamed = [key for key in raw if key not in weights]
     return (*notes, *([f"{len(renamed)} keys renamed or left out by timm: {few(renamed)}"] if renamed else []))
-
-
-def _shape(tensor: Tensor) -> str:
-    return " x ".join(map(str, tensor.shape)) or "scalar"

@@ -8,13 +8,14 @@ from timm.layers import Attention, AttentionPoolLatent, GluMlp, Mlp, PatchEmbed,
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
+from ...core.recording import image_size
 from ..counting import is_strict
 from ..layers import kind, part_kind, wrapper_advice
 
 
-def embedded_grid(embed: nn.Module, image_size: tuple[int, int] | None) -> tuple[int, int]:
+def embedded_grid(embed: nn.Module, pixels: tuple[int, int] | None) -> tuple[int, int]:
     """(height, width) in patches of an image of that size in pixels; of the model's own size, if None."""
-    size = embed.img_size if image_size is None else image_size
+    size = embed.img_size if pixels is None else pixels
     if is_strict(embed) and tuple(size) == tuple(embed.img_size):
         return tuple(embed.grid_size)
     return tuple(embed.dynamic_feat_size(size))
@@ -23,7 +24,7 @@ def embedded_grid(embed: nn.Module, image_size: tuple[int, int] | None) -> tuple
 def check_size(embed: nn.Module, images: Tensor) -> None:
     """Raise ValueError for images of a size that timm does not take. Of its own size a model leaves out what patches do
     not fill; other sizes, where it takes them, must be filled or padded."""
-    size = tuple(images.shape[-2:])
+    size = image_size(images)
     if is_strict(embed):
         if size != tuple(embed.img_size):
             raise ValueError(

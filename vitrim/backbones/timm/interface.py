@@ -9,9 +9,6 @@ import torch
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
-from ...runtime.agenda import Agenda
-from ...runtime.records import Ask
-
 PREFIX = "backbone."
 
 
@@ -109,13 +106,16 @@ class TimmInterface:
         """timm's `forward_intermediates`: full grids [b, c, height, width] after the chosen blocks, for every method.
 
         fill: what a pruned patch gets, its "last" features or "zeros". The other arguments are timm's.
+
+        The final features are those of `forward_features`: of the tokens left; where images keep different numbers of
+        tokens, of every patch.
         """
         if output_fmt not in ("NCHW", "NLC"):
             raise ValueError(f"output_fmt={output_fmt!r} is not NCHW or NLC")
         body = self.body
         take, last = feature_take_indices(len(body.taps), indices)
         chosen = [body.taps[i] for i in take]
-        final, taken = self._collect(x, chosen, body.taps[last] if stop_early else None, norm, fill)
+        final, taken = self.features_after(x, chosen, body.taps[last] if stop_early else None, norm, fill)
         prefix = body.prefix
         spatial, front = [t.x[:, prefix:] for t in taken], [t.x[:, :prefix] for t in taken]
         if output_fmt == "NCHW":
@@ -126,18 +126,47 @@ class TimmInterface:
         taken = list(zip(spatial, front, strict=True)) if return_prefix_tokens and prefix else spatial
         return taken if intermediates_only else (final, taken)
 
-    def _collect(self, images: Tensor, take: list[int], last: int | None, norm: bool, fill: str):
-        """Final features, and the tokens with every patch in place after the blocks in `take`."""
-        body, agenda, span, taken = self.body, Agenda(self.methods), None, []
-        tokens = self._embed(body, images)
-        for i in range(body.depth if last is None else last + 1):
-            tokens, span, _ = self._step(body, agenda, i, tokens, span, Ask(remember=True))
-            if i in take:
-                whole = tokens if span is None else tokens.restore(span.reduction, span.outside)
-                grid = whole.full_grid(fill)
-                taken.append(whole.with_x(body.norm(grid) if norm and body.normed_tap(i) else grid))
-        final = tokens.with_x(body.norm(tokens.x)) if body.normed_tap(i) else tokens
-        return body.as_features(final), taken
+    def get_intermediate_layers(
+        self,
+        x: Tensor,
+        n: int | list[int] | tuple[int, ...] = 1,
+        reshape: bool = False,
+        return_prefix_tokens: bool = False,
+        norm: bool = False,
+    ) -> list[Any]:
+        """timm's (and DINO's): `forward_intermediates` without the final features, [b, n0, c] for each block."""
+        output_fmt = "NCHW" if reshape else "NLC"
+        return self.forward_intermediates(
+            x, n, return_prefix_tokens, norm=norm, output_fmt=output_fmt, intermediates_only=True
+        )
+
+    @torch.jit.ignore
+    def prune_intermediate_layers(
+        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """timm's: cut off what the chosen intermediates do not need. Places in the blocks cut off are gone, the others
+        stay where they are. It changes the model underneath, too.
+
+        Raises ValueError where a method would lose places that it has learned parts for.
+        """
+        _, last = feature_take_indices(len(self.body.taps), indices)
+        depth = self.body.taps[last] + 1
+        for method in self.methods:
+            if method.learns and any(place.block >= depth for place in method.places):
+                raise ValueError(
+                    f"{method.name} has learned parts for blocks that would be cut off: prune the model first, then "
+                    "reduce it"
+                )
+        taken = self.backbone.prune_intermediate_layers(indices, prune_norm, prune_head)
+        self.fit_again()
+        return taken
+
+    @torch.jit.ignore
+    def set_input_size(self, *args, **kwargs) -> None:
+        """timm's: another size of images or patches, positions resampled. It changes the model underneath, too; keep
+        rates stay."""
+        self.backbone.set_input_size(*args, **kwargs)
+        self.fit_again()
 
 
 def len_grid(grid: tuple[int, int]) -> int:

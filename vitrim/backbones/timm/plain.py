@@ -5,16 +5,20 @@ ViT, DeiT, distilled DeiT, DeiT-III, CLIP, DINOv2 with and without registers, Si
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar
 
-from timm.layers import Attention
+import torch
+from timm.layers import Attention, AttentionPoolLatent
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from ...core.attention import attention
 from ...core.evidence import Evidence
 from ...core.packing import Layout
+from ...core.recording import image_size, no_image
 from ...core.tokens import Tokens
 from ..admission import Around, Kinds, around_blocks, kinds
 from ..base import Backbone
@@ -104,11 +108,13 @@ class PlainBackbone(Backbone):
     def _embed(self, images):
         model = self.model
         check_size(model.patch_embed, images)
+        grid = self.grid(image_size(images))
         x = model.patch_embed(images)
-        x = model._pos_embed(x)
-        x = model.patch_drop(x)
-        x = model.norm_pre(x)
-        return Tokens(x, prefix=self.prefix, grid=self.grid(tuple(images.shape[-2:])))
+        if no_image(x.shape[0]):
+            x = x.new_zeros(0, math.prod(grid) + self.prefix, self.width)
+        else:
+            x = model.norm_pre(model.patch_drop(model._pos_embed(x)))
+        return Tokens(x, prefix=self.prefix, grid=grid)
 
     def begin(self, tokens):
         return tokens.with_x(self.before(self.model.blocks, tokens.x)) if self.hooked else tokens
@@ -124,7 +130,8 @@ class PlainBackbone(Backbone):
 
     def probe(self, i, tokens):
         block = self.model.blocks[i]
-        return Evidence(self._normed(block, tokens.x), self._projections(i), self.prefix, self.voters)
+        h, bias = self._normed(block, tokens.x), tokens.key_bias
+        return Evidence(h, self._projections(i), self.prefix, self.voters, key_bias=bias)
 
     def _normed(self, block: nn.Module, x: Tensor) -> Tensor:
         """What goes into the attention of a block."""
@@ -175,7 +182,8 @@ class PlainBackbone(Backbone):
         model = self.model
         if tokens.layout is not None:
             return self._head_of_ragged(tokens, tokens.layout, pre_logits)
-        if tokens.size is None and tokens.mask is None:
+        plain = tokens.size is None and tokens.mask is None
+        if plain and not (torch.compiler.is_exporting() and model.attn_pool is not None):
             return model.forward_head(tokens.x, pre_logits=pre_logits)
         if isinstance(model, VisionTransformerDistilled) or model.global_pool in ("token", "max", ""):
             return self._head_of_kept(tokens, pre_logits)
@@ -202,7 +210,9 @@ class PlainBackbone(Backbone):
         if not self.pools_prefix:
             x, weight = x[:, self.prefix :], weight[:, self.prefix :]
         if model.attn_pool is not None:
-            return model.attn_pool(x, attn_mask=weight.clamp(min=1e-6).log()[:, None, None].to(x.dtype))
+            plain = tokens.size is None and tokens.mask is None
+            mask = None if plain else weight.clamp(min=1e-6).log()[:, None, None].to(x.dtype)
+            return _latent_pool(model.attn_pool, x, mask)
         weight = weight.unsqueeze(-1).to(x.dtype)
         mean = (weight * x).sum(dim=1) / weight.sum(dim=1)
         if model.global_pool == "avg":
@@ -238,6 +248,15 @@ class PlainBackbone(Backbone):
             return classifier if model.global_pool else classifier * tokens
         pooled = tokens if self.pools_prefix else tokens - self.prefix
         return classifier + latent_pool_macs(model.attn_pool, pooled, width)
+
+
+def _latent_pool(pool: AttentionPoolLatent, x: Tensor, mask: Tensor | None) -> Tensor:
+    """SigLIP's attention pooling. timm gives every image the latents as a view, and an exported graph would be for as
+    many images as its example had: there the images get copies."""
+    if not torch.compiler.is_exporting():
+        return pool(x, attn_mask=mask)
+    latent = pool.latent.expand(x.shape[0], -1, -1).clone(memory_format=torch.contiguous_format)
+    return functional_call(pool, {"latent": latent}, (x, mask))
 
 
 def _without_masked(tokens: Tokens) -> Tensor:

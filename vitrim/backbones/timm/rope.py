@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from ...core.evidence import Evidence
+from ...core.recording import image_size
 from ...core.tokens import Tokens
 from ..admission import kinds
 from ..layers import is_bare_linear, part_kind
@@ -43,7 +44,7 @@ class RotaryProjections:
         """q, k, v [b, heads, p+n, d]; as timm computes them, bit for bit."""
         attn, b, n = self.attn, h.shape[0], h.shape[1]
         if attn.qkv is not None:
-            q, k, v = self._fused(h).reshape(b, n, 3, attn.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+            q, k, v = self._fused(h).reshape(b, n, 3, attn.num_heads, attn.head_dim).permute(2, 0, 3, 1, 4).unbind(0)
         else:
             q, k, v = (self._heads(part(h)) for part in (attn.q_proj, attn.k_proj, attn.v_proj))
         q, k = self._rotated(attn.q_norm(q)).type_as(v), self._rotated(attn.k_norm(k)).type_as(v)
@@ -160,7 +161,7 @@ class RopeBackbone(PlainBackbone):
         model = self.model
         check_size(model.patch_embed, images)
         x, rope = model._pos_embed(model.patch_embed(images))
-        grid = self.grid(tuple(images.shape[-2:]))
+        grid = self.grid(image_size(images))
         return Tokens(model.norm_pre(x), prefix=self.prefix, grid=grid, rope=rope, placed=rope is not None)
 
     def begin(self, tokens):
@@ -171,7 +172,8 @@ class RopeBackbone(PlainBackbone):
 
     def probe(self, i, tokens):
         block = self.model.blocks[i]
-        return Evidence(self._normed(block, tokens.x), self._layer(i, tokens), self.prefix, self.voters)
+        h, bias = self._normed(block, tokens.x), tokens.key_bias
+        return Evidence(h, self._layer(i, tokens), self.prefix, self.voters, key_bias=bias)
 
     def _layer(self, i: int, tokens: Tokens) -> RotaryProjections:
         prefix = self.prefix if tokens.layout is None else 0  # ragged rows come with the prefix tokens' own

@@ -20,8 +20,9 @@ from timm.models.swin_transformer import (
     SwinTransformerStage,
     WindowAttention,
 )
-from torch import nn
+from torch import Tensor, nn
 
+from ...core.recording import length, no_image
 from ...core.tokens import Tokens
 from ..admission import Around, around_blocks, kinds
 from ..base import Backbone
@@ -150,7 +151,7 @@ class SwinBackbone(Backbone):
     def _embed(self, images):
         check_size(self.model.patch_embed, images)
         x = self.model.patch_embed(images)
-        self._whole = tuple(x.shape[1:3])
+        self._whole = _grid(x)
         return Tokens(x.flatten(1, 2), prefix=0, grid=self._whole, placed=True)
 
     def begin(self, tokens):
@@ -163,11 +164,11 @@ class SwinBackbone(Backbone):
         return self._hooked(self.before, self.block(i), tokens)
 
     def _begin_stage(self, stage: SwinTransformerStage, tokens: Tokens) -> Tokens:
-        """Patch merging, where the stage has it; a guide's scores are those of other patches then."""
+        """Patch merging, where the stage has it; notes of single tokens are those of other patches then."""
         tokens = self._hooked(self.before, stage, tokens)
         x = stage.downsample(tokens.x.unflatten(1, tokens.grid))
-        guide = tokens.guide if tuple(x.shape[1:3]) == tokens.grid else None
-        tokens = replace(tokens, x=x.flatten(1, 2), grid=tuple(x.shape[1:3]), guide=guide)
+        notes = tokens.notes if _grid(x) == tokens.grid else tokens.image_notes()
+        tokens = replace(tokens, x=x.flatten(1, 2), grid=_grid(x), notes=notes)
         return self._hooked(self.before, stage.blocks, tokens)
 
     def leave(self, i, tokens):
@@ -185,7 +186,7 @@ class SwinBackbone(Backbone):
 
     def _entered(self, i: int, tokens: Tokens) -> Tokens:
         """The tokens in the channels of block i, for those who have not called `enter`."""
-        return tokens if tokens.x.shape[-1] == self.channels(i) else self.enter(i, tokens)
+        return tokens if length(tokens.x, -1) == self.channels(i) else self.enter(i, tokens)
 
     def probe(self, i, tokens):
         tokens, block = self._entered(i, tokens), self.block(i)
@@ -194,7 +195,7 @@ class SwinBackbone(Backbone):
     def attend(self, i, tokens, normed=None):
         tokens, block = self._entered(i, tokens), self.block(i)
         normed = on_grid(block.norm1, tokens) if normed is None else tokens.with_x(normed)
-        if tokens.position is None and tokens.mask is None:
+        if tokens.position is None and tokens.mask is None and not no_image(normed.x.shape[0]):
             out = on_grid(block._attn, normed)
         else:
             h = self.before(block.attn, normed.x)
@@ -217,7 +218,7 @@ class SwinBackbone(Backbone):
         return tokens.x.unflatten(1, tokens.grid)
 
     def as_tokens(self, x):
-        return Tokens(x.flatten(1, 2), prefix=0, grid=tuple(x.shape[1:3]), placed=True)
+        return Tokens(x.flatten(1, 2), prefix=0, grid=_grid(x), placed=True)
 
     # -- what it costs
 
@@ -251,3 +252,8 @@ class SwinBackbone(Backbone):
 
     def head_macs(self, tokens):
         return self.linear_macs(self.model.head.fc, self.width)
+
+
+def _grid(x: Tensor) -> tuple[int, int]:
+    """(height, width) of tokens on their grid, [b, height, width, c]."""
+    return length(x, 1), length(x, 2)

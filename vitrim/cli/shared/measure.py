@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from ...data.loading import open_dataset, open_loader
 from ...evaluate.accuracy import EvaluationResult, Throughput, environment, evaluate_many, throughput_in_turn
 from ...evaluate.timing import as_device, as_dtype
-from ...runtime.cost import Profile, profile
+from ...runtime.profile import Profile, profile
 from .model import Subject
 from .options import DataOptions, ModelOptions, RunOptions
 from .plans import Plan
@@ -92,8 +92,8 @@ def _best_device() -> str:
 
 def open_images(subject: Subject, data: DataOptions, setting: Setting) -> DataLoader:
     """The images as the model wants them. Raises ValueError for what is no data set or does not match the model."""
-    limits = {"limit_per_class": data.limit_per_class, "limit": data.limit}
-    places = {"label_file": data.label_file, "split": data.split, "root": data.root}
+    limits = {"limit_per_class": data.limit_per_class, "limit": data.limit, "seed": setting.seed}
+    places = {"label_file": data.label_file, "split": data.split, "root": data.root, "class_map": data.class_map}
     dataset = open_dataset(data.data, subject.dense, crop_pct=data.crop_pct, **places, **limits)
     return open_loader(dataset, setting.batch_size, data.workers, setting.device)
 
@@ -114,6 +114,11 @@ def measure(subject: Subject, plans: Sequence[Plan], loader: DataLoader, setting
         Row(label, known.get(label), profile(model, size), results[label], speeds[label])
         for label, model in models.items()
     ]
+
+
+def images_in(dataset: Any) -> int | None:
+    """How many images there are to be judged; None where a stream does not say."""
+    return len(dataset) if hasattr(dataset, "__len__") else dataset.size
 
 
 class _FirstBatch:
@@ -171,11 +176,16 @@ def common_figures(name: str, rows: Sequence[Row], setting: Setting) -> dict[str
 
 def data_figures(model: ModelOptions, data: DataOptions, loader: DataLoader) -> dict[str, Any]:
     """Where weights and images came from, for JSON."""
-    config = loader.dataset.config
+    dataset = loader.dataset
+    config, classes = dataset.config, dataset.classes
     return {
         "checkpoint": model.checkpoint,
         "data": data.data,
-        "labels": loader.dataset.classes.rule,
+        "found": images_in(dataset),
+        "chosen": dataset.choice or "all",
+        "left_out": dataset.left_out,
+        "labels": classes.rule,
+        "classes": {} if classes.by_wnid else classes.mapping,
         "image_size": list(config["input_size"][1:]),
         "crop_pct": config["crop_pct"],
         "interpolation": config["interpolation"],

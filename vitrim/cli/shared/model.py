@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import difflib
-import json
 import logging
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,14 +12,15 @@ from typing import Any
 
 import timm
 import torch
-from safetensors import SafetensorError
 from torch import nn
 
 from ...backbones import find_family
-from ...backbones.timm.checkpoints import load_checkpoint
+from ...backbones.timm.checkpoints import check_tensors, load_checkpoint
+from ...common.text import first_line
+from ...runtime.loading import CONFIG, load
 from ...runtime.model import ReducedViT
-from ...runtime.storage import CONFIG, load
 from .options import ModelOptions
+from .table import say
 
 REMOTE = ("hf-hub:", "hf_hub:", "local-dir:")  # names that timm looks up elsewhere than in its own list
 
@@ -45,11 +44,11 @@ def open_model(options: ModelOptions) -> Subject:
     name, arguments = _name(options), _arguments(options)
     _check_buildable(name, arguments)
     if options.checkpoint is None:
-        return Subject(name, _pretrained(name, arguments).eval())
+        return Subject(name, _normalised(_pretrained(name, arguments), options).eval())
     model = timm.create_model(name, **arguments)
     for change in load_checkpoint(model, options.checkpoint):
-        print(f"vitrim: {options.checkpoint}: {change}", file=sys.stderr)
-    return Subject(name, model.eval())
+        say(f"{options.checkpoint}: {change}")
+    return Subject(name, _normalised(model, options).eval())
 
 
 def open_untrained(options: ModelOptions, seed: int) -> Subject:
@@ -62,7 +61,7 @@ def open_untrained(options: ModelOptions, seed: int) -> Subject:
     name, arguments = _name(options), _arguments(options)
     _check_buildable(name, arguments)
     torch.manual_seed(seed)
-    return Subject(name, timm.create_model(name, **arguments).eval())
+    return Subject(name, _normalised(timm.create_model(name, **arguments), options).eval())
 
 
 def open_model_without_weights(options: ModelOptions) -> Subject:
@@ -112,7 +111,19 @@ def _arguments(options: ModelOptions) -> dict[str, Any]:
         if options.num_classes < 0:
             raise ValueError(f"--num-classes {options.num_classes}: give the number of classes, 0 for no classifier")
         arguments["num_classes"] = options.num_classes
+    if options.in_chans is not None:
+        if options.in_chans < 1:
+            raise ValueError(f"--in-chans {options.in_chans}: give the number of channels, from 1")
+        arguments["in_chans"] = options.in_chans
     return arguments
+
+
+def _normalised(model: nn.Module, options: ModelOptions) -> nn.Module:
+    """The model with the mean and standard deviation that were typed in its configuration."""
+    typed = {key: tuple(value) for key in ("mean", "std") if (value := getattr(options, key))}
+    if typed:
+        model.pretrained_cfg = {**model.pretrained_cfg, **typed}
+    return model
 
 
 def _check_buildable(name: str, arguments: dict[str, Any]) -> nn.Module:
@@ -127,19 +138,19 @@ def _created(name: str, arguments: dict[str, Any]) -> nn.Module:
         return timm.create_model(name, **arguments)
     except (RuntimeError, TypeError, ValueError, AssertionError, OSError) as error:
         given = "".join(f" with {key}={value}" for key, value in arguments.items())
-        raise ValueError(f"timm cannot build {name}{given}: {_reason(error)}") from error
+        raise ValueError(f"timm cannot build {name}{given}: {first_line(error)}") from error
 
 
 def _pretrained(name: str, arguments: dict[str, Any]) -> nn.Module:
     if not name.startswith(REMOTE) and not timm.models.is_model_pretrained(name):
         raise ValueError(f"timm has no pretrained weights for {name}: give --checkpoint FILE")
-    print(f"vitrim: reading timm's pretrained weights of {name} (downloaded at first use)", file=sys.stderr)
+    say(f"reading timm's pretrained weights of {name} (downloaded at first use)")
     try:
         with _quiet("huggingface_hub", "timm.models"):
             return timm.create_model(name, pretrained=True, **arguments)
     except Exception as error:  # every transport, cache and hub raises its own
         raise ValueError(
-            f"the pretrained weights of {name} cannot be read or downloaded ({_reason(error)}): "
+            f"the pretrained weights of {name} cannot be read or downloaded ({first_line(error)}): "
             "give a local file with --checkpoint FILE"
         ) from error
 
@@ -159,24 +170,20 @@ def _quiet(*loggers: str) -> Iterator[None]:
 
 def _saved(options: ModelOptions) -> Subject:
     folder: Path = options.checkpoint.expanduser()
-    if options.image_size or options.num_classes is not None:
+    fixed = ("image_size", "num_classes", "in_chans", "mean", "std")
+    typed = [f"--{key.replace('_', '-')}" for key in fixed if getattr(options, key) not in (None, ())]
+    if typed:
         raise ValueError(
-            f"{folder} was saved with its image size and classes: leave out --image-size and --num-classes"
+            f"{folder} was saved with its image size, classes, channels and normalisation: leave out "
+            f"{' and '.join(typed)}"
         )
     if not (folder / CONFIG).is_file():
         raise ValueError(
             f"{folder} is a folder without {CONFIG}: give a checkpoint file, or a folder written by save()"
         )
-    name = json.loads((folder / CONFIG).read_text()).get("backbone")
+    saved = load(folder)
+    check_tensors(saved.state_dict(), folder)
+    name = saved.pretrained_cfg["architecture"]
     if options.model not in (None, name):
         raise ValueError(f"{folder} holds a {name}, not a {options.model}: leave out --model")
-    try:
-        saved = load(folder)
-    except (SafetensorError, RuntimeError, KeyError, TypeError) as error:
-        raise ValueError(f"{folder} is damaged or from another version: {_reason(error)}") from error
     return Subject(name, saved.backbone.eval(), saved)
-
-
-def _reason(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

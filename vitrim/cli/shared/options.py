@@ -26,6 +26,12 @@ class ModelOptions:
     """side of the images in pixels, or height and width"""
     num_classes: Annotated[int | None, hinted("the model's own")] = None
     """classes of the checkpoint, where they are not the model's usual ones"""
+    in_chans: Annotated[int | None, hinted("the model's own")] = None
+    """channels of the images that the checkpoint takes, such as 1 for gray"""
+    mean: Annotated[tuple[float, ...], hinted("the model's own")] = ()
+    """what images are normalised with, a number for each channel"""
+    std: Annotated[tuple[float, ...], hinted("the model's own")] = ()
+    """what images are normalised with, a number for each channel"""
 
 
 @dataclass(kw_only=True)
@@ -40,10 +46,12 @@ class DataOptions:
     """a folder below --data, or the split of a named data set"""
     root: Path | None = None
     """where a named data set is stored"""
+    class_map: Annotated[Path | None, hinted("none: by the names")] = None
+    """which class of the model each name is: a file with lines `name,index`, or JSON such as {"cat": 0, "dog": 1}"""
     limit_per_class: Annotated[int | None, hinted("all")] = None
     """only the first so many images of each class, by name"""
     limit: Annotated[int | None, hinted("all")] = None
-    """only the first so many images"""
+    """only so many images, drawn at random by --seed, as many of each class as there can be"""
     crop_pct: Annotated[float | None, hinted("the model's own")] = None
     """share of the resized image that the centre crop keeps, in (0, 1]"""
     workers: Annotated[int | None, hinted("one for each processor, at most 8")] = None

@@ -27,8 +27,11 @@ _HINT, _MISSING = "Perhaps you meant", "Missing from"
 def parse(config: type[Config], arguments: Sequence[str], prog: str) -> Config:
     """The command's options from its arguments; `--help` prints them and leaves by SystemExit.
 
-    Raises ValueError, in one line, for what tyro refuses, and for an option of several values that got none.
+    Raises ValueError, in one line, for what tyro refuses, for an option of several values that got none, and for an
+    empty value: as a path it would be the current folder.
     """
+    _check_not_empty(arguments)
+    _check_empty(arguments)
     shown = io.StringIO()
     settings = (tyro.conf.DisallowNone, tyro.conf.OmitArgPrefixes)
     try:
@@ -39,6 +42,24 @@ def parse(config: type[Config], arguments: Sequence[str], prog: str) -> Config:
             raise
         raise ValueError(one_line(shown.getvalue(), prog)) from None
     return _as_typed(parsed, {_name_in(argument) for argument in arguments if argument.startswith("--")})
+
+
+def _check_not_empty(arguments: Sequence[str]) -> None:
+    """Raise ValueError for an empty value: as a path it would be the current folder, and it is mostly a slip of the
+    shell's (`--data $DATA` in quotes, where there is no DATA)."""
+    for before, argument in zip([None, *arguments], arguments, strict=False):
+        if not argument or (argument.startswith("--") and argument.endswith("=")):
+            option = argument.rstrip("=") or before or "an argument"
+            raise ValueError(f"{option} is empty: give a value, or leave it out")
+
+
+def _check_empty(arguments: Sequence[str]) -> None:
+    option = "an argument"
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        option = name if argument.startswith("--") else option
+        if not argument or (argument.startswith("--") and equals and not value):
+            raise ValueError(f"{option}: the value is empty")
 
 
 def one_line(box: str, prog: str) -> str:

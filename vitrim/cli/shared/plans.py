@@ -32,8 +32,11 @@ class Plan:
 
     @property
     def options(self) -> dict[str, Any]:
-        """Every option of the method, places written out; of a stack by method."""
-        stack = {method.name: _all_options(method) for method in self.model.methods}
+        """Every option of the method, places written out; of a stack by method, the second of a name as `evit 2`."""
+        stack: dict[str, Any] = {}
+        for method in self.model.methods:
+            number = 1 + sum(key.split()[0] == method.name for key in stack)
+            stack[method.name if number == 1 else f"{method.name} {number}"] = _all_options(method)
         return stack if len(stack) > 1 else next(iter(stack.values()))
 
 
@@ -79,6 +82,7 @@ def many_plans(subject: Subject, config: Any, seed: int) -> list[Plan]:
         return [plan_of(_switch(subject.saved, _singles(given)))]
     names = _known(subject, names)
     _check_taken(names, given)
+    _check_dials(names, given, budgets)
     plans = [plan for name in names for plan in _rows(subject, name, given, budgets, seed)]
     return list({plan.label: plan for plan in plans}.values())
 
@@ -174,6 +178,38 @@ def _check_taken(names: Sequence[str], given: dict[str, Any]) -> None:
             raise ValueError(f"--{option} is no option of {' or '.join(names)}: vitrim methods lists them")
 
 
+def _check_dials(names: Sequence[str], given: dict[str, Any], budgets: Sequence[float]) -> None:
+    """Raise ValueError where some methods would have a row for each value that was typed, and others one by default."""
+    dials = {name: METHODS[name].dial for name in names}
+    left = [name for name, dial in dials.items() if dial not in given]
+    typed = [dial for dial in dict.fromkeys(dials.values()) if dial in given]
+    if typed and left and not budgets:
+        values = " ".join(f"{value:g}" for value in given[typed[0]])
+        others = " and ".join(dict.fromkeys(f"--{dials[name]}" for name in left))
+        raise ValueError(
+            f"--{typed[0]} {values} is no option of {' or '.join(left)}: give {others} too, or for all methods --macs, "
+            "shares of the dense cost such as 0.9 0.7 0.5"
+        )
+
+
+def remarks(plans: Sequence[Plan], config: Any) -> list[str]:
+    """What the rows of `compare` do not show: options that not all methods take, and methods with a single row."""
+    given = given_options(config)
+    names = [name for name in dict.fromkeys(plan.name for plan in plans) if name in METHODS]
+    found = []
+    for option in given:
+        deaf = [name for name in names if option not in METHODS[name].option_names()]
+        if option in {METHODS[name].dial for name in names}:
+            deaf = [name for name in deaf if METHODS[name].dial not in given]
+        if deaf:
+            found.append(f"--{option.replace('_', '-')} is no option of {' and '.join(deaf)}")
+    for name in names:
+        rows = [plan for plan in plans if plan.name == name]
+        if len(rows) == 1 < len(plans) and not config.macs and METHODS[name].dial not in given:
+            found.append(f"{rows[0].label} is the method's default: --{METHODS[name].dial} or --macs gives more rows")
+    return found
+
+
 def _one(option: str, given: Sequence[Any]) -> Sequence[Any]:
     if len(given) > 1:
         raise ValueError(f"{option} {' '.join(map(str, given))}: give one here; vitrim compare takes several")
@@ -187,7 +223,8 @@ def _singles(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _budgeted(subject: Subject, name: str, options: dict[str, Any], budget: float) -> Plan:
-    return plan_of(reduce(subject.dense, make_method(name, **options), macs=budget), budget)
+    free = {key: value for key, value in options.items() if key != METHODS[name].dial}
+    return plan_of(reduce(subject.dense, make_method(name, **free), macs=budget), budget)
 
 
 def plan_of(model: ReducedViT, budget: float | None = None) -> Plan:
@@ -198,5 +235,7 @@ def plan_of(model: ReducedViT, budget: float | None = None) -> Plan:
 
 def _label(method: Method) -> str:
     value = getattr(method, method.dial)
+    if value is None:  # what the method chose for this model
+        value = [place.keep for place in method.places]
     values = value if isinstance(value, (tuple, list)) else (value,)
     return f"{method.name} {method.dial}={' '.join(f'{one:g}' for one in values)}"

@@ -7,24 +7,42 @@ from collections.abc import Sequence
 import torch
 from torch.utils.data import DataLoader
 
-from ...evaluate.accuracy import EvaluationResult
+from ...common.text import counted, few
+from ...data import Photographs, StreamedPhotographs
+from ...data.classes import Classes, in_words
 from ...evaluate.timing import processor_name
-from .measure import Row, Setting, accuracy_of, change_of, interval_of
+from .measure import Row, Setting, accuracy_of, change_of, images_in, interval_of
 from .table import Report, interval, percent, signed, tokens_left
 
 NAMED = 10  # skipped images named on the terminal; the JSON names all
 
 
-def about(name: str, loader: DataLoader, setting: Setting) -> str:
-    """One line: what is measured, on what."""
+def about(report: Report, name: str, loader: DataLoader, setting: Setting) -> None:
+    """What is measured, on what, and what of the data is left out."""
     dataset = loader.dataset
-    count = len(dataset) if hasattr(dataset, "__len__") else dataset.size
-    images = f"{count:,} images" if count else "a stream of images"
     height, width = dataset.config["input_size"][1:]
-    return (
-        f"{name}, {images} at {height} x {width} (crop {dataset.config['crop_pct']:g}), labels "
-        f"{dataset.classes.rule}; {machine(setting)}"
+    report.line(
+        f"{name}, {images_in_words(dataset)} at {height} x {width} (crop {dataset.config['crop_pct']:g}), labels "
+        f"{in_words(dataset.classes)}; {machine(setting)}"
     )
+    left_out(report, dataset)
+
+
+def images_in_words(dataset: Photographs | StreamedPhotographs) -> str:
+    """How many images, and how a limit chose them: `48 of 3,925 images (drawn at random ...)`."""
+    count = images_in(dataset)
+    chosen = f" ({dataset.choice})" if dataset.choice else ""
+    if count is None:
+        return f"a stream of images{chosen}"
+    every = f" of {len(dataset.source):,}" if chosen and isinstance(dataset, Photographs) else ""
+    return f"{count:,}{every} images{chosen}"
+
+
+def left_out(report: Report, dataset: Photographs | StreamedPhotographs) -> None:
+    """What lies among the photographs and is not read, counted by kind."""
+    if dataset.left_out:
+        kinds = ", ".join(f"{kind} ({count:,})" for kind, count in sorted(dataset.left_out.items()))
+        report.line(f"left out: {kinds}")
 
 
 def machine(setting: Setting) -> str:
@@ -58,11 +76,42 @@ def _cells(row: Row, dense: Row) -> list[str]:
     ]
 
 
-def skipped(report: Report, result: EvaluationResult) -> None:
-    """Which images could not be read, and whether any output was not finite."""
+def judged(report: Report, rows: Sequence[Row], loader: DataLoader) -> None:
+    """How many images the figures are of, which could not be read, and what makes the figures doubtful.
+
+    `rows[0]` is the dense model.
+    """
+    result = rows[0].result
     if result.skipped:
-        report.line(f"{len(result.skipped)} images were skipped, as they cannot be read:")
+        report.line(f"{result.images:,} images were judged; {len(result.skipped):,} cannot be read:")
         for entry in result.skipped[:NAMED]:
             report.line(f"  {entry.name}: {entry.reason}")
         if len(result.skipped) > NAMED:
             report.line(f"  and {len(result.skipped) - NAMED} more (--json names all)")
+    not_finite(report, rows)
+    if (classes := getattr(loader.dataset, "classes", None)) and (doubt := doubtful(rows[0], classes)):
+        report.line(doubt)
+
+
+def not_finite(report: Report, rows: Sequence[Row]) -> None:
+    """Which models gave outputs that are no numbers."""
+    for row in rows:
+        if row.result.nonfinite:
+            report.line(
+                f"{row.label}: the outputs for {row.result.nonfinite:,} of {counted(row.result.images, 'image')} hold "
+                "NaN or infinity and count as wrong"
+            )
+
+
+def doubtful(dense: Row, classes: Classes) -> str:
+    """A remark where classes were numbered by order and the dense model is no better than chance: it may have learned
+    them in another order. Empty otherwise."""
+    result, count = dense.result, len(classes.names)
+    if not classes.by_order or result.top1 is None or count < 2 or result.top1_interval[0] > 100 / count:
+        return ""
+    other = f"torchvision's ImageFolder numbers them {few(classes.other_order)}" if classes.other_order else ""
+    return (
+        f"top-1 of the dense model is no better than chance ({100 / count:.1f} % for {count} classes). The classes are "
+        f"numbered {few(list(classes.mapping))}; {other or 'the model may have learned them in another order'}: "
+        "give --class-map FILE"
+    )

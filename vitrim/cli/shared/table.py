@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ...common.files import STDOUT
+from ...common.text import visible
 
 WIDE = 200  # columns assumed for a file or a pipe, which fold nothing
 
@@ -31,17 +32,22 @@ class Report:
             self._console.width = WIDE
 
     def line(self, text: str = "") -> None:
-        """One line, not folded."""
-        self._console.print(text, soft_wrap=True)
+        """One line, not folded; nothing in it, such as a file's name, steers the terminal."""
+        self._console.print(visible(text), soft_wrap=True)
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> None:
         """A table whose first `left` columns are text and whose others are numbers."""
         table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, show_edge=False)
         for number, column in enumerate(columns):
-            table.add_column(column, justify="left" if number < left else "right", no_wrap=number >= left)
+            table.add_column(visible(column), justify="left" if number < left else "right", no_wrap=number >= left)
         for row in rows:
-            table.add_row(*row)
+            table.add_row(*map(visible, row))
         self._console.print(table)
+
+
+def say(text: str) -> None:
+    """A remark on standard error while a command works."""
+    print(f"vitrim: {visible(' '.join(text.split()))}", file=sys.stderr)
 
 
 def percent(value: float | None, digits: int = 1) -> str:

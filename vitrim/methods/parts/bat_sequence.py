@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ...core.recording import length
 from ...core.reductions import Keep, Merge, Reduction
 from .clustering import Groups, others
 
@@ -31,7 +32,7 @@ class Parts:
         """Attentive tokens that join no other, in order."""
         if self.pairs is None:
             return self.attentive
-        return self.attentive.gather(1, others(self.pairs[0], self.attentive.shape[1]))
+        return self.attentive.gather(1, others(self.pairs[0], length(self.attentive, 1)))
 
     def lead(self) -> Int[Tensor, "b m"]:
         """The token that each one after stands on."""
@@ -40,18 +41,18 @@ class Parts:
     def moved(self) -> Int[Tensor, "b r"] | None:
         """All other tokens; None if there are none."""
         joining = [] if self.pairs is None else [self.attentive.gather(1, self.pairs[0])]
-        q = self.inattentive.shape[1]
-        if self.groups.lead.shape[1] < q:
+        q = length(self.inattentive, 1)
+        if length(self.groups.lead, 1) < q:
             joining.append(self.inattentive.gather(1, others(self.groups.lead, q)))
         return torch.cat(joining, dim=1) if joining else None
 
     def group(self, lead: Int[Tensor, "b m"]) -> Int[Tensor, "b n"]:
         """The token after that each one before belongs to."""
-        n = self.attentive.shape[1] + self.inattentive.shape[1]
-        b, m = lead.shape
+        n = length(self.attentive, 1) + length(self.inattentive, 1)
+        b, m = lead.shape[0], length(lead, 1)
         number = torch.arange(m, device=lead.device).expand(b, m)
         group = torch.zeros(b, n, dtype=torch.int64, device=lead.device).scatter(1, lead, number)
-        group = group.scatter(1, self.inattentive, self.groups.group + (m - self.groups.lead.shape[1]))
+        group = group.scatter(1, self.inattentive, self.groups.group + (m - length(self.groups.lead, 1)))
         if self.pairs is None:
             return group
         source, target = (self.attentive.gather(1, half) for half in self.pairs)
@@ -84,12 +85,12 @@ def merge_parts(
     lead, moved = parts.lead(), parts.moved()
     if moved is None and (normalise or parts.groups.weights is not None):
         return Keep(lead, scores=scores)
-    group, new = parts.group(lead), parts.groups.lead.shape[1]
-    weights = _weights(parts, importance, group, lead.shape[1], normalise)
+    group, m, new = parts.group(lead), length(lead, 1), length(parts.groups.lead, 1)
+    weights = _weights(parts, importance, group, m, normalise)
     moved = moved if normalise else None
     if maximum:
-        return MergeMax(group, weights, lead.shape[1], lead, moved, peaks=new, scores=scores)
-    return Merge(group, weights, lead.shape[1], lead, moved, scores=scores)
+        return MergeMax(group, weights, m, lead, moved=moved, peaks=new, scores=scores)
+    return Merge(group, weights, m, lead, moved=moved, scores=scores)
 
 
 def _weights(
@@ -103,6 +104,7 @@ def _weights(
     if normalise:
         return share
     members = share.new_zeros(share.shape[0], m).scatter_add(1, group, torch.ones_like(share)).gather(1, group)
-    clustered = group >= m - parts.groups.lead.shape[1]
-    literal = (clustered & (own is None)) | (~clustered & (members > 1))
+    clustered = group >= m - length(parts.groups.lead, 1)
+    joined = members > 1
+    literal = joined | clustered if own is None else joined & ~clustered
     return torch.where(literal, importance, share)

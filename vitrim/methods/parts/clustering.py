@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ...core.precision import without_autocast
+from ...core.recording import length
 
 REACH = 3  # tokens that one layer of the convolution sees
 
@@ -40,14 +41,16 @@ def squared_distances(z: Float[Tensor, "b q c"]) -> Float[Tensor, "b q q"]:
         z = full_precision(z)
         square = z.square().sum(dim=2)
         products = torch.bmm(z, z.transpose(1, 2))
-    distances = (square.unsqueeze(2) + square.unsqueeze(1) - 2 * products).clamp(min=0) / z.shape[2]
-    itself = torch.eye(z.shape[1], dtype=torch.bool, device=z.device)
+    # Sums of both halves: a product of matrices is symmetric but for the last bit, and would break ties by it.
+    distances = square.unsqueeze(2) + square.unsqueeze(1) - (products + products.transpose(1, 2))
+    distances = distances.clamp(min=0) / z.shape[2]
+    itself = torch.eye(length(z, 1), dtype=torch.bool, device=z.device)
     return distances.masked_fill(itself, 0.0)
 
 
 def comes_before(values: Float[Tensor, "b q"]) -> Bool[Tensor, "b q q"]:
     """Entry [i, j]: whether token j comes before token i when sorted from the largest value; ties by index."""
-    q = values.shape[1]
+    q = length(values, 1)
     earlier = torch.ones(q, q, dtype=torch.bool, device=values.device).tril(-1)
     mine, theirs = values.unsqueeze(2), values.unsqueeze(1)
     return (theirs > mine) | ((theirs == mine) & earlier)
@@ -69,7 +72,7 @@ def density_peaks(z: Float[Tensor, "b q c"], m: int, neighbours: int | None) -> 
 
 def log_densities(distances: Float[Tensor, "b q q"], neighbours: int | None) -> Float[Tensor, "b q"]:
     """Minus the mean squared distance to the nearest `neighbours`; None: to all others."""
-    others = distances.shape[1] - 1
+    others = length(distances, 1) - 1
     k = others if neighbours is None else min(neighbours, others)
     # The token itself, at distance 0, is among the k + 1 nearest and adds nothing.
     nearest = distances if k == others else torch.topk(distances, k + 1, dim=2, largest=False).values
@@ -132,7 +135,7 @@ def one_group(importance: Float[Tensor, "b q"]) -> Groups:
 
 def runs(z: Float[Tensor, "b q c"], m: int) -> Groups:
     """m runs of tokens that follow one another, as equal in length as can be; their middle ones lead."""
-    b, q = z.shape[:2]
+    b, q = z.shape[0], length(z, 1)
     starts = (torch.arange(m + 1, device=z.device) * q + m - 1) // m
     lead = (starts[:-1] + starts[1:] - 1) // 2
     group = torch.arange(q, device=z.device) * m // q
@@ -179,13 +182,12 @@ def z_order(height: int, width: int) -> list[int]:
 
 def marked(mask: Bool[Tensor, "b n"], k: int) -> Int[Tensor, "b k"]:
     """Positions of the k entries of every row that are True, in order."""
-    n = mask.shape[1]
+    n = length(mask, 1)
     index = torch.where(mask, torch.arange(n, device=mask.device), n)
     return torch.topk(index, k, dim=1, largest=False).values
 
 
 def others(index: Int[Tensor, "b k"], n: int) -> Int[Tensor, "b {n}-k"]:
     """The numbers from 0 to n - 1 that are not in `index`, in order."""
-    b, k = index.shape
-    mask = torch.ones(b, n, dtype=torch.bool, device=index.device).scatter(1, index, False)
-    return marked(mask, n - k)
+    number = torch.arange(n, device=index.device).expand(index.shape[0], n)
+    return torch.topk(number.scatter(1, index, n), n - length(index, 1), dim=1, largest=False).values

@@ -18,6 +18,7 @@ from ...backbones.layers import is_bare_linear
 from ...core.attention import attention
 from ...core.packing import Layout, Pack
 from ...core.precision import without_autocast
+from ...core.recording import laid_out
 from ...core.reductions import Mask, Reduction
 from ...core.tokens import Tokens
 from .predictor import Predictor
@@ -131,7 +132,7 @@ class DepthwiseConv(nn.Module):
         if tokens.n != height * width:
             raise ValueError(f'approximator="conv" needs all {height * width} patches, and {tokens.n} are left')
         grid = tokens.patches.transpose(1, 2).unflatten(2, (height, width))
-        update = self.conv(grid).flatten(2).transpose(1, 2)
+        update = self.conv(laid_out(grid)).flatten(2).transpose(1, 2)
         return reduction.take_rest(F.pad(update, (0, 0, tokens.prefix, 0)), tokens.prefix)
 
     @staticmethod
@@ -157,12 +158,14 @@ class TransformerBlock(nn.Module):
         """What is to be added to the frozen tokens."""
         x = reduction.take_rest(tokens.x, tokens.prefix)
         layout = reduction.rest_layout if isinstance(reduction, Pack) else None
-        frozen = 1 - reduction.mask if isinstance(reduction, Mask) else None
+        here = 1 if tokens.mask is None else tokens.mask  # a token that is gone for good is not frozen
+        frozen = here - reduction.mask if isinstance(reduction, Mask) else None
         attended = self._attend(self.norm1(x), layout, frozen)
         return attended + self.mlp(self.norm2(x + attended))
 
     def _attend(self, x: Tensor, layout: Layout | None, frozen: Tensor | None) -> Tensor:
-        q, k, v = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        b, n, c = x.shape
+        q, k, v = self.qkv(x).reshape(b, n, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
         return self.proj(attention(q, k, v, key_mask=frozen, layout=layout))
 
     @staticmethod

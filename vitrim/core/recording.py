@@ -1,0 +1,60 @@
+"""What holds in every graph recorded from a run, by torch.jit.trace, torch.export, torch.compile and what stands on
+them: it serves batches of any size, and its numbers of tokens are Python numbers.
+
+A recorder sees what is asked of tensors, and takes Python's branches and numbers as they were for the example.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from torch import Tensor
+
+
+def recording() -> bool:
+    """Whether a graph is being recorded now, of whatever kind."""
+    return torch.jit.is_tracing() or torch.compiler.is_compiling()
+
+
+def one_image(batch: int) -> bool:
+    """Whether there is one image in the batch, and steps between images can be left out. Never in a graph: it may be
+    run on more of them, and the sizes that it leaves open must not be asked for."""
+    return type(batch) is int and not recording() and batch == 1
+
+
+def no_image(batch: int) -> bool:
+    """Whether the batch is empty; timm's reshapes cannot tell then what a -1 stands for. Not asked in a graph."""
+    return type(batch) is int and not recording() and batch == 0
+
+
+def length(x: Tensor, dim: int) -> int:
+    """The size of x in that dimension as a number to count with. torch.jit.trace hands out sizes as tensors, which
+    round where Python does not; the number of images alone must stay one."""
+    size = x.shape[dim]
+    if not isinstance(size, Tensor):
+        return size
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # that the number is fixed is meant
+        return int(size)
+
+
+def image_size(images: Tensor) -> tuple[int, int]:
+    """(height, width) of images [b, 3, height, width]."""
+    return length(images, -2), length(images, -1)
+
+
+def laid_out(part: Tensor) -> Tensor:
+    """Part of a tensor, in a graph as a copy whose numbers lie side by side. Whether they do so without one depends on
+    the number of images, which the graph leaves open."""
+    return part.clone(memory_format=torch.contiguous_format) if torch.compiler.is_compiling() else part
+
+
+def refuse_recording(method: str, instead: str) -> None:
+    """Raise ValueError where a graph is being made that must serve other images by itself: one decision for all of
+    them is in it, and every image needs its own. torch.compile runs around such decisions."""
+    if torch.jit.is_tracing() or torch.compiler.is_exporting():
+        raise ValueError(
+            f"{method} leaves every image a number of tokens of its own, which no traced or exported graph can: "
+            f"{instead}"
+        )

@@ -1,0 +1,89 @@
+"""Class maps: files that say which class of the model each name is."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..common.text import few, first_line, shortened
+
+_WHOLE = re.compile(r"\d+")
+_FORMS = "lines `name,index`, one name a line in the model's order, or JSON: {name: index}, {index: name} or [names]"
+Pairs = list[tuple[str, int]]
+
+
+def read_class_map(file: str | Path | Mapping[str, int]) -> dict[str, int]:
+    """Class names with the model's class indices, from a file or as they are given.
+
+    JSON holds `{"cat": 0}` (torchvision's `class_to_idx`), `{"0": "cat"}` (the `id2label` of transformers) or
+    `["cat", "dog"]`. Any other file has lines `name,index` (or with a tab or spaces between them, or the index first),
+    or one name a line, the first for index 0. Raises ValueError, in one line, for a file that is none of these, and
+    for a name with two indices.
+    """
+    if isinstance(file, Mapping):
+        return _checked([(str(name), index) for name, index in file.items()], "the class map")
+    path = Path(file).expanduser()
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"cannot read the class map {path}: {first_line(error)}") from error
+    pairs = _from_json(text, path) if path.suffix.lower() == ".json" else _from_lines(text, path)
+    return _checked(pairs, f"the class map {path}")
+
+
+def _from_json(text: str, path: Path) -> Pairs:
+    try:
+        found: Any = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"the class map {path} is not JSON: {first_line(error)}") from error
+    if isinstance(found, list) and all(isinstance(name, str) for name in found):
+        return [(name, index) for index, name in enumerate(found)]
+    if isinstance(found, dict) and all(isinstance(name, str) for name in found.values()):
+        if all(_WHOLE.fullmatch(index) for index in found):
+            return [(name, int(index)) for index, name in found.items()]
+    elif isinstance(found, dict):
+        return list(found.items())
+    raise ValueError(f"the class map {path} is none: give {_FORMS}")
+
+
+def _from_lines(text: str, path: Path) -> Pairs:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    pairs = [_pair(_cells(line)) for line in lines]
+    if not any(pairs):
+        return [(line, index) for index, line in enumerate(lines)]
+    if all(pairs[1:]):  # the first line may be a header
+        return [pair for pair in pairs if pair]
+    wrong = lines[pairs.index(None, 1)]
+    raise ValueError(f"the class map {path}: {shortened(wrong)!r} is no name with an index; give {_FORMS}")
+
+
+def _cells(line: str) -> list[str]:
+    """The line's cells: between commas, else tabs, else what stands before and after the last space."""
+    if "," in line:
+        return [cell.strip() for cell in next(csv.reader([line]))]
+    return [cell.strip() for cell in (line.split("\t") if "\t" in line else line.rsplit(None, 1))]
+
+
+def _pair(row: list[str]) -> tuple[str, int] | None:
+    if len(row) != 2:
+        return None
+    name, index = row if _WHOLE.fullmatch(row[1]) else reversed(row)
+    return (name, int(index)) if _WHOLE.fullmatch(index) else None
+
+
+def _checked(pairs: list[tuple[str, Any]], what: str) -> dict[str, int]:
+    if not pairs:
+        raise ValueError(f"{what} is empty: give {_FORMS}")
+    wrong = [f"{name}: {index!r}" for name, index in pairs if isinstance(index, bool) or not isinstance(index, int)]
+    wrong += [f"{name}: {index}" for name, index in pairs if not wrong and index < 0]
+    if wrong:
+        raise ValueError(f"{what} has what is no class index, a whole number from 0: {few(wrong)}")
+    found: dict[str, int] = {}
+    for name, index in pairs:
+        if found.setdefault(name, index) != index:
+            raise ValueError(f"{what} gives {name} two indices: {found[name]} and {index}")
+    return found

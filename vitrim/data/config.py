@@ -1,0 +1,86 @@
+"""How a model wants its photographs: timm's data configuration, checked."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from timm.data import resolve_data_config
+from timm.layers import PatchEmbed
+from timm.utils import unwrap_model
+from torch import nn
+
+from ..common.text import shortened
+
+_NAMES = {
+    "interpolation": ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos"),
+    "crop_mode": ("center", "squash", "border"),
+}
+
+
+def data_config(model: nn.Module, img_size: int | tuple[int, int] | None = None) -> dict:
+    """How a model wants its images: timm's data configuration (size, mean, std, interpolation, crop).
+
+    Raises ValueError for a configuration with which no photograph can be prepared.
+    """
+    model = unwrap_model(model)
+    return config_of(model, getattr(model, "pretrained_cfg", None) or {}, None, img_size)
+
+
+def config_of(
+    model: nn.Module | None, cfg: dict, crop_pct: float | None, img_size: int | tuple[int, int] | None
+) -> dict:
+    """timm's data configuration; the model's patch embedding knows its size better than its `pretrained_cfg`."""
+    if crop_pct is not None and not 0 < crop_pct <= 1:
+        raise ValueError(f"crop_pct is {crop_pct}: give a share in (0, 1]")
+    embeds = (module for module in model.modules() if isinstance(module, PatchEmbed)) if model is not None else ()
+    embed = next(iter(embeds), None)
+    size = _size(embed, img_size)
+    # LV-ViT's stem has convolutions before its projection.
+    first = getattr(embed, "conv1", getattr(embed, "proj", None))
+    channels = first.in_channels if embed else cfg.get("input_size", (3,))[0]
+    args = {"crop_pct": crop_pct, "input_size": (channels, *size) if size else None, "in_chans": channels}
+    _check(cfg)
+    config = resolve_data_config(args, pretrained_cfg=cfg, model=model)
+    if channels not in (1, 3) or len(config["mean"]) != channels or len(config["std"]) != channels:
+        raise ValueError(
+            f"the model takes {channels} channels and its mean has {len(config['mean'])}: "
+            "photographs are RGB, or gray for a model with one channel, one mean and one std (--mean, --std)"
+        )
+    return config
+
+
+def _size(embed: PatchEmbed | None, img_size: int | tuple[int, int] | None) -> tuple[int, int] | None:
+    own = getattr(embed, "img_size", None)
+    size = (img_size, img_size) if isinstance(img_size, int) else img_size or own
+    if size is not None and min(size) < 1:
+        raise ValueError(f"img_size is {img_size}: give pixels, from 1")
+    if own and embed.strict_img_size and tuple(size) != tuple(own):
+        raise ValueError(
+            f"the model takes {own[0]} x {own[1]} pixels and img_size asks for {size[0]} x {size[1]}: "
+            f"create the model with img_size={img_size} or dynamic_img_size=True"
+        )
+    return size
+
+
+def _check(cfg: dict) -> None:
+    """A `pretrained_cfg` may come from a file: timm would ask for trouble at the first photograph."""
+    for key, allowed in _NAMES.items():
+        if cfg.get(key) and cfg[key] not in allowed:
+            _refuse(key, cfg[key], f"timm knows {', '.join(allowed)}")
+    for key in ("mean", "std"):
+        if cfg.get(key) and not _are_numbers(cfg[key], above=0 if key == "std" else -math.inf):
+            _refuse(key, cfg[key], "give a number for each channel")
+    if cfg.get("crop_pct") and not _are_numbers([cfg["crop_pct"]], above=0):
+        _refuse("crop_pct", cfg["crop_pct"], "give a share, such as 0.9")
+
+
+def _are_numbers(values: Any, above: float) -> bool:
+    return isinstance(values, Sequence) and all(
+        isinstance(one, (int, float)) and not isinstance(one, bool) and above < one < math.inf for one in values
+    )
+
+
+def _refuse(key: str, value: Any, wanted: str) -> None:
+    raise ValueError(f"the model's pretrained_cfg has {key}={shortened(repr(value))}: {wanted}")

@@ -1,0 +1,210 @@
+"""Photographs in folders: found once each whatever links there are, and all else counted."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from timm.utils.misc import natural_key
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+from ..common.text import few, shortened
+
+ENDINGS = tuple(sorted({*IMG_EXTENSIONS, ".gif"}))
+_SPLITS = {"train", "training", "val", "valid", "validation", "test", "eval", "evaluation"}
+BESIDE, HIDDEN = "photographs beside the class folders", "hidden files and folders"
+AGAIN, CLOSED = "links to folders that are read already", "folders that cannot be opened"
+
+
+@dataclass(frozen=True)
+class ClassFolders:
+    """What a folder of class folders holds: `(file, class)` for each photograph, and the names of the classes.
+
+    `empty` names the folders without a photograph, which are no classes; `left_out` counts what was not taken, by kind.
+    """
+
+    root: Path
+    samples: list[tuple[str, int]]
+    names: list[str]
+    empty: list[str]
+    left_out: dict[str, int]
+
+
+def in_order(names: set[str]) -> list[str]:
+    """Class names in timm's natural order (`2` before `10`, case ignored), which its training and validation use."""
+    return sorted(names, key=lambda name: (natural_key(name), name))
+
+
+def is_photograph(path: str) -> bool:
+    """Whether a file's name is that of a photograph; hidden files (a Mac's `._1.jpg`) are none."""
+    name = os.path.basename(path)
+    return name.lower().endswith(ENDINGS) and not name.startswith(".")
+
+
+def folders_in(root: Path) -> list[str]:
+    """The names of the folders in `root` that are not hidden, in natural order."""
+    return in_order({entry.name for entry in os.scandir(root) if _is_folder(entry) and not entry.name.startswith(".")})
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself
+        return False
+
+
+class Walk:
+    """Finds the photographs below folders. Links are followed, but no folder is read twice, and none that holds the
+    one where the walk began: links that form a loop end. What is no photograph is counted in `left_out`."""
+
+    def __init__(self, root: Path):
+        real = Path(os.path.realpath(root))
+        self._seen = {identity for folder in (real, *real.parents) if (identity := _identity(folder))}
+        self.left_out: Counter[str] = Counter()
+
+    def enter(self, folder: str) -> bool:
+        """Whether the folder is new; from now on it is not."""
+        identity = _identity(folder)
+        if identity is None or identity in self._seen:
+            self.left_out[CLOSED if identity is None else AGAIN] += 1
+            return False
+        self._seen.add(identity)
+        return True
+
+    def inside(self, folder: str) -> tuple[list[str], list[str]]:
+        """The photographs in a folder that was entered and below; and the links to folders there, not yet followed."""
+        photographs, links, waiting = [], [], [folder]
+        while waiting:
+            for entry in self._entries(waiting.pop()):
+                if not _is_folder(entry):
+                    photographs += self.sort_out([entry.path])
+                elif entry.name.startswith("."):
+                    self.left_out[HIDDEN] += 1
+                elif entry.is_symlink():
+                    links.append(entry.path)
+                elif self.enter(entry.path):
+                    waiting.append(entry.path)
+        return photographs, sorted(links)
+
+    def follow(self, links: list[str]) -> list[str]:
+        """The photographs behind links to folders, and behind the links found there."""
+        photographs, waiting = [], list(links)
+        while waiting:
+            link = waiting.pop(0)
+            upwards = os.path.realpath(os.path.dirname(link)).startswith(os.path.join(os.path.realpath(link), ""))
+            if upwards:  # the link leads out of the folder that it lies in, into one above
+                self.left_out[AGAIN] += 1
+            elif self.enter(link):
+                found, more = self.inside(link)
+                photographs += found
+                waiting += more
+        return photographs
+
+    def sort_out(self, files: list[str]) -> list[str]:
+        """Those that are photographs; the others are counted by the ending of their names."""
+        found = [file for file in files if is_photograph(file)]
+        for file in set(files).difference(found):
+            stem, ending = os.path.splitext(os.path.basename(file))
+            if not stem.startswith("."):
+                self.left_out[shortened(ending.lower(), 20) or "without an ending"] += 1
+            elif ending.lower() in ENDINGS:
+                self.left_out[HIDDEN] += 1
+        return found
+
+    def _entries(self, folder: str) -> list[os.DirEntry]:
+        try:
+            with os.scandir(folder) as entries:
+                return sorted(entries, key=lambda entry: entry.name)
+        except OSError:
+            self.left_out[CLOSED] += 1
+            return []
+
+
+def _identity(folder: str | Path) -> tuple[int, int] | None:
+    try:
+        found = os.stat(folder)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def class_folders(root: Path, split: str | None) -> ClassFolders:
+    """One folder per class, photographs anywhere below it; classes in natural order, files by sorted name.
+
+    Raises ValueError, in one line, where there is no photograph.
+    """
+    root = split_folder(root, split)
+    walk, names = Walk(root), folders_in(root)
+    by_class = _by_class(walk, root, names)
+    _count_beside(walk, root)
+    taken = [name for name in names if by_class[name]]
+    if not taken:
+        raise ValueError(_why_empty(root, names))
+    samples = [(file, label) for label, name in enumerate(taken) for file in sorted(by_class[name], key=os.path.split)]
+    return ClassFolders(root, samples, taken, [name for name in names if not by_class[name]], dict(walk.left_out))
+
+
+def _by_class(walk: Walk, root: Path, names: list[str]) -> dict[str, list[str]]:
+    """Photographs of each class. Folders come before links, so that a link takes nothing from the class it leads to."""
+    real_first = sorted(names, key=lambda name: (root / name).is_symlink())
+    found: dict[str, list[str]] = {name: [] for name in names}
+    links = {}
+    entered = [name for name in real_first if walk.enter(str(root / name))]
+    for name in entered:
+        found[name], links[name] = walk.inside(str(root / name))
+    for name in entered:
+        found[name] += walk.follow(links[name])
+    return found
+
+
+def _count_beside(walk: Walk, root: Path) -> None:
+    """What lies beside the class folders belongs to no class."""
+    with os.scandir(root) as entries:
+        files = [entry.path for entry in entries if not _is_folder(entry)]
+    if loose := walk.sort_out(files):
+        walk.left_out[BESIDE] += len(loose)
+
+
+def flat_files(root: str | Path, split: str | None) -> tuple[Path, list[str], dict[str, int]]:
+    """All photographs below a folder, as sorted relative paths, and what was left out, counted by kind.
+
+    Raises ValueError, in one line, where there is no photograph.
+    """
+    root = Path(root).expanduser()
+    if not root.is_dir():
+        raise ValueError(f"a label file goes with a folder of photographs; {root} is none")
+    root = split_folder(root, split)
+    photographs, left_out = below(root)
+    if not photographs:
+        raise ValueError(_why_empty(root, folders_in(root)))
+    return root, photographs, left_out
+
+
+def below(root: Path) -> tuple[list[str], dict[str, int]]:
+    """All photographs below a folder, whatever its shape, as sorted relative paths; and what was left out, by kind."""
+    walk = Walk(root)
+    photographs, links = walk.inside(str(root))
+    photographs += walk.follow(links)
+    return sorted(Path(file).relative_to(root).as_posix() for file in photographs), dict(walk.left_out)
+
+
+def split_folder(root: Path, split: str | None) -> Path:
+    """`root/split` where a split is asked for; refuses a root that holds nothing but splits."""
+    folders = folders_in(root)
+    if split is not None and split not in folders:
+        raise ValueError(f"{root} has no folder {split!r} for that split; it has {few(folders) or 'no folders'}")
+    if split is None and folders and _SPLITS.issuperset(name.lower() for name in folders):
+        raise ValueError(f"{root} holds the splits {few(folders)}: choose one, for example {root / folders[-1]}")
+    return root / split if split else root
+
+
+def _why_empty(root: Path, names: list[str]) -> str:
+    files = sorted(entry.name for entry in os.scandir(root) if entry.is_file())
+    if any(is_photograph(name) for name in files):
+        return f"{root} has photographs but no class folders: give a label file with lines `file label`"
+    if any(name.endswith(".tar") for name in files):
+        return f"{root} holds tar files: give one of them, or wds/{root} with a split such as 'val-{{0000..0003}}.tar'"
+    kinds = f"files that end in {', '.join(ENDINGS)}"
+    return f"{root} holds no photographs ({kinds}), {f'nor do its {len(names)} folders' if names else 'and no folders'}"

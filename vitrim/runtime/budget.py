@@ -1,0 +1,89 @@
+"""What a budget buys: the dial of a method turned to the largest plan not above it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from ..backbones import Backbone
+from ..core.values import as_number, shown
+from ..methods import Method
+from .cost import plan_macs
+
+KEEP_STEPS = 10**6  # how finely a budget is solved for a keep rate
+
+
+def solve(body: Backbone, methods: Sequence[Method], macs: float, dial: str | None = None) -> list[Method]:
+    """The methods, the dial of one of them turned to the largest plan not above `macs` times the dense cost."""
+    given, macs = macs, as_number(macs)
+    if macs is None or not 0 < macs <= 1:
+        raise ValueError(f"macs={shown(given)} is not a share of the dense cost: give a number in (0, 1], such as 0.6")
+    for method in methods:
+        body.admit(method)
+    grid, turn = body.grid(), _dialled(methods, dial)
+    method, dense = methods[turn], plan_macs(body, (), grid)
+
+    def turned(value) -> list[Method]:
+        stack = [one.with_dial(value) if j == turn else one for j, one in enumerate(methods)]
+        for one in stack:
+            one.bind(body)
+        return stack
+
+    def cost(value) -> int:
+        return plan_macs(body, turned(value), grid)
+
+    try:
+        value = solve_dial(cost, macs * dense, method.dial_values(body))
+    except ValueError as error:
+        raise ValueError(f"{method.name} cannot meet macs={macs} ({macs * dense / 1e9:.3f} GMACs): {error}") from None
+    _check_given(method, value, macs)
+    return turned(value)
+
+
+def _check_given(method: Method, value: float, macs: float) -> None:
+    """Raise ValueError where the method came with another value of its dial, which would be dropped."""
+    given = method.options().get(method.dial)
+    if given is not None and given != value:
+        raise ValueError(
+            f"macs={macs} solves for the {method.dial} of {method.name} ({value}), and it has {method.dial}={given}: "
+            f"leave out macs, or the {method.dial}"
+        )
+
+
+def _dialled(methods: Sequence[Method], dial: str | None) -> int:
+    """Which method of the stack the budget turns: the one named, else the last."""
+    if dial is None:
+        return len(methods) - 1
+    named = [j for j, method in enumerate(methods) if method.name == dial]
+    if len(named) != 1:
+        names = ", ".join(method.name for method in methods)
+        raise ValueError(f"dial={dial!r} must name one method of the stack, and it has {names}")
+    return named[0]
+
+
+def solve_dial(cost: Callable[[float], int], budget: float, values: Sequence[float] | None = None) -> float:
+    """The dial value whose plan is the largest not above `budget` MACs; of equal plans, the shortest number.
+
+    cost:   dial value -> MACs, rising with the dial
+    values: the dial's values from cheapest to dearest; default: keep rates (0, 1] in steps of 1e-6
+    Raises ValueError where even the cheapest plan is above the budget.
+    """
+    at = (lambda j: values[j]) if values is not None else (lambda j: (j + 1) / KEEP_STEPS)
+    low, high = 0, (KEEP_STEPS if values is None else len(values)) - 1
+    if cost(at(high)) <= budget:  # a plan that keeps all asks nobody, and can be cheaper than the one before it
+        return at(high)
+    if cost(at(low)) > budget:
+        raise ValueError(f"out of reach: {cost(at(low)) / 1e9:.3f} to {cost(at(high)) / 1e9:.3f} GMACs can be had")
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if cost(at(middle)) <= budget else (low, middle - 1)
+    return at(low) if values is not None else _shortest(at(low), cost)
+
+
+def _shortest(dial: float, cost: Callable[[float], int]) -> float:
+    """The keep rate with the fewest decimals that has the same plan."""
+    for decimals in range(1, 7):
+        for rounded in (round(dial, decimals), math.floor(dial * 10**decimals) / 10**decimals):
+            if 0 < rounded <= 1 and cost(rounded) == cost(dial):
+                return rounded
+    return dial

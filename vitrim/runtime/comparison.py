@@ -1,0 +1,187 @@
+"""Whether a model made again is the model at hand: the first difference, in words."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from timm.layers import DropPath
+from torch import Tensor, nn
+
+from ..methods import Method
+from .model import ReducedViT
+from .rebuilding import live_tables
+
+_OF_MODULES = frozenset(vars(nn.Module()))
+# Said by the config in another way, or about where a model comes from.
+_RECORDED = {"pretrained_cfg", "default_cfg", "pretrained_model_args", "_model_args", "_traits", "num_classes"}
+# No value outside of training hangs on these, nor on which kernel computes it.
+_FREE = {
+    "grad_checkpointing",
+    "fused_attn",
+    "_fast_norm",
+    "_compiled_call_impl",
+    "inplace",
+    "drop_rate",
+    "feature_info",
+}
+_FREE |= {"token_labels", "mix_token"}
+_IDLE = (nn.Identity, nn.Dropout, DropPath)  # alike in eval mode
+
+
+def differences(model: ReducedViT, again: ReducedViT) -> Iterator[str]:
+    """What of `model` is other than in `again`, which has its shapes and no values yet: modules, hooks, tensors."""
+    yield from _modules(model, again)
+    for name, module in _named(model).items():
+        yield from _tensors(name, module, again.get_submodule(name))
+    yield from _shared(model, again)
+
+
+def other_settings(model: ReducedViT, again: ReducedViT) -> Iterator[str]:
+    """What of `model` is other than in `again`, which holds the same tensors by now: settings of modules, places."""
+    for name, module in _named(model).items():
+        other = again.get_submodule(name)
+        if isinstance(module, Method):
+            yield from _places(module, other)
+        if not isinstance(module, _IDLE):
+            yield from _settings(name, module, other)
+
+
+def other_tables(model: ReducedViT, again: ReducedViT) -> dict[str, Tensor]:
+    """The tables that no state dict holds and that `again` has worked out to other bits: they must be saved too."""
+    worked_out = {name: table for _, name, table in live_tables(again)}
+    return {name: table for _, name, table in live_tables(model) if not same_bits(table, worked_out[name])}
+
+
+def same_bits(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors of one dtype hold the same bits, nan among them."""
+    one, other = one.detach().cpu().contiguous(), other.detach().cpu().contiguous()
+    if one.shape != other.shape or one.dtype != other.dtype:
+        return False
+    return torch.equal(one.reshape(-1).view(torch.uint8), other.reshape(-1).view(torch.uint8))
+
+
+def _named(model: nn.Module) -> dict[str, nn.Module]:
+    """Every module, also under each of several names."""
+    return dict(model.named_modules(remove_duplicate=False))
+
+
+def _modules(model: ReducedViT, again: ReducedViT) -> Iterator[str]:
+    ours, theirs = _named(model), _named(again)
+    for name, module in ours.items():
+        if name not in theirs:
+            yield f"{name} ({_kind(module)}) is one part too many"
+        elif type(module) is not type(theirs[name]) and not _idle(module, theirs[name]):
+            yield f"{name} is {_kind(module, theirs[name])} and would be {_kind(theirs[name], module)}"
+        elif module._forward_hooks or module._forward_pre_hooks:
+            yield f"{name or 'the model'} has a forward hook, which a file cannot hold"
+    yield from (f"{name} ({_kind(theirs[name])}) is missing" for name in theirs if name not in ours)
+
+
+def _idle(one: nn.Module, other: nn.Module) -> bool:
+    return type(one) in _IDLE and type(other) in _IDLE
+
+
+def _kind(module: nn.Module, beside: nn.Module | None = None) -> str:
+    """The name of its type; with the file that it is from where another one is called so too."""
+    cls = type(module)
+    alike = beside is not None and type(beside).__name__ == cls.__name__
+    return f"{cls.__module__}.{cls.__name__}" if alike else cls.__name__
+
+
+def _tensors(path: str, module: nn.Module, other: nn.Module) -> Iterator[str]:
+    for kind, ours, theirs in (
+        ("parameter", module._parameters, other._parameters),
+        ("buffer", module._buffers, other._buffers),
+    ):
+        for name in {**ours, **theirs}:
+            one, two, full = ours.get(name), theirs.get(name), f"{path}.{name}" if path else name
+            if (one is None) != (two is None):
+                yield f"{full} is {f'one {kind} too many' if two is None else 'missing'}"
+            elif one is not None:
+                yield from _tensor(full, one, two)
+    if module._non_persistent_buffers_set != other._non_persistent_buffers_set:
+        yield f"{path} has other buffers in its state dict"
+
+
+def _tensor(name: str, one: Tensor, two: Tensor) -> Iterator[str]:
+    plain = type(one) in (Tensor, nn.Parameter, nn.Buffer) and one.layout is torch.strided and not one.is_quantized
+    if not plain:
+        yield f"{name} is {type(one).__name__} of layout {one.layout}, no plain tensor"
+    elif one.is_meta:
+        yield f"{name} has no values: it is on the meta device"
+    elif one.shape != two.shape:
+        yield f"{name} is {list(one.shape)} and would be {list(two.shape)}"
+    elif one.dtype != two.dtype and not (one.dtype in _FLOATS and two.dtype in _FLOATS):
+        yield f"{name} is {one.dtype} and would be {two.dtype}"
+
+
+_FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+
+
+def _shared(model: ReducedViT, again: ReducedViT) -> Iterator[str]:
+    """Tensors under several names: loaded, each name would have its own."""
+    known = {frozenset(names) for names in _by_tensor(again)}
+    for names in _by_tensor(model):
+        if len(names) > 1 and frozenset(names) not in known:
+            yield f"{names[0]} and {names[1]} share their values, and would not"
+
+
+def _by_tensor(model: nn.Module) -> list[list[str]]:
+    found: dict[Any, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        where = id(parameter) if parameter.is_meta or not parameter.numel() else parameter.data_ptr()
+        found.setdefault((parameter.device, where), []).append(name)
+    return list(found.values())
+
+
+def _settings(path: str, module: nn.Module, other: nn.Module) -> Iterator[str]:
+    ours, theirs, name = _attributes(module), _attributes(other), path or "the model"
+    for key in ours.keys() - theirs.keys():
+        if hasattr(type(module), key):  # it hides what the class has: a patched forward
+            yield f"{name}: its {key} is replaced"
+    if isinstance(module, (ReducedViT, Method)):  # the rest follows from their options
+        return
+    for key, value in theirs.items():
+        if key not in ours:
+            yield f"{name}: its {key} is missing"
+        elif not same(ours[key], value):
+            yield f"{name}: its {key} is {_brief(ours[key])} and would be {_brief(value)}"
+
+
+def _attributes(module: nn.Module) -> dict[str, Any]:
+    return {key: value for key, value in vars(module).items() if key not in _OF_MODULES | _FREE | _RECORDED}
+
+
+def _places(method: Method, other: Method) -> Iterator[str]:
+    ours, theirs = ([(p.block, p.keep) for p in one.places] for one in (method, other))
+    if ours != theirs:
+        yield f"{method.name} keeps {_brief(ours)} (block, rate) and would keep {_brief(theirs)}"
+    if method._masked is not other._masked:
+        yield f"{method.name}: masked is set to {method._masked}"
+
+
+def _brief(value: Any) -> str:
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two settings are alike: values equal, functions of the same code, objects alike in all their parts."""
+    if one is other:
+        return True
+    if isinstance(one, Tensor) or isinstance(other, Tensor):
+        return isinstance(one, Tensor) and isinstance(other, Tensor) and same_bits(one, other)
+    if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
+        return len(one) == len(other) and all(map(same, one, other))
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, functools.partial) and isinstance(other, functools.partial):
+        return same((one.func, one.args, one.keywords), (other.func, other.args, other.keywords))
+    if hasattr(one, "__code__") and hasattr(other, "__code__"):
+        return one.__code__ is other.__code__
+    if isinstance(one, nn.Module):
+        return type(one) is type(other)  # as a part it is compared by itself
+    return type(one) is type(other) and one == other if isinstance(one, bool) else bool(one == other)

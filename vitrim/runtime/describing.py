@@ -1,0 +1,140 @@
+"""A model at hand put into words: the config that should make it again."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from importlib.metadata import version
+from typing import Any
+
+import timm
+from torch import nn
+
+from .._version import __version__
+from ..core.values import as_flag, as_number, as_several
+from ..methods import METHODS, LastClassAttention, Method
+from ..methods.parts.stored_shares import StoredShares
+from .model import ReducedViT
+from .saved_config import NAMES, Architecture, SavedConfig, SavedMethod, architecture_arguments, is_plain
+
+DATA = ("mean", "std", "interpolation", "crop_pct", "crop_mode")
+
+
+def candidates(model: ReducedViT) -> Iterator[SavedConfig]:
+    """The config as the model was asked for; then with what can be read off it, where it has changed since.
+
+    Raises ValueError for a model that no config can name.
+    """
+    data = timm.data.resolve_model_data_config(model.backbone)
+    asked = SavedConfig(
+        architecture_of(model.backbone),
+        tuple(_method(method) for method in model.methods),
+        {key: _plain(data[key]) for key in DATA} | _label_names(model.backbone),
+        _dtype(model.backbone),
+        versions={"vitrim": __version__, **{name: version(name) for name in ("timm", "torch")}},
+    )
+    yield asked
+    methods = [_as_it_runs(saved, method) for saved, method in zip(asked.methods, model.methods, strict=True)]
+    found = replace(asked, architecture=_with_depth(asked.architecture, model.backbone), methods=tuple(methods))
+    if found != asked:
+        yield found
+
+
+def _label_names(backbone: nn.Module) -> dict[str, Any]:
+    """The names of the classes in their order, where the model knows them; an index may have none."""
+    names = (getattr(backbone, "pretrained_cfg", None) or {}).get("label_names")
+    if not names:
+        return {}
+    by_index = dict(names) if isinstance(names, Mapping) else dict(enumerate(names))
+    return {"label_names": {str(index): str(name) for index, name in by_index.items()}}
+
+
+def methods_config(model: ReducedViT) -> list[dict[str, Any]]:
+    """Name and options of every method, in plain values; a guide by the model that it asks.
+
+    Raises ValueError for methods that are not vitrim's own, and for a guide that is not `LastClassAttention`.
+    """
+    return [_method(method).as_json() for method in model.methods]
+
+
+def architecture_of(backbone: nn.Module) -> Architecture:
+    """timm's own record of how a model was built, brought up to date.
+
+    Raises ValueError for a model that timm's `create_model` has not made, or not from plain values.
+    """
+    name = (getattr(backbone, "pretrained_cfg", None) or {}).get("architecture")
+    if not name:
+        raise ValueError("the model was not made by timm.create_model, so load() could not make it again: build it so")
+    given = {key: _plain(value) for key, value in getattr(backbone, "_model_args", {}).items()}
+    recorded = {key: value for key, value in given.items() if key in architecture_arguments() and value is not None}
+    odd = [f"{key}={value!r}" for key, value in recorded.items() if not is_plain(value)]
+    if odd:
+        raise ValueError(
+            f"the model was built with {', '.join(odd)}, which config.json cannot hold, and load() would build another "
+            'model without it: give timm the name instead, such as act_layer="relu", or save the state dict yourself'
+        )
+    labels = {key: vars(backbone)[key] for key in ("token_labels", "mix_token") if key in vars(backbone)}
+    return Architecture(
+        name, {**recorded, "num_classes": _classes(backbone), "global_pool": backbone.global_pool, **labels}
+    )
+
+
+def _classes(backbone: nn.Module) -> int:
+    """What the head gives, whatever the model says about it: a head that was put there since has its own number."""
+    heads = backbone.get_classifier()
+    head = heads[0] if isinstance(heads, (tuple, list)) else heads
+    if type(head) is nn.Linear:
+        return head.out_features
+    return 0 if type(head) is nn.Identity else backbone.num_classes
+
+
+def _with_depth(architecture: Architecture, backbone: nn.Module) -> Architecture:
+    if not hasattr(backbone, "blocks") or "depth" not in inspect.signature(type(backbone)).parameters:
+        return architecture
+    return Architecture(architecture.name, {**architecture.arguments, "depth": len(backbone.blocks)})
+
+
+def _method(method: Method) -> SavedMethod:
+    if METHODS.get(method.name) is not type(method):
+        raise ValueError(
+            f"{type(method).__name__} is no method of vitrim's own, and load() would make another of {method.name!r}: "
+            "save its state_dict() yourself, and put it on the model again"
+        )
+    options = method.options()
+    if method.guide is None:
+        return SavedMethod(method.name, options)
+    if type(method.guide) is not LastClassAttention:
+        raise ValueError(
+            "a method guided by a callable cannot be saved: guide it by vitrim.LastClassAttention(model), or give the "
+            "scores with each call"
+        )
+    options.pop("score")
+    return SavedMethod(method.name, options, architecture_of(method.guide.model))
+
+
+def _as_it_runs(saved: SavedMethod, method: Method) -> SavedMethod:
+    """With every place and its rate written out: training turns rates, and a pruned model loses places."""
+    places, names = method.places, method.option_names()
+    several = {key: value for key, value in saved.options.items() if isinstance(value, list) and len(value) > 1}
+    options = {key: [value[place.index] for place in places] for key, value in several.items()}
+    options |= {key: [place.block for place in places] for key in ("at", "blocks") if key in names}
+    if "keep" in names and not isinstance(method, StoredShares):
+        options["keep"] = [place.keep for place in places]
+    return replace(saved, options={**saved.options, **options})
+
+
+def _dtype(backbone: nn.Module) -> str:
+    dtypes = [p.dtype for p in backbone.parameters() if p.is_floating_point()]
+    if dtypes and dtypes[0] not in NAMES:
+        raise ValueError(f"the model's weights are {dtypes[0]}: save it as one of {', '.join(NAMES.values())}")
+    return NAMES[dtypes[0]] if dtypes else "float32"
+
+
+def _plain(value: Any) -> Any:
+    """Python's own numbers and lists for numpy's and torch's; anything else as it is."""
+    several = as_several(value)
+    if several is not None:
+        return [_plain(one) for one in several]
+    flag, number = as_flag(value), as_number(value)
+    return value if flag is number is None else number if flag is None else flag

@@ -1,0 +1,142 @@
+"""Load: the model that a folder holds, whole, or one line that says why not."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from ..common.tensor_files import DTYPES as CODES
+from ..common.tensor_files import open_tensors
+from .model import ReducedViT
+from .rebuilding import Shapes, build_shapes, check_tensors, fill, give_memory
+from .saved_config import NAMES, SavedConfig, parse_config
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+KEY = "vitrim"  # of the config in the metadata of the weights
+LARGEST_CONFIG = 1 << 22  # bytes
+
+
+def load(folder: str | Path) -> ReducedViT:
+    """The model that `save` wrote, in eval mode, on the CPU, in the dtype that it had.
+
+    The weights carry a copy of their config, so that a folder that is being written, by any number of writers, or
+    whose writer was killed, gives one whole save. `config.json` may be edited; one of another save is left aside.
+    Nothing is unpickled, and nothing outside of the folder is read.
+
+    Raises ValueError, in one line, if the folder is not one that `save` wrote.
+    """
+    folder = Path(folder)
+    missing = [name for name in (CONFIG, WEIGHTS) if not (folder / name).is_file()]
+    if missing:
+        raise ValueError(f"{folder} has no {' and no '.join(missing)}: give a folder written by save()")
+    try:
+        return _loaded(folder).eval()
+    except Exception as error:  # timm, torch, json and safetensors each raise their own, over what others wrote
+        raise ValueError(f"{folder} does not hold a model as save() writes it: {_said(error)}") from error
+
+
+def holds_save(folder: Path) -> bool:
+    """Whether the files in a folder are a save of vitrim's, perhaps a broken one; False where there is none."""
+    try:
+        config = read_json(folder / CONFIG)
+    except (ValueError, OSError):
+        config = None
+    if isinstance(config, dict):
+        return {"backbone", "methods"} <= config.keys()
+    try:
+        with open_tensors(folder / WEIGHTS) as weights:
+            return KEY in (weights.metadata() or {})
+    except (OSError, SafetensorError):
+        return False
+
+
+def _loaded(folder: Path) -> ReducedViT:
+    shown = read_json(folder / CONFIG)
+    config = _in_file(CONFIG, shown)
+    with open_tensors(folder / WEIGHTS) as weights:
+        inside = _inside(weights)
+        if _of_another_save(shown, inside):
+            config = _in_file(WEIGHTS, inside)
+        there = shapes_in(weights)
+        config = _with_dtypes(config, there)
+        model = build_shapes(config, len(there))
+        check_tensors(model, there, config)
+        return fill(give_memory(model), {name: weights.get_tensor(name).clone() for name in there})
+
+
+def _of_another_save(shown: dict[str, Any], inside: dict[str, Any] | None) -> bool:
+    """Whether `config.json` does not belong to these weights, which then say themselves what they belong to.
+
+    Raises ValueError where they don't: weights of before, that a later save has put its config beside.
+    """
+    if inside is not None:
+        return shown.get("save") != inside.get("save")
+    if "save" in shown:
+        raise ValueError(f"{CONFIG} belongs to other weights than {WEIGHTS}")
+    return False
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds. Raises ValueError, RecursionError or OSError for what is none, or far too large."""
+    if path.stat().st_size > LARGEST_CONFIG:
+        raise ValueError(f"{path.name} is larger than any config")
+    try:
+        return _parsed(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path.name}: {_said(error)}") from error
+
+
+def _parsed(text: str) -> Any:
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{constant} is no number of JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def _inside(weights: Any) -> dict[str, Any] | None:
+    """The config that the weights carry; None: they are of a save before there was one."""
+    text = (weights.metadata() or {}).get(KEY)
+    if text is None:
+        return None
+    raw = _parsed(text)
+    if not isinstance(raw, dict):
+        raise ValueError(f"{WEIGHTS}: the config that it carries is no JSON object")
+    return raw
+
+
+def _in_file(name: str, raw: Any) -> SavedConfig:
+    try:
+        return parse_config(raw)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+
+
+def shapes_in(weights: Any) -> Shapes:
+    """Shape and dtype of every tensor in an open file; no values are read."""
+    slices = {name: weights.get_slice(name) for name in weights.keys()}  # noqa: SIM118  it is no mapping
+    unknown = {name: one.get_dtype() for name, one in slices.items() if one.get_dtype() not in CODES}
+    if unknown:
+        name, code = next(iter(unknown.items()))
+        raise ValueError(f"{WEIGHTS}: {name} is {code}, which no model of vitrim has")
+    return {name: (tuple(one.get_shape()), CODES[one.get_dtype()]) for name, one in slices.items()}
+
+
+def _with_dtypes(config: SavedConfig, there: Shapes) -> SavedConfig:
+    """Where dtypes were not recorded, those of the file; most tensors have the model's."""
+    floating = {name: dtype for name, (_, dtype) in there.items() if dtype.is_floating_point}
+    if config.dtype is not None or not floating:
+        return config
+    most = max(NAMES, key=list(floating.values()).count)
+    others = {name: NAMES[dtype] for name, dtype in floating.items() if dtype != most}
+    return replace(config, dtype=NAMES[most], dtypes=others)
+
+
+def _said(error: Exception) -> str:
+    """One line of what went wrong; other people's errors with their names."""
+    said = " ".join(str(error).split())
+    plain = type(error) is ValueError
+    return (said if plain else f"{type(error).__name__}: {said}")[:240]

@@ -1,0 +1,142 @@
+"""The loop over the blocks of a model, in which methods may change the number of tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from ..backbones import Backbone
+from ..core.evidence import Evidence
+from ..core.reductions import Keep, Reduction
+from ..core.tokens import Tokens
+from .records import BlockTrace, Span, Witness, trace_block, witness_place
+from .turns import Turn
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the caller wants of a forward.
+
+    trace:    a `BlockTrace` for every block
+    remember: features from before every reduction, so that dense features can be restored
+    losses:   a `Witness` for every place
+    """
+
+    trace: bool = False
+    remember: bool = False
+    losses: bool = False
+
+
+@dataclass
+class BlockRecord:
+    """What one block leaves behind: its last decision, its trace and its witnesses, where they are asked for."""
+
+    decision: Reduction | None = None
+    trace: BlockTrace | None = None
+    witnesses: list[Witness] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Loop:
+    """One forward: what is fixed while it runs.
+
+    checkpointing: recompute each block in the backward pass instead of storing its activations; None: as the model
+                   itself has been told
+    """
+
+    body: Backbone
+    turns: Sequence[Turn]
+    request: Request
+    checkpointing: bool | None = None
+
+    def run(self, tokens: Tokens, take: Collection[int] = ()) -> tuple[Tokens, list[BlockRecord], list[Tokens]]:
+        """The tokens after the last block, the records of all blocks, and the tokens after the blocks in `take`; what
+        a method holds outside just then is put back into those."""
+        span, records, taken = None, [], []
+        for turn in self.turns:
+            tokens, span, record = self._step(turn, tokens, span)
+            records.append(record)
+            if turn.block in take:
+                taken.append(_whole(tokens, span))
+        return _whole(tokens, span), records, taken
+
+    def _step(self, turn: Turn, *args):
+        told = self.body.recomputes(turn.block) if self.checkpointing is None else self.checkpointing
+        if told and torch.is_grad_enabled():
+            return checkpoint(self.block, turn, *args, use_reentrant=False)
+        return self.block(turn, *args)
+
+    def block(self, turn: Turn, tokens: Tokens, span: Span | None) -> tuple[Tokens, Span | None, BlockRecord]:
+        """One block: its two halves, and what methods do before, between and after them."""
+        i, body, record = turn.block, self.body, BlockRecord()
+        tokens = body.enter(i, tokens)
+        tokens, span, normed = self._before(turn, tokens, span, record)
+        tokens, evidence = body.attend(i, tokens, normed)  # x + attention(norm1(x))
+        tokens = self._between(turn, tokens, evidence, record)
+        del evidence  # queries and keys are gone before the MLP runs
+        tokens = body.mlp(i, tokens)  # x + mlp(norm2(x))
+        if self.request.trace:
+            record.trace = trace_block(i, tokens, span, record.decision)
+        if turn.closes and span is not None:
+            tokens, span = _close(tokens, span, record), None
+        return body.leave(i, tokens), span, record
+
+    def _before(self, turn: Turn, tokens: Tokens, span: Span | None, record: BlockRecord):
+        """Steps before the attention. Also returns norm1 of the tokens that go in, where it is known already."""
+        normed = None
+        for step in turn.before:
+            evidence = None if step.method.blind else self.body.probe(turn.block, tokens)
+            decision = step.method(tokens, evidence, step.place)
+            if decision is None:
+                continue
+            witness = witness_place(step, tokens.n, evidence, decision) if self.request.losses else None
+            if step.until is not None:
+                span = Span(tokens, decision, step, witness)
+            elif witness is not None:
+                record.witnesses.append(witness)
+            record.decision, undone = decision, step.until is not None
+            tokens = tokens.shrink(decision, undone=undone, remember=self.request.remember)
+            known = evidence is not None and isinstance(decision, Keep)
+            normed = decision.shrink(evidence.h, tokens.prefix) if known else None
+        return tokens, span, normed
+
+    def _between(self, turn: Turn, tokens: Tokens, evidence: Evidence, record: BlockRecord) -> Tokens:
+        """Who looks at the attention, and the steps between attention and MLP."""
+        for method in turn.observers:
+            tokens = tokens.with_note(method.number, method.observe(tokens, evidence, turn.block))
+        for step in turn.between:
+            decision = step.method(tokens, evidence, step.place)
+            if decision is None:
+                continue
+            if self.request.losses:
+                record.witnesses.append(witness_place(step, tokens.n, evidence, decision))
+            record.decision = decision
+            tokens = tokens.shrink(decision, remember=self.request.remember)
+        return tokens
+
+
+def _close(tokens: Tokens, span: Span, record: BlockRecord) -> Tokens:
+    """Put back what was left outside."""
+    step = span.step
+    tokens = tokens.restore(span.reduction, step.method.thaw(span.outside, span.reduction, step.place))
+    if span.witness is not None:
+        record.witnesses.append(replace(span.witness, restored=tokens.x))
+    return tokens
+
+
+def _whole(tokens: Tokens, span: Span | None) -> Tokens:
+    """The tokens inside, and those outside as they were left."""
+    return tokens if span is None else tokens.restore(span.reduction, span.outside)
+
+
+def features_of_every_patch(tokens: Tokens, body: Backbone, fill: str, norm: bool = True) -> Tokens:
+    """One token for every patch of the image again, after the final norm.
+
+    fill: what a pruned patch gets: its "last" features, or "zeros" before the norm
+    """
+    grid: Tensor = tokens.full_grid(fill)
+    return tokens.with_x(body.norm(grid) if norm else grid)

@@ -1,0 +1,143 @@
+"""Save: a folder that makes the same model again, bit for bit, or a refusal before anything is written."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from ..common.tensor_files import open_tensors, write_tensors
+from ..common.whole import Beside, held
+from ..methods.parts.stored_shares import StoredShares
+from .comparison import differences, other_settings, other_tables, same_bits
+from .describing import candidates
+from .loading import CONFIG, KEY, WEIGHTS, holds_save
+from .model import ReducedViT, unwrap
+from .rebuilding import build_shapes, fill, give_memory
+from .saved_config import NAMES, SavedConfig, parse_config
+
+WAY_OUT = "merge adapters, build it by timm.create_model's arguments, or save its state_dict() yourself"
+
+
+@dataclass(frozen=True)
+class Save:
+    """What is to be written: the text of the config, and every tensor."""
+
+    config: str
+    tensors: dict[str, Tensor]
+
+
+class Another(Exception):
+    """A config would make another model. early: it could not even be built."""
+
+    def __init__(self, said: str, early: bool = False):
+        super().__init__(said)
+        self.early = early
+
+
+def save(model: nn.Module, folder: str | Path) -> Path:
+    """Write `config.json` and `model.safetensors` into `folder`, for `load`.
+
+    The model is made again first, from what the config says, and compared; the file of weights is read back before it
+    takes its place. Whatever happens, the folder holds what it held, or all of this save; other files stay.
+
+    Raises ValueError for a model that `load` could not make again, with the first difference, for a folder whose files
+    are no save of vitrim's, and where the file system refuses.
+    """
+    one = _made(model)
+    if not os.fspath(folder):
+        raise ValueError("the folder's name is empty: give one, '.' for the current folder")
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _check_folder(folder)
+        _write(one, folder)
+    except (OSError, SafetensorError) as error:
+        good = "what it held before is as it was" if holds_save(folder) else "nothing was saved"
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise ValueError(f"{folder} cannot be saved to: {reason}; {good}") from error
+    return folder
+
+
+def check_saves(model: nn.Module) -> None:
+    """Raise ValueError, with the first difference and the way out, for a model that `load` could not make again from
+    what `save` would write."""
+    _made(model)
+
+
+def _write(one: Save, folder: Path) -> None:
+    with Beside(folder / WEIGHTS) as weights, Beside(folder / CONFIG) as config:
+        write_tensors(weights.file, one.tensors, {"format": "pt", KEY: one.config})
+        config.file.write(one.config.encode())
+        weights.settle()
+        config.settle()
+        _check_written(one, weights.name)
+        with held(folder):
+            weights.publish()  # this is the save: the weights carry their config
+            config.publish()
+
+
+def _check_written(one: Save, path: Path) -> None:
+    """Raise OSError where the file does not hold what was written to it."""
+    with open_tensors(path) as written:
+        for name, tensor in one.tensors.items():
+            if not same_bits(tensor, written.get_tensor(name)):
+                raise OSError(f"{name} came back from the disk as something else, or changed while it was written")
+
+
+def _check_folder(folder: Path) -> None:
+    """Raise ValueError where files of others would be replaced."""
+    there = [name for name in (CONFIG, WEIGHTS) if (folder / name).exists()]
+    if there and not holds_save(folder):
+        raise ValueError(
+            f"{folder} holds a {there[0]} that is no save of vitrim's: give another folder, or move that away"
+        )
+
+
+def _made(model: nn.Module) -> Save:
+    """The model as it would be written, after it has been made again from that."""
+    model = unwrap(model)
+    if type(model) is not ReducedViT:
+        raise ValueError(f"{type(model).__name__} is no reduced model: save what vitrim.reduce has made of it")
+    for method in model.methods:
+        if isinstance(method, StoredShares):
+            method.read_shares()
+    problem = ""
+    for config in candidates(model):
+        try:
+            return _proven(model, config)
+        except Another as other:
+            problem = problem if problem and other.early else str(other)
+    raise ValueError(f"the model cannot be saved, since load() would make another: {problem}; {WAY_OUT}")
+
+
+def _proven(model: ReducedViT, config: SavedConfig) -> Save:
+    try:
+        again = give_memory(build_shapes(parse_config(json.loads(_text(config)))))
+    except Exception as error:  # whatever timm raises over what it is given
+        raise Another(f"{type(error).__name__}: {' '.join(str(error).split())}"[:200], early=True) from error
+    _stop_at(differences(model, again))
+    tables = other_tables(model, again)
+    state = {name: tensor.detach() for name, tensor in model.state_dict().items()}
+    tensors = {**state, **tables}
+    made = {**again.state_dict(), **{name: tensor for name, tensor in again.named_buffers() if name in tables}}
+    dtypes = {
+        name: NAMES[t.dtype] for name, t in tensors.items() if t.is_floating_point() and t.dtype != made[name].dtype
+    }
+    fill(again, state)
+    _stop_at(other_settings(model, again))
+    return Save(_text(replace(config, dtypes=dtypes)), tensors)
+
+
+def _stop_at(found: Iterator[str]) -> None:
+    for difference in found:
+        raise Another(difference)
+
+
+def _text(config: SavedConfig) -> str:
+    return json.dumps(config.as_json(), indent=2, allow_nan=False) + "\n"

@@ -1,0 +1,57 @@
+"""The end of a run: its result as it is saved, and is judged."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..data.loading import data_config
+from ..methods import ToFe
+from ..runtime.loading import load
+from ..runtime.model import ReducedViT
+from ..runtime.saving import save
+from .settle import settle
+
+
+def bare(model: ReducedViT) -> ReducedViT:
+    """Without the autocast that Accelerate puts around `forward`: the result computes in its weights' own precision."""
+    for name in ("forward", "_original_forward"):
+        model.__dict__.pop(name, None)
+    return model
+
+
+def finished(model: ReducedViT, some: Callable[[], list[Tensor]]) -> ReducedViT:
+    """The model itself, as it is saved: bare, ToFe's decisions settled on `some` images."""
+    model = bare(model)
+    if any(isinstance(method, ToFe) for method in model.methods):
+        settle(model, some())
+    return model
+
+
+def as_saved(model: ReducedViT, some: Callable[[], list[Tensor]]) -> ReducedViT:
+    """The model to judge in the middle of a run. Where settling changes what it says, a copy that is settled as the
+    saved one will be; what trains stays as it is."""
+    if not any(isinstance(method, ToFe) and method.ragged for method in model.methods):
+        return model
+    return finished(copy.deepcopy(model), some)
+
+
+@torch.no_grad()
+def save_and_compare(model: ReducedViT, folder: Path, tolerance: float = 1e-4) -> None:
+    """Save, load again, and compare the two on the CPU.
+
+    Raises ValueError where the loaded model says something else.
+    """
+    model = copy.deepcopy(model).cpu().eval()
+    save(model, folder)
+    again = load(folder)
+    images = torch.randn(2, *data_config(model.backbone)["input_size"], generator=torch.Generator().manual_seed(0))
+    difference = (model(images) - again(images)).abs().max().item()
+    if not difference <= tolerance:
+        raise ValueError(
+            f"{folder} was written, but the model loaded from it differs by {difference:.3g}: do not use it"
+        )
