@@ -25,7 +25,7 @@ from .finish import as_saved, finished, save_and_compare
 from .judge import Judge
 from .loop import Run, make_accelerator
 from .objective import Objective, Teacher, dense_macs, restore_blocks
-from .photographs import TrainingPhotographs, seed_everything, unlabelled
+from .photographs import TrainingPhotographs, keeps_random_state, seed_everything, unlabelled
 from .recipes import Recipe
 from .settings import Settings
 from .settle import some_of
@@ -45,6 +45,7 @@ class Report:
     photographs: Photographs
 
 
+@keeps_random_state
 def finetune(
     model: nn.Module,
     method: str | Method | Sequence[Method],

@@ -50,7 +50,7 @@ class Teacher(nn.Module):
         body = find_family(self.model)(self.model)
         tokens, stages = body.begin(body.embed(body.receive(images))), {}
         for i in range(body.depth):
-            tokens = body.block(i, tokens)
+            tokens = body.run_block(i, tokens)
             if i in self.after:
                 stages[i] = tokens.x
         tokens = body.finish(tokens)

@@ -71,8 +71,8 @@ def check_block(i: int, block: nn.Module, cls: type[Block]) -> None:
         raise ValueError(f"mlp of block {i} is {type(block.mlp).__name__}, only Mlp, GluMlp and SwiGLU are supported")
 
 
-def check_type(what: str, module: nn.Module, *allowed: type[nn.Module], called: bool = False) -> None:
-    """Raise ValueError for a part of a Swin of another type; `called`: it may lie in torch.compile's wrapper."""
-    if (part_kind if called else kind)(module) not in allowed:
+def check_type(what: str, module: nn.Module, *allowed: type[nn.Module]) -> None:
+    """Raise ValueError for a part of a Swin of another type."""
+    if part_kind(module) not in allowed:
         names = " or ".join(cls.__name__ for cls in allowed)
         raise ValueError(f"{what} of this Swin is a {type(module).__name__}, only timm's {names} is supported")

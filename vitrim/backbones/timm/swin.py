@@ -54,11 +54,11 @@ class SwinBackbone(Backbone):
     def check(cls, model):
         for stage in model.layers:
             check_type("a stage", stage, SwinTransformerStage)
-            check_type("patch merging", stage.downsample, PatchMerging, nn.Identity, called=True)
+            check_type("patch merging", stage.downsample, PatchMerging, nn.Identity)
             for block in stage.blocks:
                 check_type("a block", block, SwinTransformerBlock)
                 check_type("attention", block.attn, WindowAttention)
-                check_type("an MLP", block.mlp, Mlp, called=True)
+                check_type("an MLP", block.mlp, Mlp)
         for i, block in enumerate(block for stage in model.layers for block in stage.blocks):
             check_scale(i, block.attn, head_channels(block.attn))
 
@@ -164,7 +164,7 @@ class SwinBackbone(Backbone):
         return self._hooked(self.before, self.block(i), tokens)
 
     def _begin_stage(self, stage: SwinTransformerStage, tokens: Tokens) -> Tokens:
-        """Patch merging, where the stage has it; a guide's scores are those of other patches then."""
+        """Patch merging, where the stage has it; notes of single tokens are those of other patches then."""
         tokens = self._hooked(self.before, stage, tokens)
         x = stage.downsample(tokens.x.unflatten(1, tokens.grid))
         notes = tokens.notes if _grid(x) == tokens.grid else tokens.image_notes()
