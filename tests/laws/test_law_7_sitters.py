@@ -8,6 +8,9 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from accelerate import Accelerator, cpu_offload
+from accelerate.hooks import remove_hook_from_module
+from accelerate.state import AcceleratorState
 from settings import BACKBONES, dense, images
 from timm.layers import Attention
 from timm.models.eva import EvaBlock
@@ -193,9 +196,15 @@ def test_a_bound_copy_of_the_classs_own_forward_is_no_patch():
     assert torch.equal(attach(model, "idlevit")(x), attach(dense(DEIT), "idlevit")(x))
 
 
-def test_accelerate_is_named_with_its_way_out():
-    from accelerate import Accelerator, cpu_offload
-    from accelerate.hooks import remove_hook_from_module
+@pytest.fixture
+def own_accelerator():
+    """Accelerate keeps one state for the whole process."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def test_accelerate_is_named_with_its_way_out(own_accelerator):
 
     model, x = dense(DEIT), images(DEIT)
     cpu_offload(model, execution_device="cpu")

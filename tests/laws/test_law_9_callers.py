@@ -115,7 +115,7 @@ def _method(row: BackboneRow) -> vitrim.Method:
 CALLS: dict[str, Callable[[BackboneRow, nn.Module], object]] = {
     "reduce": lambda row, m: attach(m, _method(row)),
     "reduce by name": lambda row, m: attach(m, "tofe" if row.grid else "tome"),
-    "reduce to a budget": lambda row, m: attach(m, _method(row), macs=0.8),
+    "reduce to a budget": lambda row, m: attach(m, "tofe" if row.grid else "evit", macs=0.8),
     "reduce a copy": lambda row, m: attach(m, _method(row), copy=True),
     "profile": lambda row, m: vitrim.profile(m, row.image),
     "profile reduced": lambda row, m: vitrim.profile(attach(m, _method(row)), row.image),
