@@ -188,7 +188,7 @@ class SwinBackbone(Backbone):
 
     def probe(self, i, tokens):
         tokens, block = self._merged(i, tokens), self.block(i)
-        return WindowEvidence(block.norm1(tokens.x), block, prefix=0, voters=(), grid=tokens.grid)
+        return WindowEvidence(lambda: block.norm1(tokens.x), block, prefix=0, voters=(), grid=tokens.grid)
 
     def attend(self, i, tokens, normed=None):
         tokens, block = self._merged(i, tokens), self.block(i)
