@@ -450,7 +450,9 @@ def reduced(backbone: BackboneRow, method: MethodRow, **changed: Any) -> vitrim.
 def nothing(backbone: BackboneRow) -> vitrim.ReducedViT:
     """The row's model with a method on it that keeps every token."""
     if backbone.grid:
-        return attach(dense(backbone), "idlevit", keep=1.0, score="predictor")
+        model = attach(dense(backbone), "idlevit", keep=1.0, score="predictor")
+        model.methods[0].masked = False  # in training its predictor draws at every rate
+        return model
     return attach(dense(backbone), "random", keep=1.0)
 
 

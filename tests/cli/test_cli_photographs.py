@@ -156,7 +156,8 @@ def test_training_refuses_to_be_judged_on_other_classes(capsys, root, tmp_path):
     assert "has other classes (dog, wolf) than the training photographs (cat, dog): cat, wolf would be judged" in line
     assert cli.main(["finetune", *start, "--val", "same", "--out", "out"]) == 0
     said = capsys.readouterr().out
-    assert "learned from 4 images, labels by name, in natural order (cat 0, dog 1)" in said and "judged on 4" in said
+    labels = "4 images, labels by name, in natural order (cat 0, dog 1)"
+    assert f"training: {labels}" in said and f"validation: {labels}" in said
     # The names are saved with the model: it is not judged on any other two folders.
     assert "has not learned: wolf; it knows cat, dog" in refused(
         capsys, "evaluate", "--checkpoint", "out", "--data", "val", *QUICK

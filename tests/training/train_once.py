@@ -88,9 +88,9 @@ def main():
     parser.add_argument("--mix", action="store_true")
     parser.add_argument("--kill", type=int)
     parser.add_argument("--saved-at", type=int, default=0)
-    parser.add_argument("--signal", choices=("SIGINT", "SIGTERM"))
+    parser.add_argument("--stop-by", choices=("SIGINT", "SIGTERM"))
     parser.add_argument("--at", type=int, default=0)
-    parser.add_argument("--rank", type=int)
+    parser.add_argument("--of-rank", type=int)
     parser.add_argument("--twice", action="store_true")
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--resume", action="store_true")
@@ -100,8 +100,8 @@ def main():
     torch.set_num_threads(1)
     if args.kill is not None:
         kill_before(args.kill, args.saved_at)
-    if args.signal is not None:
-        signal_in(args.at, getattr(signal, args.signal), args.rank, args.twice)
+    if args.stop_by is not None:
+        signal_in(args.at, getattr(signal, args.stop_by), args.of_rank, args.twice)
     recipe = override(
         get_recipe(args.recipe, small=True), batch_size=args.batch_size, epochs=2, lr=1e-3, backbone_scale=1.0
     )

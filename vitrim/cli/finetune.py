@@ -20,16 +20,18 @@ from ..data.photographs import Photographs
 from ..evaluate.accuracy import environment
 from ..evaluate.timing import as_dtype
 from ..runtime.build import UntrainedWarning
+from ..runtime.loading import CONFIG, WEIGHTS
 from ..runtime.profile import profile
-from ..training import RECIPES, Augmentation, Recipe, Settings, Weights, finetune, get_recipe, override
+from ..training import RECIPES, Augmentation, Interrupted, Recipe, Settings, Weights, finetune, get_recipe, override
 from ..training import Report as Trained
+from ..training.checkpoints import holds_run
 from .shared.method_options import method_options_class
 from .shared.model import Subject, open_model, open_untrained
 from .shared.options import ModelOptions, OutputOptions, hinted
 from .shared.parse import parse
 from .shared.plans import Plan, one_plan, plan_of
 from .shared.report import images_in_words, left_out
-from .shared.table import Report
+from .shared.table import Report, say
 
 MethodOptions: Any = method_options_class("several values: one for each of the method's places")
 
@@ -131,19 +133,24 @@ def run(arguments: Sequence[str], prog: str) -> None:
         torch.set_num_threads(config.machine.threads)
     subject, plan = _start(config)
     recipe, judge_on = recipe_of(config), _judging(config, subject.dense)
-    trained = finetune(
-        subject.dense,
-        list(plan.model.methods),
-        config.training.data,
-        recipe,
-        settings,
-        macs=_budget(config),
-        judge_on=judge_on,
-        resume=config.training.resume,
-        limit=config.training.limit,
-        scratch=config.training.scratch,
-        class_map=config.training.class_map,
-    )
+    try:
+        trained = finetune(
+            subject.dense,
+            list(plan.model.methods),
+            config.training.data,
+            recipe,
+            settings,
+            macs=_budget(config),
+            judge_on=judge_on,
+            resume=config.training.resume,
+            limit=config.training.limit,
+            scratch=config.training.scratch,
+            class_map=config.training.class_map,
+        )
+    except Interrupted as stop:
+        if PartialState().is_main_process:
+            say(str(stop))
+        raise SystemExit(stop.code) from None
     if PartialState().is_main_process:
         _tell(config, subject.name, recipe, trained, judge_on)
 
@@ -159,9 +166,11 @@ def _check_precision(machine: MachineOptions) -> None:
 
 
 def _check_folder(training: TrainingOptions, settings: Settings) -> None:
-    """Raise ValueError where the run could not be written, or would write over another one."""
-    if settings.checkpoints.is_dir() and not training.resume:
+    """Raise ValueError where the run could not be written, or would write over another one or over a saved model."""
+    if holds_run(settings.checkpoints) and not training.resume:
         raise ValueError(f"{training.out} holds a run already: go on with --resume, or give another --out")
+    if not training.resume and any((training.out / name).exists() for name in (CONFIG, WEIGHTS)):
+        raise ValueError(f"{training.out} holds a saved model already: give another --out, or move that one away")
     try:
         training.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -216,9 +225,9 @@ def _judging(config: FinetuneConfig, model: torch.nn.Module):
 
 def _tell(config: FinetuneConfig, name: str, recipe: Recipe, trained: Trained, judge_on: DataLoader | None) -> None:
     report, cost, plan = Report(config.output.json), profile(trained.model), plan_of(trained.model)
-    _tell_of(report, trained.photographs, "learned from")
+    _tell_of(report, trained.photographs, "training")
     if judge_on is not None:
-        _tell_of(report, judge_on.dataset, "judged on")
+        _tell_of(report, judge_on.dataset, "validation")
     for file, reason in sorted(trained.unreadable.items()):
         report.line(f"skipped {file}: {reason}")
     figures = "  ".join(f"{key} {value:.2f}" for key, value in trained.figures.items())
@@ -240,5 +249,5 @@ def _tell(config: FinetuneConfig, name: str, recipe: Recipe, trained: Trained, j
 def _tell_of(report: Report, photographs: Photographs, what: str) -> None:
     """How many photographs there were, how their labels were understood, and what was left out."""
     labels = f", labels {in_words(photographs.classes)}" if photographs.classes.names else ""
-    report.line(f"{what} {images_in_words(photographs)}{labels}")
+    report.line(f"{what}: {images_in_words(photographs)}{labels}")
     left_out(report, photographs)

@@ -126,8 +126,8 @@ class Evidence:
 
     def _padded(self, x: Float[Tensor, "1 h t d"]) -> Float[Tensor, "b h n d"]:
         """The rows of a ragged batch as a dense one, zeros behind an image's last token."""
-        heads = x.shape[1]
-        return self.layout.pad(x.transpose(1, 2).flatten(2)).unflatten(2, (heads, -1)).transpose(1, 2)
+        heads, channels = x.shape[1], x.shape[3]
+        return self.layout.pad(x.transpose(1, 2).flatten(2)).unflatten(2, (heads, channels)).transpose(1, 2)
 
     def _softmax(self, q: Float[Tensor, "b h r d"]) -> Float[Tensor, "b h r pn"]:
         k = self.keys() if self.layout is None else self._padded(self.keys())

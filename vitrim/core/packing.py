@@ -50,7 +50,9 @@ class Layout:
 
     @cached_property
     def buckets(self) -> tuple[tuple[int, int], ...]:
-        """(images, rows of each) of the runs of neighbours with equal length."""
+        """(images, rows of each) of the runs of neighbours with equal length; one of no image where there is none."""
+        if not self.lengths:
+            return ((0, self.prefix + 1),)
         return tuple((len(list(run)), length) for length, run in groupby(self.lengths))
 
     @cached_property
@@ -60,8 +62,8 @@ class Layout:
 
     @property
     def longest(self) -> int:
-        """Rows of the longest image."""
-        return max(self.lengths, default=0)
+        """Rows of the longest image; of none, the prefix alone."""
+        return max(self.lengths, default=self.prefix)
 
     def cumulative(self, device: torch.device) -> Int[Tensor, " b1"]:
         """Cumulative lengths, from 0 to T, as variable-length kernels take them."""
@@ -80,7 +82,7 @@ class Layout:
     @torch.compiler.disable
     def prefix_rows(self, x: Float[Tensor, "1 t c"]) -> Float[Tensor, "b p c"]:
         """The prefix tokens of every image, in the order of the batch."""
-        first = torch.tensor([self.starts[j] for j in self.back], device=x.device).unsqueeze(1)
+        first = torch.tensor([self.starts[j] for j in self.back], dtype=torch.int64, device=x.device).unsqueeze(1)
         rows = first + torch.arange(self.prefix, device=x.device)
         return x[0].index_select(0, rows.flatten()).unflatten(0, (self.batch, self.prefix))
 
@@ -112,7 +114,7 @@ class Layout:
     def pooled(self, function: Callable[[Tensor], Tensor], x: Float[Tensor, "1 t c"]) -> Float[Tensor, "b d"]:
         """`function`, from [k, length, c] to [k, d], on every bucket; in the order of the batch."""
         rows = torch.cat([function(part) for part in self.split(x)])
-        return rows.index_select(0, torch.tensor(self.back, device=x.device))
+        return rows.index_select(0, torch.tensor(self.back, dtype=torch.int64, device=x.device))
 
     def pad(self, x: Float[Tensor, "1 t c"], value: float = 0.0) -> Float[Tensor, "b longest c"]:
         """As a dense batch, in its order, `value` behind each image's last token."""
@@ -174,9 +176,10 @@ def pack(
     before: the layout of the tokens, if they are ragged already; `kept` is False behind an image's last token
     Reads the counts on the host: a batch of another spread has other shapes.
     """
-    b = kept.shape[0]
     stays = F.pad(kept, (prefix, 0), value=True)
-    numbers = before.numbers(kept.device) if before else torch.arange(stays.numel(), device=kept.device).view(b, -1)
+    numbers = (
+        before.numbers(kept.device) if before else torch.arange(stays.numel(), device=kept.device).view(stays.shape)
+    )
     goes = ~stays & (numbers >= 0)
     counts = torch.stack([stays.sum(dim=1), goes.sum(dim=1)]).tolist()
     rows, layout = _lay(stays, numbers, counts[0], prefix)
@@ -187,7 +190,7 @@ def pack(
 def _lay(chosen: Tensor, numbers: Tensor, counts: list[int], prefix: int) -> tuple[Tensor, Layout]:
     """The numbers of the chosen tokens image by image, in the order of their counts, and their layout."""
     order = sorted(range(len(counts)), key=counts.__getitem__)
-    by_length = torch.tensor(order, device=chosen.device)
+    by_length = torch.tensor(order, dtype=torch.int64, device=chosen.device)
     index = chosen.index_select(0, by_length).flatten().nonzero().squeeze(1)
     present = tuple(image for image in order if counts[image])
     layout = Layout(tuple(counts[image] for image in present), present, prefix, len(order))

@@ -23,6 +23,11 @@ def one_image(batch: int) -> bool:
     return type(batch) is int and not recording() and batch == 1
 
 
+def no_image(batch: int) -> bool:
+    """Whether the batch is empty; timm's reshapes cannot tell then what a -1 stands for. Not asked in a graph."""
+    return type(batch) is int and not recording() and batch == 0
+
+
 def length(x: Tensor, dim: int) -> int:
     """The size of x in that dimension as a number to count with. torch.jit.trace hands out sizes as tensors, which
     round where Python does not; the number of images alone must stay one."""

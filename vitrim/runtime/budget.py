@@ -33,9 +33,21 @@ def solve(body: Backbone, methods: Sequence[Method], macs: float, dial: str | No
         return plan_macs(body, turned(value), grid)
 
     try:
-        return turned(solve_dial(cost, macs * dense, method.dial_values(body)))
+        value = solve_dial(cost, macs * dense, method.dial_values(body))
     except ValueError as error:
         raise ValueError(f"{method.name} cannot meet macs={macs} ({macs * dense / 1e9:.3f} GMACs): {error}") from None
+    _check_given(method, value, macs)
+    return turned(value)
+
+
+def _check_given(method: Method, value: float, macs: float) -> None:
+    """Raise ValueError where the method came with another value of its dial, which would be dropped."""
+    given = method.options().get(method.dial)
+    if given is not None and given != value:
+        raise ValueError(
+            f"macs={macs} solves for the {method.dial} of {method.name} ({value}), and it has {method.dial}={given}: "
+            f"leave out macs, or the {method.dial}"
+        )
 
 
 def _dialled(methods: Sequence[Method], dial: str | None) -> int:

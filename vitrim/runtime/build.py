@@ -72,6 +72,7 @@ def attach(
     body = family(model)
     warn_of_unseen(model, body.around())
     methods = _as_methods(method, options)
+    _check_budget(methods, macs, dial, options)
     if macs is not None:
         methods = solve(body, methods, macs, dial)
     return ReducedViT(model, methods)
@@ -84,6 +85,15 @@ def _as_methods(method: str | Method | Sequence[Method], options: dict[str, Any]
     if options:
         raise ValueError(f"options {', '.join(options)} go with a method's name; here they belong into {given[0]}")
     return given
+
+
+def _check_budget(methods: Sequence[Method], macs: float | None, dial: str | None, options: dict[str, Any]) -> None:
+    """Raise ValueError where one of two answers to the same question would be dropped."""
+    if macs is None and dial is not None:
+        raise ValueError(f"dial={dial!r} names the method that macs turns: give macs too, such as macs=0.6")
+    turned = methods[-1].dial
+    if macs is not None and turned in options:
+        raise ValueError(f"macs={macs} solves for {turned}, and {turned}={options[turned]!r} is given: leave one out")
 
 
 def make_method(name: str, **options: Any) -> Method:

@@ -29,6 +29,7 @@ from .photographs import TrainingPhotographs, seed_everything, unlabelled
 from .recipes import Recipe
 from .settings import Settings
 from .settle import some_of
+from .signals import Signals
 from .student import make_student
 
 
@@ -90,12 +91,12 @@ def finetune(
     teacher = make_teacher(model, student, recipe) if recipe.teaches else None
     identity = identity_of(model, student, data, len(photographs), macs)
     some = partial(some_of, photographs.photographs, accelerator.device)
-    judge = None
+    signals, judge = Signals(lockstep=accelerator.num_processes > 1), None
     if judge_on is not None and accelerator.is_main_process:
         beside = None if scratch else teacher.model if teacher else copy.deepcopy(model)
-        judge = Judge(beside, judge_on, settings, partial(as_saved, some=some))
+        judge = Judge(beside, judge_on, settings, partial(as_saved, some=some), signals.leave_if_told)
     objective = objective_of(recipe, student, macs)
-    run = Run(accelerator, student, teacher, objective, photographs, settings, identity, judge)
+    run = Run(accelerator, student, teacher, objective, photographs, settings, identity, judge, signals)
     if resume:
         run.resume()
     if judge is not None:

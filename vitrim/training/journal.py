@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ class Table:
         self.columns = self.columns or list(row)
         try:
             with open(self.path, "ab", buffering=0) as file:
-                file.write(self._as_text([row], header).encode())
+                _write_all(file, self._as_text([row], header).encode())
         except OSError as error:
             raise RunStopped(
                 f"{self.path} cannot be written: {error.strerror or error}; see to that and go on with --resume"
@@ -51,6 +52,12 @@ class Table:
             writer.writeheader()
         writer.writerows(rows)
         return text.getvalue()
+
+
+def _write_all(file: FileIO, line: bytes) -> None:
+    """One call, so that no reader or kill sees half a row; a second one is for the disk to say that it is full."""
+    while line:
+        line = line[file.write(line) :]
 
 
 def _whole_rows(path: Path) -> tuple[list[str] | None, list[dict[str, Any]]]:

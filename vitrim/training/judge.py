@@ -20,6 +20,7 @@ class Judge:
     """Accuracy and agreement of the student, on validation photographs, beside the dense model where there is one.
 
     prepare: the student to what is judged in its place, the model as it would be saved now
+    between: called after every batch; may raise to leave
     """
 
     def __init__(
@@ -28,8 +29,9 @@ class Judge:
         loader: DataLoader,
         settings: Settings,
         prepare: Callable[[ReducedViT], ReducedViT] = lambda student: student,
+        between: Callable[[], None] = lambda: None,
     ):
-        self.dense, self.loader, self.prepare = dense, loader, prepare
+        self.dense, self.loader, self.prepare, self.between = dense, loader, prepare, between
         self.dtype = DTYPES.get(settings.precision, torch.float32)
         self.figures: dict[str, float] = {}
 
@@ -57,7 +59,8 @@ class Judge:
     def _judge(self, student: ReducedViT, batches: Iterable, dtype: torch.dtype) -> dict[str, float]:
         device = next(student.parameters()).device
         dense = {} if self.dense is None else {"dense": self.dense.to(device)}
-        results = evaluate_many({**dense, "student": student}, batches, device=device, dtype=dtype)
+        where = {"device": device, "dtype": dtype, "progress": lambda *_: self.between()}
+        results = evaluate_many({**dense, "student": student}, batches, **where)
         for name, result in results.items():
             if result.nonfinite:
                 warnings.warn(

@@ -21,7 +21,7 @@ from .journal import Journal
 from .objective import Objective, Teacher
 from .photographs import GlobalBatches, TrainingPhotographs, training_loader
 from .settings import Settings, flat
-from .signals import Interrupted, Leave, Signals
+from .signals import Interrupted, Signals
 from .steps import Stepper
 
 WAIT = timedelta(hours=6)  # the others wait while the first process judges; NCCL would give up after ten minutes
@@ -52,7 +52,8 @@ class Run:
     """One training run and where it stands.
 
     identity: what makes this run this run; `resume` refuses a checkpoint of another
-    judge:    student -> figures, called after each epoch on every process
+    judge:    student -> figures, called after each epoch on the processes that have one
+    signals:  what SIGINT and SIGTERM have said; the judge may ask it, too
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Run:
         settings: Settings,
         identity: dict[str, Any],
         judge: Callable[[ReducedViT], dict[str, float]] | None = None,
+        signals: Signals | None = None,
     ):
         recipe, rank, processes = objective.recipe, accelerator.process_index, accelerator.num_processes
         self.accelerator, self.settings, self.judge = accelerator, settings, judge
@@ -80,7 +82,7 @@ class Run:
         }
         self.step, self.judged, self.best, self.unreadable = 0, 0, -math.inf, {}
         self.saved_at, self.saved_step, self.whole = time.monotonic(), -1, True
-        self.signals = Signals(lockstep=processes > 1)
+        self.signals = signals or Signals(lockstep=processes > 1)
 
     def train(self) -> ReducedViT:
         """Run to the end; the student with its final weights, in eval mode.
@@ -114,10 +116,10 @@ class Run:
         self.stepper.begin_epoch(epoch)
         for images, labels, unreadable in self.loader:
             self.unreadable.update({one.name: one.reason for one in unreadable})
-            with self.signals.undisturbed():
-                self._take(journal, images, labels)
-            if self.signals.told(self.accelerator):
-                raise Leave
+            if not self.signals.lockstep:
+                self.signals.leave_if_told()
+            self._take(journal, images, labels)
+            self.signals.leave_together(self.accelerator)
 
     def _take(self, journal: Journal, images: Tensor, labels: Tensor) -> None:
         self.whole = False
@@ -130,18 +132,16 @@ class Run:
     def _after_epoch(self, journal: Journal, epoch: int) -> None:
         """Save, then judge: whatever happens to the judge, nothing learned is lost."""
         if self.judge is not None:
-            with self.signals.undisturbed():
-                self.save()
-        figures = self._judgement(epoch)
-        with self.signals.undisturbed():
-            self.judged = epoch
-            journal.epoch({"step": self.step - 1, "epoch": epoch, **figures})
-            # Without anything to judge by, the newest is the best.
-            score = figures.get("top1", figures.get("agreement", figures.get("cosine", self.step)))
-            better, self.best = score > self.best, max(score, self.best)
             self.save()
-            if better:
-                self.save(BEST)
+        figures = self._judgement(epoch)
+        self.judged = epoch
+        journal.epoch({"step": self.step - 1, "epoch": epoch, **figures})
+        # Without anything to judge by, the newest is the best.
+        score = figures.get("top1", figures.get("agreement", figures.get("cosine", self.step)))
+        better, self.best = score > self.best, max(score, self.best)
+        self.save()
+        if better:
+            self.save(BEST)
         with self.signals.waiting():
             self.accelerator.wait_for_everyone()
 
@@ -149,8 +149,7 @@ class Run:
         if self.judge is None:
             return {}
         try:
-            with self.signals.at_once():
-                return self.judge(self.stepper.result())
+            return self.judge(self.stepper.result())
         except (RuntimeError, OSError, ValueError) as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             last = self.settings.checkpoints / LAST

@@ -29,7 +29,7 @@ class Leave(BaseException):
 
 
 class Signals:
-    """Notes the first signal, and leaves the run by an exception where nothing is half done.
+    """Notes the first signal; the run asks where nothing is half done, and leaves there.
 
     lockstep: other processes work on the same steps: they must agree before one of them leaves
     came:     the number of the signal; None: none has come
@@ -40,7 +40,7 @@ class Signals:
 
     def __init__(self, lockstep: bool = False):
         self.came: int | None = None
-        self.lockstep, self._busy, self._process = lockstep, False, os.getpid()
+        self.lockstep, self._process = lockstep, os.getpid()
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Signals:
@@ -51,9 +51,8 @@ class Signals:
         self._listen()
         return self
 
-    def __exit__(self, kind, *_) -> bool:
-        """Whatever breaks once a signal has come is a part of stopping: workers that die, a reader that has gone."""
-        self._busy = True
+    def __exit__(self, *_) -> bool:
+        """Whatever breaks once a signal has come is a part of stopping: readers that die, others that are gone."""
         if self.came is None:
             self.restore()
         return self.came is not None
@@ -63,53 +62,18 @@ class Signals:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def _note(self, number: int, frame) -> None:
-        if os.getpid() != self._process:  # a child that has inherited this handler
-            signal.default_int_handler(number, frame)
-        self.came = number
-        self._let_go()
-        if not (self._busy or self.lockstep):
-            raise Leave
-
-    def _listen(self) -> None:
-        for number in self._before:
-            signal.signal(number, self._note)
-
-    def _let_go(self) -> None:
-        """From here on the system's own answer: the process ends."""
-        for number in self._before:
-            signal.signal(number, signal.SIG_DFL)
-
-    @contextmanager
-    def undisturbed(self) -> Iterator[None]:
-        """What is done in it is done to its end; after it the run is left, if a signal has come meanwhile."""
-        self._busy = True
-        try:
-            yield
-        finally:
-            self._busy = False
-        if self.came is not None and not self.lockstep:
-            raise Leave
-
-    def told(self, accelerator: Accelerator) -> bool:
-        """Whether a signal has come to any of the processes; asked by all of them after the same step."""
-        if not self.lockstep:
-            return self.came is not None
-        told = torch.tensor(float(self.came is not None), device=accelerator.device)
-        if accelerator.reduce(told, "sum").item() > 0:
-            self.came = self.came or int(signal.SIGTERM)
-        return self.came is not None
-
-    @contextmanager
-    def at_once(self) -> Iterator[None]:
-        """Nothing is lost by stopping in it, whatever the others do."""
-        before, self.lockstep = self.lockstep, False
+    def leave_if_told(self) -> None:
+        """Leave the run, if a signal has come."""
         if self.came is not None:
             raise Leave
-        try:
-            yield
-        finally:
-            self.lockstep = before
+
+    def leave_together(self, accelerator: Accelerator) -> None:
+        """Leave the run, if a signal has come to any of the processes; asked by all of them after the same step."""
+        if self.lockstep:
+            told = torch.tensor(float(self.came is not None), device=accelerator.device)
+            if accelerator.reduce(told, "sum").item() > 0:
+                self.came = self.came or int(signal.SIGTERM)
+        self.leave_if_told()
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
@@ -121,3 +85,18 @@ class Signals:
         finally:
             if self.came is None:
                 self._listen()
+
+    def _note(self, number: int, frame) -> None:
+        if os.getpid() != self._process:  # a child that has inherited this handler
+            signal.default_int_handler(number, frame)
+        self.came = number
+        self._let_go()
+
+    def _listen(self) -> None:
+        for number in self._before:
+            signal.signal(number, self._note)
+
+    def _let_go(self) -> None:
+        """From here on the system's own answer: the process ends."""
+        for number in self._before:
+            signal.signal(number, signal.SIG_DFL)

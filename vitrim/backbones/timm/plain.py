@@ -5,6 +5,7 @@ ViT, DeiT, distilled DeiT, DeiT-III, CLIP, DINOv2 with and without registers, Si
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar
 
 import torch
@@ -17,7 +18,7 @@ from torch.func import functional_call
 from ...core.attention import attention
 from ...core.evidence import Evidence
 from ...core.packing import Layout
-from ...core.recording import image_size
+from ...core.recording import image_size, no_image
 from ...core.tokens import Tokens
 from ..admission import Around, Kinds, around_blocks, kinds
 from ..base import Backbone
@@ -107,11 +108,13 @@ class PlainBackbone(Backbone):
     def _embed(self, images):
         model = self.model
         check_size(model.patch_embed, images)
+        grid = self.grid(image_size(images))
         x = model.patch_embed(images)
-        x = model._pos_embed(x)
-        x = model.patch_drop(x)
-        x = model.norm_pre(x)
-        return Tokens(x, prefix=self.prefix, grid=self.grid(image_size(images)))
+        if no_image(x.shape[0]):
+            x = x.new_zeros(0, math.prod(grid) + self.prefix, self.width)
+        else:
+            x = model.norm_pre(model.patch_drop(model._pos_embed(x)))
+        return Tokens(x, prefix=self.prefix, grid=grid)
 
     def begin(self, tokens):
         return tokens.with_x(self.before(self.model.blocks, tokens.x)) if self.hooked else tokens

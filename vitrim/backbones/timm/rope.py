@@ -44,7 +44,7 @@ class RotaryProjections:
         """q, k, v [b, heads, p+n, d]; as timm computes them, bit for bit."""
         attn, b, n = self.attn, h.shape[0], h.shape[1]
         if attn.qkv is not None:
-            q, k, v = self._fused(h).reshape(b, n, 3, attn.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+            q, k, v = self._fused(h).reshape(b, n, 3, attn.num_heads, attn.head_dim).permute(2, 0, 3, 1, 4).unbind(0)
         else:
             q, k, v = (self._heads(part(h)) for part in (attn.q_proj, attn.k_proj, attn.v_proj))
         q, k = self._rotated(attn.q_norm(q)).type_as(v), self._rotated(attn.k_norm(k)).type_as(v)

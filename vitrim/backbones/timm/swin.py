@@ -21,7 +21,7 @@ from timm.models.swin_transformer import (
 )
 from torch import Tensor, nn
 
-from ...core.recording import length
+from ...core.recording import length, no_image
 from ...core.tokens import Tokens
 from ..admission import Around, around_blocks, kinds
 from ..base import Backbone
@@ -193,7 +193,7 @@ class SwinBackbone(Backbone):
     def attend(self, i, tokens, normed=None):
         tokens, block = self._merged(i, tokens), self.block(i)
         h = block.norm1(tokens.x) if normed is None else normed
-        if tokens.position is None and tokens.mask is None:
+        if tokens.position is None and tokens.mask is None and not no_image(h.shape[0]):
             out = block._attn(h.unflatten(1, tokens.grid)).flatten(1, 2)
         else:
             out = self.after(block.attn, attend_windows(block, self.before(block.attn, h), tokens))

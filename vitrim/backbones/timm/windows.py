@@ -41,7 +41,8 @@ class Windows:
             image = torch.arange(tokens.batch, device=slots.device).unsqueeze(1)
         else:
             order, lengths = (
-                torch.tensor(t, device=slots.device) for t in (tokens.layout.order, tokens.layout.lengths)
+                torch.tensor(t, dtype=torch.int64, device=slots.device)
+                for t in (tokens.layout.order, tokens.layout.lengths)
             )
             image = order.repeat_interleave(lengths).unsqueeze(0)
         return (slots + image * self.cells.numel()).flatten()
@@ -53,7 +54,7 @@ class Windows:
             padding = padding.to(x.dtype) if isinstance(padding, Tensor) else padding
             empty = empty + self.padding.to(x.dtype).unsqueeze(1) * padding
         full = empty.repeat(batch, 1).index_copy(0, rows, x)
-        return full.view(batch, *self.cells.shape, -1)
+        return full.view(batch, *self.cells.shape, x.shape[1])
 
     def on_grid(self, maps: Float[Tensor, "b w *h a a"]) -> Float[Tensor, "b *h n0 n0"]:
         """The maps of all windows as one over the grid, 0 between cells that never meet."""
@@ -102,7 +103,7 @@ def attend_windows(block: SwinTransformerBlock, h: Float[Tensor, "b m c"], token
         out = attention(q, k, v, bias=bias, key_mask=seen, dropout=dropout)
     else:
         out = attention(q, k, v, bias=_hide(bias, seen), dropout=dropout)
-    out = out.flatten(0, 1).index_select(0, rows).view(*h.shape[:2], -1)
+    out = out.flatten(0, 1).index_select(0, rows).view(*h.shape[:2], out.shape[-1])
     return attn.proj_drop(attn.proj(out))
 
 

@@ -27,9 +27,11 @@ _HINT, _MISSING = "Perhaps you meant", "Missing from"
 def parse(config: type[Config], arguments: Sequence[str], prog: str) -> Config:
     """The command's options from its arguments; `--help` prints them and leaves by SystemExit.
 
-    Raises ValueError, in one line, for what tyro refuses, and for an option of several values that got none.
+    Raises ValueError, in one line, for what tyro refuses, for an option of several values that got none, and for an
+    empty value: as a path it would be the current folder.
     """
     _check_not_empty(arguments)
+    _check_empty(arguments)
     shown = io.StringIO()
     settings = (tyro.conf.DisallowNone, tyro.conf.OmitArgPrefixes)
     try:
@@ -49,6 +51,15 @@ def _check_not_empty(arguments: Sequence[str]) -> None:
         if not argument or (argument.startswith("--") and argument.endswith("=")):
             option = argument.rstrip("=") or before or "an argument"
             raise ValueError(f"{option} is empty: give a value, or leave it out")
+
+
+def _check_empty(arguments: Sequence[str]) -> None:
+    option = "an argument"
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        option = name if argument.startswith("--") else option
+        if not argument or (argument.startswith("--") and equals and not value):
+            raise ValueError(f"{option}: the value is empty")
 
 
 def one_line(box: str, prog: str) -> str:

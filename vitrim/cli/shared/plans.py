@@ -223,7 +223,8 @@ def _singles(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _budgeted(subject: Subject, name: str, options: dict[str, Any], budget: float) -> Plan:
-    return plan_of(reduce(subject.dense, make_method(name, **options), macs=budget), budget)
+    free = {key: value for key, value in options.items() if key != METHODS[name].dial}
+    return plan_of(reduce(subject.dense, make_method(name, **free), macs=budget), budget)
 
 
 def plan_of(model: ReducedViT, budget: float | None = None) -> Plan:
