@@ -8,8 +8,8 @@ from __future__ import annotations
 import pytest
 import timm
 import torch
-from conftest import SHARED
 from references.published import METHODS, TEXT, as_the_papers_count, key_of, model_of, published_rows
+from shared_folder import SHARED
 
 import vitrim
 

@@ -17,7 +17,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from .hooks import any_global
-from .layers import has_hooks, kind, original
+from .layers import has_hooks, has_own, kind, original, wrapper_advice
 
 Kinds = dict[type, dict[str, FunctionType | None]]
 Around = list[tuple[nn.Module, Kinds]]  # the modules that a family's loop goes around
@@ -80,11 +80,11 @@ def _trouble(model: nn.Module, module: nn.Module, allowed: Kinds) -> str | None:
     if known is None:
         return _strange(model, module, allowed)
     for step, function in known.items():
-        if step in module.__dict__:
+        if has_own(module, step):
             return _patched(path_of(model, module), step, module)
         if getattr(type(module), step) is not function:
             name = f"{type(module).__name__}.{step}"
-            return f"{name} is not {_library(module)}'s own, and vitrim's loop stands for that one: take the patch off"
+            return f"{name} is not {_library(module)}'s own, for which vitrim's loop stands: take the patch off"
     if module._backward_hooks and module._is_full_backward_hook is False:
         return f"{path_of(model, module)} has a backward hook of the old kind: use register_full_backward_hook"
     return None
@@ -92,20 +92,18 @@ def _trouble(model: nn.Module, module: nn.Module, allowed: Kinds) -> str | None:
 
 def _strange(model: nn.Module, module: nn.Module, allowed: Kinds) -> str:
     names = " or ".join(cls.__name__ for cls in allowed)
-    way_out = "compile" if hasattr(module, "_orig_mod") else "wrap"
-    return (
-        f"{path_of(model, module)} is a {type(module).__name__}, and vitrim's loop runs the parts of a {names} itself: "
-        f"{way_out} the reduced model instead, or parts that the loop calls, such as mlp"
-    )
+    what = f"{path_of(model, module)} is a {type(module).__name__}, and vitrim's loop runs the parts of a {names}"
+    return f"{what}: {wrapper_advice(module)}"
 
 
 def _patched(path: str, step: str, module: nn.Module) -> str:
-    own = module.__dict__
-    by = "accelerate" if "_hf_hook" in own or "_original_forward" in own else "somebody"
-    return (
-        f"{path}.{step} has been replaced by {by}, and vitrim's loop, which runs the model's parts itself, would go "
-        "around it: do that to the reduced model instead, or to a part that the loop calls (norm1, attn.qkv, mlp)"
-    )
+    if "_hf_hook" in module.__dict__:
+        way_out = "take accelerate's hooks off (remove_hook_from_module(model, recurse=True))"
+    elif "_original_forward" in module.__dict__:
+        way_out = "give accelerator.unwrap_model(model, keep_fp32_wrapper=False), and prepare the reduced model"
+    else:
+        way_out = "do that to the reduced model, or to a part that the loop calls, such as norm1, attn.qkv or mlp"
+    return f"{path}.{step} has been replaced, and vitrim's loop would go around it: {way_out}"
 
 
 def _library(module: nn.Module) -> str:
@@ -115,7 +113,7 @@ def _library(module: nn.Module) -> str:
 def path_of(model: nn.Module, module: nn.Module) -> str:
     """Where a module stands in a model: blocks.2.attn."""
     name = next((name for name, one in model.named_modules() if one is module), "")
-    return name or f"the {kind(model).__name__}"
+    return name or kind(model).__name__
 
 
 _HELD: WeakKeyDictionary[nn.Module, tuple[int, bool]] = WeakKeyDictionary()
@@ -134,7 +132,7 @@ def _is_held(model: nn.Module) -> bool:
 def _may_hold(module: nn.Module) -> bool:
     library = type(module).__module__
     own = library.startswith(("torch.nn.modules.", "timm.", "vitrim."))
-    return not own or has_hooks(module) or "forward" in module.__dict__
+    return not own or has_hooks(module) or has_own(module, "forward")
 
 
 def refuse(model: nn.Module, family: type) -> None:

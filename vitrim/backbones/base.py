@@ -147,7 +147,7 @@ class Backbone(Visitor):
     def mlp(self, i: int, tokens: Tokens) -> Tokens:
         """x + mlp(norm2(x))."""
 
-    def block(self, i: int, tokens: Tokens) -> Tokens:
+    def run_block(self, i: int, tokens: Tokens) -> Tokens:
         """The whole of block i, without a reduction."""
         tokens, _ = self.attend(i, self.enter(i, tokens))
         return self.leave(i, self.mlp(i, tokens))

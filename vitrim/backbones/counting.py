@@ -21,6 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from .layers import kind, part_kind
 
 _BUILT_OF_LINEARS = (Mlp, GluMlp, SwiGLU, PatchMerging)
+_SIZES = ("in_features", "out_features")
 _ROWS = 2  # tokens in a count: torch's counter does not see the product of a matrix and one vector
 
 
@@ -42,20 +43,42 @@ def linear_macs(module: nn.Module | None, width: int) -> int:
     return (0 if states_all else _counted(module, (1, _ROWS, width)) // _ROWS) or _stated(module)
 
 
-def conv_macs(embed: nn.Module, grid: tuple[int, int]) -> int:
-    """Multiply-accumulates of a patch embedding for an image of that many patches."""
+def conv_macs(embed: nn.Module, grid: tuple[int, int], channels: int) -> int:
+    """Multiply-accumulates of a patch embedding for an image of that many patches and of so many channels."""
     conv = getattr(embed, "proj", None)
     if type(embed) is PatchEmbed and kind(conv) is nn.Conv2d:
         return grid[0] * grid[1] * conv_weights(conv)
-    macs = _counted(embed, (1, _image_channels(embed), *pixels_of(embed, grid)))
-    if not macs:
-        raise ValueError(f"the multiply-adds of the stem, a {type(embed).__name__}, cannot be counted: it does not run")
-    return macs
+    macs = counted_stem(embed, grid, channels)
+    return macs or grid[0] * grid[1] * conv_weights(conv)
 
 
-def conv_weights(conv: nn.Conv2d) -> int:
-    """Multiply-accumulates of a convolution for one place of its output."""
+def counted_stem(embed: nn.Module, grid: tuple[int, int], channels: int) -> int:
+    """What torch counts for any stem and an image of so many patches; 0 where it does not run on the meta device."""
+    return _counted(embed, (1, channels, *pixels_of(embed, grid)))
+
+
+def conv_weights(conv: nn.Module | None) -> int:
+    """Multiply-accumulates of a convolution for one place of its output. Raises ValueError if it is none."""
+    if not isinstance(conv, nn.Conv2d):
+        raise ValueError(f"the multiply-adds of a {type(conv).__name__} in the stem cannot be counted")
     return conv.out_channels * (conv.in_channels // conv.groups) * math.prod(conv.kernel_size)
+
+
+def count_params(model: nn.Module) -> int:
+    """Parameters, those of quantised layers too, which torch packs away."""
+    packed = (one for one in model.modules() if _is_packed(one))
+    return sum(p.numel() for p in model.parameters()) + sum(map(_packed_params, packed))
+
+
+def _is_packed(layer: nn.Module) -> bool:
+    return all(isinstance(getattr(layer, size, None), int) for size in _SIZES) and not any(
+        True for _ in layer.parameters()
+    )
+
+
+def _packed_params(layer: nn.Module) -> int:
+    bias = layer.bias() if callable(getattr(layer, "bias", None)) else None
+    return layer.in_features * layer.out_features + (0 if bias is None else bias.numel())
 
 
 def latent_pool_macs(pool: AttentionPoolLatent, tokens: int, width: int) -> int:
@@ -76,10 +99,6 @@ def pixels_of(embed: nn.Module, grid: tuple[int, int]) -> tuple[int, int]:
 def is_strict(embed: nn.Module) -> bool:
     """Whether a patch embedding takes images of its own size alone."""
     return getattr(embed, "strict_img_size", False)
-
-
-def _image_channels(embed: nn.Module) -> int:
-    return next(p for p in embed.parameters() if p.dim() == 4).shape[1]
 
 
 def _is_known(module: nn.Module) -> bool:
@@ -121,7 +140,7 @@ def _dtype(module: nn.Module) -> torch.dtype:
 
 def _stated(module: nn.Module) -> int:
     """By the in_features and out_features of the outermost layers that state them."""
-    sizes = getattr(module, "in_features", None), getattr(module, "out_features", None)
+    sizes = [getattr(module, size, None) for size in _SIZES]
     stated = all(isinstance(size, int) for size in sizes)
     macs = math.prod(sizes) if stated else sum(map(_stated_below, module.children()))
     if not macs:

@@ -41,9 +41,17 @@ def has_hooks(module: nn.Module) -> bool:
     return any(own.get(name) for name in _HOOKS)
 
 
+def has_own(module: nn.Module, name: str) -> bool:
+    """Whether the module has a method of its own in the place of its class's; a bound copy of that one is none."""
+    method = module.__dict__.get(name)
+    return method is not None and not (
+        getattr(method, "__self__", None) is module and method.__func__ is getattr(type(module), name)
+    )
+
+
 def is_bare(module: nn.Module | None, cls: type[nn.Module]) -> bool:
     """Whether the module is exactly of that class, and nothing sits on it."""
-    return type(module) is cls and "forward" not in module.__dict__ and not has_hooks(module)
+    return type(module) is cls and not has_own(module, "forward") and not has_hooks(module)
 
 
 def is_bare_linear(layer: nn.Module | None) -> bool:
@@ -60,6 +68,12 @@ def _is_bare_tensor(weight: Tensor) -> bool:
     """No tensor subclass (quantised, sharded). Torch's own, with which it traces, are what they stand for."""
     cls = type(weight)
     return cls in (Tensor, nn.Parameter) or cls.__module__.startswith("torch._subclasses")
+
+
+def wrapper_advice(module: nn.Module) -> str:
+    """What to do with a wrapper instead of putting it there."""
+    verb = "compile" if hasattr(module, "_orig_mod") else "wrap"
+    return f"{verb} the reduced model, or parts that the loop calls, such as mlp"
 
 
 def original(cls: type, name: str) -> FunctionType | None:

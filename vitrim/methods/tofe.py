@@ -140,7 +140,7 @@ class ToFe(StoredShares, Method):
         kept = decide(scores, tokens.mask)
         if self.masked:
             return self._as_mask(kept.to(scores.dtype), z, tokens)
-        refuse_recording('tofe with adaptive="instance"', 'set adaptive="batch" first')
+        refuse_recording('tofe with adaptive="instance"', 'make it with adaptive="batch"')
         return pack(kept, tokens.prefix, tokens.layout, scores)
 
     def _stored_count(self, z: Float[Tensor, "b n 2"], k: int, tokens: Tokens) -> Reduction:

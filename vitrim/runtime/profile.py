@@ -9,6 +9,7 @@ from jaxtyping import Num
 from torch import Tensor, nn
 
 from ..backbones import find_family
+from ..backbones.counting import count_params
 from ..methods import Method
 from .cost import BlockCost, OwnCounts, plan_cost, plan_macs
 from .model import ReducedViT, unwrap
@@ -59,7 +60,7 @@ def profile(model: nn.Module, image_size: tuple[int, int] | int | None = None) -
     """
     model = unwrap(model)
     methods: Sequence[Method] = ()
-    params = sum(p.numel() for p in model.parameters())
+    params = count_params(model)
     if isinstance(model, ReducedViT):
         model, methods = model.backbone, list(model.methods)
     body = find_family(model)(model)

@@ -157,6 +157,8 @@ def _method(entry: Any) -> SavedMethod:
 
 def _data(raw: dict[str, Any]) -> dict[str, Any]:
     """How images are prepared; ValueError for anything else that would end up beside it."""
+    missing = [key for key in _FITS if key not in raw and key != "label_names"]
+    _check(not missing, f"data: it has no {missing and missing[0]!r}")
     for key, value in raw.items():
         _check(key in _FITS, f"data: {shown(key)} is not one of {', '.join(_FITS)}")
         _check(_FITS[key](value), f"data: {key}={shown(value)} cannot be")

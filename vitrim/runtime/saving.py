@@ -26,10 +26,11 @@ WAY_OUT = "merge adapters, build it by timm.create_model's arguments, or save it
 
 @dataclass(frozen=True)
 class Save:
-    """What is to be written: the text of the config, and every tensor."""
+    """What is to be written: the text of the config, and every tensor; and what it makes, over the same tensors."""
 
     config: str
     tensors: dict[str, Tensor]
+    again: ReducedViT
 
 
 class Another(Exception):
@@ -68,6 +69,12 @@ def check_saves(model: nn.Module) -> None:
     """Raise ValueError, with the first difference and the way out, for a model that `load` could not make again from
     what `save` would write."""
     _made(model)
+
+
+def remade(model: nn.Module) -> ReducedViT:
+    """The model that `load` would give back after `save`, in eval mode, over the weights of this one, so that it can be
+    tried before anything is written. Raises ValueError as `check_saves` does."""
+    return _made(model).again.eval()
 
 
 def _write(one: Save, folder: Path) -> None:
@@ -129,9 +136,9 @@ def _proven(model: ReducedViT, config: SavedConfig) -> Save:
     dtypes = {
         name: NAMES[t.dtype] for name, t in tensors.items() if t.is_floating_point() and t.dtype != made[name].dtype
     }
-    fill(again, state)
+    fill(again, tensors)
     _stop_at(other_settings(model, again))
-    return Save(_text(replace(config, dtypes=dtypes)), tensors)
+    return Save(_text(replace(config, dtypes=dtypes)), tensors, again)
 
 
 def _stop_at(found: Iterator[str]) -> None:

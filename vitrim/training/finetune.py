@@ -20,12 +20,13 @@ from ..methods import Method
 from ..runtime.describing import methods_config
 from ..runtime.model import ReducedViT, unwrap
 from ..runtime.profile import profile
+from ..runtime.saving import check_saves
 from .checks import check_inference, check_model, check_processes, check_recipe, check_start
 from .finish import as_saved, finished, save_and_compare
 from .judge import Judge
 from .loop import Run, make_accelerator
 from .objective import Objective, Teacher, dense_macs, restore_blocks
-from .photographs import TrainingPhotographs, seed_everything, unlabelled
+from .photographs import TrainingPhotographs, keeps_random_state, seed_everything, unlabelled
 from .recipes import Recipe
 from .settings import Settings
 from .settle import some_of
@@ -45,6 +46,7 @@ class Report:
     photographs: Photographs
 
 
+@keeps_random_state
 def finetune(
     model: nn.Module,
     method: str | Method | Sequence[Method],
@@ -80,6 +82,7 @@ def finetune(
     seed_everything(settings.seed)  # learned parts start from random weights
     student, recipe = make_student(model, method, recipe, macs, options)
     check_start(recipe, scratch)
+    check_saves(student)  # before the training, not after it
     check_inference(student)
     photographs = open_photographs(data, model, recipe, settings, limit, class_map)
     learned = photographs.photographs.classes
@@ -90,6 +93,7 @@ def finetune(
     check_processes(accelerator)
     teacher = make_teacher(model, student, recipe) if recipe.teaches else None
     identity = identity_of(model, student, data, len(photographs), macs)
+    identity |= {} if class_map is None else {"class_map": learned.mapping}
     some = partial(some_of, photographs.photographs, accelerator.device)
     signals, judge = Signals(lockstep=accelerator.num_processes > 1), None
     if judge_on is not None and accelerator.is_main_process:

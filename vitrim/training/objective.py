@@ -48,14 +48,15 @@ class Teacher(nn.Module):
     @torch.no_grad()
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Lesson:
         body = find_family(self.model)(self.model)
-        tokens, stages = body.embed(images), {}
+        tokens, stages = body.begin(body.embed(body.receive(images))), {}
         for i in range(body.depth):
-            tokens = body.block(i, tokens)
+            tokens = body.run_block(i, tokens)
             if i in self.after:
                 stages[i] = tokens.x
+        tokens = body.finish(tokens)
         tokens = tokens.with_x(body.norm(tokens.x))
         if not self.labels_patches:
-            return Lesson(body.head(tokens), tokens.x, stages)
+            return Lesson(body.deliver(body.head(tokens)), tokens.x, stages)
         said = self.model.token_logits(tokens.x)
         return Lesson(said.prediction(), tokens.x, stages, said.token_logits)
 

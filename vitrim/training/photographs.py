@@ -6,9 +6,10 @@ resumed, and a run on several processes, sees the same pictures as one that is n
 
 from __future__ import annotations
 
+import functools
 import random
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,25 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
+
+
+def keeps_random_state(run: Callable) -> Callable:
+    """`run`, after which Python, NumPy and torch go on drawing as if it had not been."""
+
+    @functools.wraps(run)
+    def kept(*args, **kwargs):
+        before = random.getstate(), np.random.get_state(), torch.get_rng_state()
+        on_gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+        try:
+            return run(*args, **kwargs)
+        finally:
+            random.setstate(before[0])
+            np.random.set_state(before[1])
+            torch.set_rng_state(before[2])
+            if on_gpus:
+                torch.cuda.set_rng_state_all(on_gpus)
+
+    return kept
 
 
 class TrainingPhotographs(Dataset):

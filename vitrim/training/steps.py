@@ -42,7 +42,8 @@ class Stepper:
         self.each = steps_per_epoch
         self.student = student.to(accelerator.device)
         self.teacher = None if teacher is None else teacher.to(accelerator.device)
-        self.student.set_grad_checkpointing(settings.checkpointing)
+        if settings.checkpointing:
+            self.student.set_grad_checkpointing()
         self.mixup = make_mixup(self.recipe, student.num_classes)
         self.optimizer = make_optimizer(student, self.recipe)
         self.schedule = make_schedule(self.optimizer, self.recipe, steps_per_epoch)

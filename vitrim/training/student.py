@@ -11,7 +11,6 @@ from torch import nn
 from ..methods import Method
 from ..runtime.build import attach
 from ..runtime.model import ReducedViT
-from ..runtime.saving import check_saves
 from .optim import check_frozen, check_learning, set_drop_path
 from .recipes import NEEDED, Recipe, for_methods
 from .shares import learns_counts, turns_by_schedule
@@ -27,7 +26,6 @@ def make_student(
     student = attach(model, method, macs=macs, copy=True, **options)
     _carry_over(method, student)
     recipe = for_methods(recipe, [_learns_like(m) for m in student.methods])
-    check_saves(student)  # before the training, not after it
     _check_masks(student, recipe)
     _check_losses(recipe, student)
     _check_schedule(recipe, student)

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from ...core.recording import image_size, laid_out
 from ...core.tokens import Tokens
 from ..admission import kinds
-from ..counting import conv_macs, conv_weights, pixels_of
+from ..counting import conv_weights, counted_stem, pixels_of
 from ..layers import kind
 from ..timm.checks import check_block, check_size
 from ..timm.plain import ATTENTIONS, SEQUENTIAL, PlainBackbone
@@ -229,7 +229,7 @@ class LVViTBackbone(PlainBackbone):
     def embed_macs(self, grid):
         stem = self.model.patch_embed
         plain = all(kind(conv) is nn.Conv2d for conv in (stem.conv1, stem.conv2, stem.conv3, stem.proj))
-        return stem.macs(grid) if plain else conv_macs(stem, grid)
+        return stem.macs(grid) if plain else counted_stem(stem, grid, self.model.in_chans) or stem.macs(grid)
 
     def head_macs(self, tokens):
         model, width = self.model, self.width

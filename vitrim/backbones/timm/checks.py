@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ...core.recording import image_size
 from ..counting import is_strict
-from ..layers import kind, part_kind
+from ..layers import kind, part_kind, wrapper_advice
 
 
 def embedded_grid(embed: nn.Module, pixels: tuple[int, int] | None) -> tuple[int, int]:
@@ -57,6 +57,8 @@ def check_pool(model: nn.Module) -> None:
 
 def check_block(i: int, block: nn.Module, cls: type[Block]) -> None:
     """Raise ValueError for a block that is not `cls`, or holds attention or an MLP of other kinds."""
+    if any(kind(one) is cls for one in block.children()):
+        raise ValueError(f"block {i} is a {type(block).__name__} around timm's: {wrapper_advice(block)}")
     if kind(block) is not cls:
         raise ValueError(
             f"block {i} is a {type(block).__name__}, only timm's pre-norm Block is supported "
@@ -69,8 +71,8 @@ def check_block(i: int, block: nn.Module, cls: type[Block]) -> None:
         raise ValueError(f"mlp of block {i} is {type(block.mlp).__name__}, only Mlp, GluMlp and SwiGLU are supported")
 
 
-def check_type(what: str, module: nn.Module, *allowed: type[nn.Module], called: bool = False) -> None:
-    """Raise ValueError for a part of a Swin of another type; `called`: it may lie in torch.compile's wrapper."""
-    if (part_kind if called else kind)(module) not in allowed:
+def check_type(what: str, module: nn.Module, *allowed: type[nn.Module]) -> None:
+    """Raise ValueError for a part of a Swin of another type."""
+    if part_kind(module) not in allowed:
         names = " or ".join(cls.__name__ for cls in allowed)
         raise ValueError(f"{what} of this Swin is a {type(module).__name__}, only timm's {names} is supported")

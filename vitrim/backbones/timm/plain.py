@@ -225,7 +225,7 @@ class PlainBackbone(Backbone):
     # -- what it costs
 
     def embed_macs(self, grid):
-        return conv_macs(self.model.patch_embed, grid)
+        return conv_macs(self.model.patch_embed, grid, self.model.in_chans)
 
     def query_macs(self, i):
         attn = self.model.blocks[i].attn

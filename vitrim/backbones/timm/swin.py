@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import ClassVar
 
 from timm.layers import Mlp
@@ -28,7 +29,7 @@ from ..base import Backbone
 from ..counting import conv_macs
 from .checks import check_scale, check_size, check_type, embedded_grid
 from .plain import SEQUENTIAL
-from .windows import WindowEvidence, attend_windows, head_channels
+from .windows import WindowEvidence, attend_windows, head_channels, on_grid, padded
 
 MODELS, STAGES = kinds(SwinTransformer, steps=("forward", "forward_features")), kinds(SwinTransformerStage)
 BLOCKS, ATTENTIONS = kinds(SwinTransformerBlock, steps=("forward", "_attn")), kinds(WindowAttention)
@@ -46,17 +47,18 @@ class SwinBackbone(Backbone):
 
     def __init__(self, model):
         super().__init__(model)
+        self._whole = self.grid()  # of the images at hand
         self.places = [(s, j) for s, stage in enumerate(model.layers) for j in range(len(stage.blocks))]
 
     @classmethod
     def check(cls, model):
         for stage in model.layers:
             check_type("a stage", stage, SwinTransformerStage)
-            check_type("patch merging", stage.downsample, PatchMerging, nn.Identity, called=True)
+            check_type("patch merging", stage.downsample, PatchMerging, nn.Identity)
             for block in stage.blocks:
                 check_type("a block", block, SwinTransformerBlock)
                 check_type("attention", block.attn, WindowAttention)
-                check_type("an MLP", block.mlp, Mlp, called=True)
+                check_type("an MLP", block.mlp, Mlp)
         for i, block in enumerate(block for stage in model.layers for block in stage.blocks):
             check_scale(i, block.attn, head_channels(block.attn))
 
@@ -149,7 +151,8 @@ class SwinBackbone(Backbone):
     def _embed(self, images):
         check_size(self.model.patch_embed, images)
         x = self.model.patch_embed(images)
-        return Tokens(x.flatten(1, 2), prefix=0, grid=_grid(x), placed=True)
+        self._whole = _grid(x)
+        return Tokens(x.flatten(1, 2), prefix=0, grid=self._whole, placed=True)
 
     def begin(self, tokens):
         return self._hooked(self.before, self.model.layers, tokens)
@@ -157,9 +160,16 @@ class SwinBackbone(Backbone):
     def enter(self, i, tokens):
         stage, j = self.places[i]
         if j == 0:
-            tokens = self._merged(i, self._hooked(self.before, self.model.layers[stage], tokens))
-            tokens = self._hooked(self.before, self.model.layers[stage].blocks, tokens)
+            tokens = self._begin_stage(self.model.layers[stage], tokens)
         return self._hooked(self.before, self.block(i), tokens)
+
+    def _begin_stage(self, stage: SwinTransformerStage, tokens: Tokens) -> Tokens:
+        """Patch merging, where the stage has it; notes of single tokens are those of other patches then."""
+        tokens = self._hooked(self.before, stage, tokens)
+        x = stage.downsample(tokens.x.unflatten(1, tokens.grid))
+        notes = tokens.notes if _grid(x) == tokens.grid else tokens.image_notes()
+        tokens = replace(tokens, x=x.flatten(1, 2), grid=_grid(x), notes=notes)
+        return self._hooked(self.before, stage.blocks, tokens)
 
     def leave(self, i, tokens):
         tokens, stage = self._hooked(self.after, self.block(i), tokens), self.model.layers[self.places[i][0]]
@@ -172,40 +182,34 @@ class SwinBackbone(Backbone):
 
     def _hooked(self, run: Callable, module: nn.Module, tokens: Tokens) -> Tokens:
         """Hooks see [b, height, width, c] as in timm, or [b, m, c] where some of the tokens are outside."""
-        if not self.hooked:
-            return tokens
-        if tokens.position is not None:
-            return tokens.with_x(run(module, tokens.x))
-        return tokens.with_x(run(module, tokens.x.unflatten(1, tokens.grid)).flatten(1, 2))
+        return on_grid(partial(run, module), tokens) if self.hooked else tokens
 
-    def _merged(self, i: int, tokens: Tokens) -> Tokens:
-        """Patch merging before the first block of a stage; nothing where it has been done already."""
-        stage, j = self.places[i]
-        if j or length(tokens.x, -1) == self.channels(i):
-            return tokens
-        x = self.model.layers[stage].downsample(tokens.x.unflatten(1, tokens.grid))
-        return replace(tokens, x=x.flatten(1, 2), grid=_grid(x), notes=tokens.image_notes())
+    def _entered(self, i: int, tokens: Tokens) -> Tokens:
+        """The tokens in the channels of block i, for those who have not called `enter`."""
+        return tokens if length(tokens.x, -1) == self.channels(i) else self.enter(i, tokens)
 
     def probe(self, i, tokens):
-        tokens, block = self._merged(i, tokens), self.block(i)
-        return WindowEvidence(lambda: block.norm1(tokens.x), block, prefix=0, voters=(), grid=tokens.grid)
+        tokens, block = self._entered(i, tokens), self.block(i)
+        return WindowEvidence(lambda: on_grid(block.norm1, tokens).x, block, prefix=0, voters=(), grid=tokens.grid)
 
     def attend(self, i, tokens, normed=None):
-        tokens, block = self._merged(i, tokens), self.block(i)
-        h = block.norm1(tokens.x) if normed is None else normed
-        if tokens.position is None and tokens.mask is None and not no_image(h.shape[0]):
-            out = block._attn(h.unflatten(1, tokens.grid)).flatten(1, 2)
+        tokens, block = self._entered(i, tokens), self.block(i)
+        normed = on_grid(block.norm1, tokens) if normed is None else tokens.with_x(normed)
+        if tokens.position is None and tokens.mask is None and not no_image(normed.x.shape[0]):
+            out = on_grid(block._attn, normed)
         else:
-            out = self.after(block.attn, attend_windows(block, self.before(block.attn, h), tokens))
-        evidence = WindowEvidence(h, block, prefix=0, voters=(), grid=tokens.grid)
-        return tokens.with_x(self.add(tokens.x, block.drop_path1(out))), evidence
+            h = self.before(block.attn, normed.x)
+            out = normed.with_x(self.after(block.attn, attend_windows(block, h, tokens)))
+        evidence = WindowEvidence(normed.x, block, prefix=0, voters=(), grid=tokens.grid)
+        return tokens.with_x(self.add(tokens.x, on_grid(block.drop_path1, out).x)), evidence
 
     def mlp(self, i, tokens):
         block = self.block(i)
         return tokens.with_x(self.add(tokens.x, block.drop_path2(block.mlp(block.norm2(tokens.x)))))
 
     def norm(self, x):
-        return self.model.norm(x)
+        grid = self.grid_at(self.depth - 1, self._whole)
+        return self.model.norm(x.unflatten(1, grid)).flatten(1, 2)
 
     def head(self, tokens, pre_logits=False):
         return self.model.forward_head(self.as_features(tokens), pre_logits=pre_logits)
@@ -219,12 +223,12 @@ class SwinBackbone(Backbone):
     # -- what it costs
 
     def embed_macs(self, grid):
-        return conv_macs(self.model.patch_embed, grid)
+        return conv_macs(self.model.patch_embed, grid, self.model.in_chans)
 
     def attention_macs(self, i, tokens, grid=None):
         """Linear layers for the tokens present (dense: for the padded windows), products in whole windows."""
         block, (height, width) = self.block(i), self.grid_at(i, grid or self.grid())
-        cells = _padded(height, block.window_size[0]) * _padded(width, block.window_size[1])
+        cells = padded(height, block.window_size[0]) * padded(width, block.window_size[1])
         dense = isinstance(tokens, int) and tokens == height * width
         heads, channels = self.heads(i)
         products = 2 * cells * block.window_area * heads * channels
@@ -253,8 +257,3 @@ class SwinBackbone(Backbone):
 def _grid(x: Tensor) -> tuple[int, int]:
     """(height, width) of tokens on their grid, [b, height, width, c]."""
     return length(x, 1), length(x, 2)
-
-
-def _padded(side: int, window: int) -> int:
-    """A side of the grid filled up to whole windows."""
-    return -(-side // window) * window

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -156,3 +157,15 @@ class WindowEvidence(Evidence):
         slots = windows.filled(windows.rows(tokens), qkv, tokens.batch, _beyond(attn, windows, self.h)).float()
         q, k, _ = slots.unflatten(3, (3, attn.num_heads, -1)).permute(3, 0, 1, 4, 2, 5).unbind(0)
         return (q * attn.scale) @ k.transpose(-2, -1) + windows.bias.float(), windows
+
+
+def on_grid(run: Callable[[Tensor], Tensor], tokens: Tokens) -> Tokens:
+    """Run on [b, height, width, c], as timm's parts get it; on [b, m, c] where some of the tokens are outside."""
+    if tokens.position is not None:
+        return tokens.with_x(run(tokens.x))
+    return tokens.with_x(run(tokens.x.unflatten(1, tokens.grid)).flatten(1, 2))
+
+
+def padded(side: int, window: int) -> int:
+    """A side of the grid filled up to whole windows."""
+    return -(-side // window) * window

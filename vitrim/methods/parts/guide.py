@@ -35,5 +35,5 @@ class LastClassAttention(nn.Module):
         body = self._family(self.model)
         tokens, last = body.begin(body.embed(images)), body.depth - 1
         for i in range(last):
-            tokens = body.block(i, tokens)
+            tokens = body.run_block(i, tokens)
         return body.probe(last, body.enter(last, tokens)).class_attention()
