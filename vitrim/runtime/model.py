@@ -131,11 +131,11 @@ class ReducedViT(TimmInterface, nn.Module):
         if scores is not None:
             self._check_scores(scores, images)
         for method in self.methods:
-            tokens = tokens.with_note(method.number, method.start_note(images, scores if method.guided else None))
+            tokens = tokens.with_note(method.number, method.start_note(images, scores if method.scorer else None))
         return tokens
 
     def _check_scores(self, scores: Tensor, images: Tensor) -> None:
-        if not any(method.guided for method in self.methods):
+        if not any(method.scorer for method in self.methods):
             raise ValueError(f"scores: {', '.join(m.name for m in self.methods)} takes none from outside; evit does")
         height, width = self.body.grid(tuple(images.shape[-2:]))
         wanted = [images.shape[0], height * width]
