@@ -144,11 +144,12 @@ class Method(Sealed, nn.Module):
         self._masked = value
 
     def acts_on(self, place: Place, n: int) -> bool:
-        """Whether anything happens at this place, with n patch tokens before it; the core asks nothing where not."""
-        return self.count(place, n) != n
+        """Whether anything happens at this place, with n patch tokens before it; the core asks nothing where not. A
+        method without a `count` is always asked."""
+        return type(self).count is Method.count or self.count(place, n) != n
 
-    def forward(self, tokens: Tokens, evidence: Evidence, place: Place) -> Reduction:
-        """Which tokens become which."""
+    def forward(self, tokens: Tokens, evidence: Evidence, place: Place) -> Reduction | None:
+        """Which tokens become which; None: nothing happens here."""
         raise NotImplementedError
 
     def until(self, place: Place) -> int | None:

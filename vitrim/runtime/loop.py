@@ -94,6 +94,8 @@ class Loop:
                 continue
             evidence = self.body.probe(turn.block, tokens)
             decision = step.method(tokens, evidence, place)
+            if decision is None:
+                continue
             witness = witness_place(step, tokens.n, evidence, decision) if self.request.losses else None
             if step.until is not None:
                 span = Span(tokens, decision, step, witness)
@@ -114,6 +116,8 @@ class Loop:
             if not step.acts_on(place, tokens.n):
                 continue
             decision = step.method(tokens, evidence, place)
+            if decision is None:
+                continue
             if self.request.losses:
                 record.witnesses.append(witness_place(step, tokens.n, evidence, decision))
             record.decision = decision
