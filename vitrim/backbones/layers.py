@@ -75,7 +75,7 @@ def _is_bare_tensor(weight: Tensor) -> bool:
 def wrapper_advice(module: nn.Module) -> str:
     """What to do with a wrapper instead of putting it there."""
     verb = "compile" if hasattr(module, "_orig_mod") else "wrap"
-    return f"{verb} the reduced model, or parts that the loop calls, such as mlp"
+    return f"{verb} the reduced model, or layers that the loop calls, such as attn.qkv or mlp.fc1"
 
 
 def original(cls: type, name: str) -> FunctionType | None:

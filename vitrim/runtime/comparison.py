@@ -17,10 +17,9 @@ from .rebuilding import live_tables
 _OF_MODULES = frozenset(vars(nn.Module()))
 # Said by the config in another way, or about where a model comes from.
 _RECORDED = {"pretrained_cfg", "default_cfg", "pretrained_model_args", "_model_args", "_traits", "num_classes"}
-# No value outside of training hangs on these: which kernel computes it, what a later change of size would refer to.
+# No value outside of training hangs on these: how it is computed, what a later change of size would refer to.
 _FREE = {
     "grad_checkpointing",
-    "fused_attn",
     "_fast_norm",
     "_compiled_call_impl",
     "inplace",

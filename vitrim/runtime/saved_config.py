@@ -94,7 +94,7 @@ def parse_config(raw: Any) -> SavedConfig:
     """The config that JSON has given. Raises ValueError for anything that `save` would not have written."""
     _check(isinstance(raw, dict), f"it is no JSON object, it is {shown(raw)}")
     number = raw.get("format", 1)
-    _check(as_whole(number) is not None, f"format: {shown(number)} is no whole number")
+    _check((as_whole(number) or 0) >= 1, f"format: {shown(number)} is no whole number from 1")
     _check(
         number <= FORMAT, f"format {number} is newer than this vitrim, which reads up to {FORMAT}: install a newer one"
     )
