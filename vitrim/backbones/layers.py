@@ -13,15 +13,16 @@ from typing import Any
 from torch import Tensor, nn
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-_SHARDED = ("FSDPModule", "ReplicateModule")  # what torch's fully_shard and replicate put over a class
+# What torch's fully_shard and replicate put over a class, and torch.export where a module has two places in a model
+_OVER = ("FSDPModule", "ReplicateModule", "AttrProxy")
 
 
 def kind(module: Any) -> type:
-    """The type of a module below what torch itself puts over classes: parametrisations, FSDP2's sharding."""
+    """The type of a module below what torch itself puts over classes: parametrisations, sharding, proxies of export."""
     cls = type(module)
     while "forward" not in vars(cls):
         below = cls.__bases__
-        if len(below) == 2 and below[0].__name__ in _SHARDED:
+        if len(below) == 2 and below[0].__name__ in _OVER:
             cls = below[1]
         elif len(below) == 1 and cls.__name__ == f"Parametrized{below[0].__name__}":
             cls = below[0]
