@@ -38,11 +38,11 @@ class OwnCounts:
 
 
 def plan_cost(
-    body: Backbone, methods: Sequence[Method], grid: tuple[int, int], own: OwnCounts | None = None
+    body: Backbone, methods: Sequence[Method], grid: tuple[int, int], own: Sequence[OwnCounts] = ()
 ) -> tuple[list[BlockCost], int]:
     """Walk the blocks as the loop does: costs of the blocks, and the patch tokens at the end.
 
-    own: counts of single images; costs are then [b] from there on
+    own: counts of single images at the places of some methods; costs are then [b] from there on
     """
     n = patches = math.prod(grid)
     blocks, outside = [], n
@@ -63,15 +63,16 @@ def plan_cost(
     return blocks, n
 
 
-def _after(step: Step, n: int | Tensor, patches: int, body: Backbone, own: OwnCounts | None):
+def _after(step: Step, n: int | Tensor, patches: int, body: Backbone, own: Sequence[OwnCounts]):
     """Patch tokens after a step, of n before it, and the MACs of deciding it."""
     method, place = step.method, replace(step.place, patches=patches)
-    if own is not None and method is own.method:
-        kept = own.kept[:, step.index]
-        return kept, method.macs(place, n, body, kept=kept) if step.acts_on(place, n) else 0
+    for counts in own:
+        if method is counts.method:
+            kept = counts.kept[:, step.index]
+            return kept, method.macs(place, n, body, kept=kept) if step.acts_on(place, n) else 0
     if isinstance(n, Tensor):
         whole = _whole(n, method)
-        after = [_after(step, k, patches, body, None) for k in whole]
+        after = [_after(step, k, patches, body, ()) for k in whole]
         return tuple(torch.tensor(figures, device=n.device) for figures in zip(*after, strict=True))
     return (method.count(place, n), method.macs(place, n, body)) if method.acts_on(place, n) else (n, 0)
 
@@ -86,7 +87,7 @@ def _whole(n: Tensor, method: Method) -> list[int]:
     return n.tolist()
 
 
-def plan_macs(body: Backbone, methods: Sequence[Method], grid: tuple[int, int], own: OwnCounts | None = None) -> int:
+def plan_macs(body: Backbone, methods: Sequence[Method], grid: tuple[int, int], own: Sequence[OwnCounts] = ()) -> int:
     """Total MACs of one image; with `own` [b], as for `plan_cost`, of each."""
     blocks, left = plan_cost(body, methods, grid, own)
     ends = body.embed_macs(grid) + body.head_macs(left + body.prefix)

@@ -20,9 +20,8 @@ from ..methods import Method
 from ..runtime.describing import methods_config
 from ..runtime.model import ReducedViT, unwrap
 from ..runtime.profile import profile
-from ..runtime.saving import check_saves
 from .checks import check_inference, check_model, check_processes, check_recipe, check_start
-from .finish import as_saved, finished, save_and_compare
+from .finish import as_saved, check_result_saves, finished, save_and_compare
 from .judge import Judge
 from .loop import Run, make_accelerator
 from .objective import Objective, Teacher, dense_macs, restore_blocks
@@ -82,7 +81,7 @@ def finetune(
     seed_everything(settings.seed)  # learned parts start from random weights
     student, recipe = make_student(model, method, recipe, macs, options)
     check_start(recipe, scratch)
-    check_saves(student)  # before the training, not after it
+    check_result_saves(student)
     check_inference(student)
     photographs = open_photographs(data, model, recipe, settings, limit, class_map)
     learned = photographs.photographs.classes

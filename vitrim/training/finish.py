@@ -12,15 +12,27 @@ from torch import Tensor
 from ..data.loading import data_config
 from ..methods import ToFe
 from ..runtime.model import ReducedViT
-from ..runtime.saving import remade, save
+from ..runtime.saving import check_saves, remade, save
 from .settle import settle
 
 
 def bare(model: ReducedViT) -> ReducedViT:
-    """Without the autocast that Accelerate puts around `forward`: the result computes in its weights' own precision."""
+    """Without what training has put on it: the autocast around `forward` (Accelerate's; the result computes in its
+    weights' own precision), and the maps that losses ask for."""
     for name in ("forward", "_original_forward"):
         model.__dict__.pop(name, None)
+    for method in model.methods:
+        method.__dict__.pop("map_of", None)
     return model
+
+
+def check_result_saves(student: ReducedViT) -> None:
+    """Raise ValueError where the result could not be saved: before the training, not after it."""
+    asked = [method.map_of for method in student.methods]
+    check_saves(bare(student))
+    for method, maps in zip(student.methods, asked, strict=True):
+        if method.map_of != maps:
+            method.map_of = maps
 
 
 def finished(model: ReducedViT, some: Callable[[], list[Tensor]]) -> ReducedViT:

@@ -66,20 +66,15 @@ def _check_losses(recipe: Recipe, student: ReducedViT) -> None:
 
 
 def _check_budget(methods: Sequence[Method]) -> None:
-    """Raise ValueError where a budget cannot tell what images cost from one method's own counts."""
-    way_out = "set the weight of budget to 0 and that of ratio above 0, which holds each place to its own share"
-    first, *others = (m for m in methods if learns_counts(m))
-    if others:
-        names = " and ".join(m.name for m in (first, *others))
-        raise ValueError(
-            f"{names} each learn their counts, and one budget cannot hold both: leave one out, or {way_out}"
-        )
-    begins = first.places[0].block
+    """Raise ValueError where a method would have whole numbers to go on from, and a budget has counts that learn."""
+    learning = [m for m in methods if learns_counts(m)]
+    begins = min(m.places[0].block for m in learning)
     for other in methods:
-        if other is not first and any(place.block >= begins for place in other.places):
+        if other not in learning and any(place.block >= begins for place in other.places):
             raise ValueError(
-                f"{first.name} learns its counts towards a budget, and {other.name} acts on what it leaves: put "
-                f"{other.name} before block {begins}, or {way_out}"
+                f"{learning[0].name} learns its counts towards a budget, and {other.name} acts on what it leaves: put "
+                f"{other.name} before block {begins}, or set the weight of budget to 0 and that of ratio above 0, "
+                "which holds each place to its own share"
             )
 
 
