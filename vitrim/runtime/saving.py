@@ -18,7 +18,7 @@ from .comparison import differences, other_settings, other_tables, same_bits
 from .describing import candidates
 from .loading import CONFIG, KEY, WEIGHTS, holds_save
 from .model import ReducedViT, unwrap
-from .rebuilding import build_shapes, fill, give_memory
+from .rebuilding import build_shapes, fill, give_memory, on
 from .saved_config import NAMES, SavedConfig, parse_config
 
 WAY_OUT = "merge adapters, build it by timm.create_model's arguments, or save its state_dict() yourself"
@@ -91,7 +91,7 @@ def _write(one: Save, folder: Path) -> None:
 
 def _check_written(one: Save, path: Path) -> None:
     """Raise OSError where the file does not hold what was written to it."""
-    with open_tensors(path) as written:
+    with open_tensors(path) as written, on("cpu"):
         for name, tensor in one.tensors.items():
             if not same_bits(tensor, written.get_tensor(name)):
                 raise OSError(f"{name} came back from the disk as something else, or changed while it was written")
