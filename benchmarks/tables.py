@@ -165,7 +165,7 @@ def published() -> str:
     source = SHARED / "spec" / "published.csv"
     if not source.exists():
         raise FileNotFoundError(2, "not there", str(source))
-    titles = ["paper, table", "method", "backbone", "size", "keep", "published", "counted so", "off by"]
+    titles = ["paper, table", "method", "backbone", "size", "keep", "published", "as the paper counts", "off by"]
     titles.append("vitrim computes")
     rows = []
     for row in published_rows(SHARED):
