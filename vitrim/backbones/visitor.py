@@ -7,11 +7,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ..core.recording import recording
 from . import hooks
-from .admission import Around, look_over
+from .admission import Around, look_over, look_over_traced
 
 
 class Visitor(ABC):
@@ -34,7 +35,9 @@ class Visitor(ABC):
         """Look over the model, once. Raises ValueError for what would be lost on it."""
         if self.looked:
             return
-        trouble, self.hooked, self.held = look_over(self.model, type(self))
+        compiling = torch.compiler.is_compiling()
+        found = look_over_traced(id(self.model), type(self)) if compiling else look_over(self.model, type(self))
+        trouble, self.hooked, self.held = found
         if trouble:
             raise ValueError(trouble)
         self.looked = True
