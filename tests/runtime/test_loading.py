@@ -326,6 +326,42 @@ def test_files_that_are_no_weights(copy):
         vitrim.load(copy)
 
 
+@pytest.mark.parametrize("where", [0.1, 0.5, 0.9, 1.0])
+def test_a_bit_that_has_flipped_is_noticed(where, copy):
+    weights = copy / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    header = 8 + int.from_bytes(content[:8], "little")
+    content[min(header + int(where * (len(content) - header)), len(content) - 1)] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(ValueError, match=WRONG + "model.safetensors is damaged: its tensors are not those"):
+        vitrim.load(copy)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "part"),
+    [
+        ("arguments", {"num_heads": 6}, "architecture"),
+        ("backbone", "vit_tiny_patch16_224", "architecture"),
+        ("dtype", "float16", "dtype"),
+        ("dtypes", {"backbone.head.bias": "float16"}, "dtypes"),
+        ("tensors", "0" * 64, "digest"),
+    ],
+)
+def test_only_methods_and_data_may_be_edited(key, value, part, copy):
+    config = json.loads((copy / "config.json").read_text())
+    value = {**config[key], **value} if key == "arguments" else value
+    (copy / "config.json").write_text(json.dumps({**config, key: value}))
+    with pytest.raises(
+        ValueError, match=WRONG + f"config.json: its {part} is not that of the weights: only methods and"
+    ):
+        vitrim.load(copy)
+    data = {**config["data"], "crop_pct": 0.5}
+    methods = [{"method": "topk", "options": {"keep": 0.3}}]
+    (copy / "config.json").write_text(json.dumps({**config, "data": data, "methods": methods}))
+    again = vitrim.load(copy)
+    assert again.methods[0].name == "topk" and again.pretrained_cfg["crop_pct"] == 0.5
+
+
 def test_folders_that_save_did_not_write(tmp_path):
     with pytest.raises(ValueError, match=r"has no config.json and no model.safetensors: give a folder written by save"):
         vitrim.load(tmp_path)

@@ -134,7 +134,7 @@ def test_what_the_config_can_say_is_said(change, tmp_path):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", ["evit", "idlevit", "dynamicvit", "evovit", "bat", "ats"])
+@pytest.mark.parametrize("name", ["evit", "idlevit", "dynamicvit", "evovit", "bat", "ats", "tofe"])
 def test_what_is_saved_is_what_runs(name, tmp_path):
     """Rates that a schedule has turned, and places that went with the blocks they were in."""
     model = attach(tiny(), name).eval()
@@ -143,6 +143,7 @@ def test_what_is_saved_is_what_runs(name, tmp_path):
     again = saved(model, tmp_path)
     assert torch.equal(again(X), model(X))
     assert [p.keep for p in again.methods[0].places] == [p.keep for p in method.places]
+    assert [round(p.keep, 6) for p in method.places] == [round(0.9 - 0.1 * j, 6) for j in range(len(method.places))]
 
 
 @torch.no_grad()

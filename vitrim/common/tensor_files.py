@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -48,6 +49,16 @@ def write_tensors(file: BinaryIO, tensors: Mapping[str, Tensor], metadata: Mappi
 def as_bytes(tensor: Tensor) -> Tensor:
     """The bytes of a tensor, on the CPU."""
     return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+
+
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """Names what tensors hold: their names, dtypes, shapes and every bit."""
+    found = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        found.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        found.update(memoryview(as_bytes(tensor).numpy()))
+    return found.hexdigest()
 
 
 def open_tensors(path: Path) -> Any:

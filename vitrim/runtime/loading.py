@@ -10,7 +10,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from ..common.tensor_files import DTYPES as CODES
-from ..common.tensor_files import open_tensors
+from ..common.tensor_files import digest, open_tensors
 from .model import ReducedViT
 from .rebuilding import Shapes, build_shapes, check_tensors, fill, give_memory, on
 from .saved_config import NAMES, SavedConfig, parse_config
@@ -61,13 +61,26 @@ def _loaded(folder: Path) -> ReducedViT:
         inside = _inside(weights)
         if _of_another_save(shown, inside):
             config = _in_file(WEIGHTS, inside)
+        elif inside is not None:
+            config = _edited(config, _in_file(WEIGHTS, inside))
         there = shapes_in(weights)
         config = _with_dtypes(config, there)
         model = build_shapes(config, len(there))
         check_tensors(model, there, config)
         with on("cpu"):
             tensors = {name: weights.get_tensor(name).clone() for name in there}
-        return fill(give_memory(model), tensors)
+    if config.digest not in (None, digest(tensors)):
+        raise ValueError(f"{WEIGHTS} is damaged: its tensors are not those that were saved")
+    return fill(give_memory(model), tensors)
+
+
+def _edited(shown: SavedConfig, inside: SavedConfig) -> SavedConfig:
+    """`config.json`, whose methods and data may be edited. Raises ValueError where it makes another model of the
+    weights: a number of heads has no shape that could tell."""
+    for part in ("architecture", "dtype", "dtypes", "digest"):
+        if getattr(shown, part) != getattr(inside, part):
+            raise ValueError(f"{CONFIG}: its {part} is not that of the weights: only methods and data may be edited")
+    return shown
 
 
 def _of_another_save(shown: dict[str, Any], inside: dict[str, Any] | None) -> bool:

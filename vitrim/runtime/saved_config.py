@@ -61,6 +61,7 @@ class SavedConfig:
 
     data:   how images are prepared
     dtype:  of all floating tensors but those in `dtypes`, by name; None: it was not recorded (format 1)
+    digest: of the tensors; None: it was not recorded
     """
 
     architecture: Architecture
@@ -69,6 +70,7 @@ class SavedConfig:
     dtype: str | None = None
     dtypes: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    digest: str | None = None
 
     def as_json(self) -> dict[str, Any]:
         """As `config.json` has it; `save` names these contents."""
@@ -80,6 +82,7 @@ class SavedConfig:
             "dtype": self.dtype,
             **({"dtypes": self.dtypes} if self.dtypes else {}),
             "versions": self.versions,
+            **({"tensors": self.digest} if self.digest else {}),
         }
         return {**said, "save": fingerprint(said)}
 
@@ -107,6 +110,7 @@ def parse_config(raw: Any) -> SavedConfig:
         _dtype("dtype", raw["dtype"]) if number > 1 and "dtype" in raw else None,
         {str(name): _dtype(name, dtype) for name, dtype in _get(raw, "dtypes", dict, {}).items()},
         {str(name): str(version) for name, version in _get(raw, "versions", dict, {}).items()},
+        _get(raw, "tensors", str) if "tensors" in raw else None,
     )
 
 
@@ -158,7 +162,7 @@ def _method(entry: Any) -> SavedMethod:
 def _data(raw: dict[str, Any]) -> dict[str, Any]:
     """How images are prepared; ValueError for anything else that would end up beside it."""
     missing = [key for key in _FITS if key not in raw and key != "label_names"]
-    _check(not missing, f"data: it has no {missing and missing[0]!r}")
+    _check(not missing, f"data: it has no {', '.join(missing)}")
     for key, value in raw.items():
         _check(key in _FITS, f"data: {shown(key)} is not one of {', '.join(_FITS)}")
         _check(_FITS[key](value), f"data: {key}={shown(value)} cannot be")

@@ -11,10 +11,10 @@ from pathlib import Path
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from ..common.tensor_files import open_tensors, write_tensors
+from ..common.tensor_files import digest, open_tensors, write_tensors
 from ..common.whole import Beside, held
 from ..methods.parts.stored_shares import StoredShares
-from .comparison import differences, other_settings, other_tables, same_bits
+from .comparison import differences, other_settings, other_tables
 from .describing import candidates
 from .loading import CONFIG, KEY, WEIGHTS, holds_save
 from .model import ReducedViT, unwrap
@@ -26,9 +26,9 @@ WAY_OUT = "merge adapters, build it by timm.create_model's arguments, or save it
 
 @dataclass(frozen=True)
 class Save:
-    """What is to be written: the text of the config, and every tensor; and what it makes, over the same tensors."""
+    """What is to be written: the config, and every tensor; and what it makes, over the same tensors."""
 
-    config: str
+    config: SavedConfig
     tensors: dict[str, Tensor]
     again: ReducedViT
 
@@ -78,23 +78,24 @@ def remade(model: nn.Module) -> ReducedViT:
 
 
 def _write(one: Save, folder: Path) -> None:
+    known = digest(one.tensors)
+    text = _text(replace(one.config, digest=known))
     with Beside(folder / WEIGHTS) as weights, Beside(folder / CONFIG) as config:
-        write_tensors(weights.file, one.tensors, {"format": "pt", KEY: one.config})
-        config.file.write(one.config.encode())
+        write_tensors(weights.file, one.tensors, {"format": "pt", KEY: text})
+        config.file.write(text.encode())
         weights.settle()
         config.settle()
-        _check_written(one, weights.name)
+        _check_written(weights.name, known)
         with held(folder):
             weights.publish()  # this is the save: the weights carry their config
             config.publish()
 
 
-def _check_written(one: Save, path: Path) -> None:
-    """Raise OSError where the file does not hold what was written to it."""
+def _check_written(path: Path, known: str) -> None:
+    """Raise OSError where the file does not hold the tensors of which `known` is the digest."""
     with open_tensors(path) as written, on("cpu"):
-        for name, tensor in one.tensors.items():
-            if not same_bits(tensor, written.get_tensor(name)):
-                raise OSError(f"{name} came back from the disk as something else, or changed while it was written")
+        if digest({name: written.get_tensor(name) for name in written.keys()}) != known:  # noqa: SIM118  no mapping
+            raise OSError("the weights came back from the disk as something else, or changed while they were written")
 
 
 def _check_folder(folder: Path) -> None:
@@ -138,7 +139,7 @@ def _proven(model: ReducedViT, config: SavedConfig) -> Save:
     }
     fill(again, tensors)
     _stop_at(other_settings(model, again))
-    return Save(_text(replace(config, dtypes=dtypes)), tensors, again)
+    return Save(replace(config, dtypes=dtypes), tensors, again)
 
 
 def _stop_at(found: Iterator[str]) -> None:
