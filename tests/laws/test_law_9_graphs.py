@@ -54,14 +54,18 @@ def test_a_trace_with_gradients_passes_torchs_own_check(backbone, method):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("backbone", "method"), unlike())
+@pytest.mark.parametrize(
+    ("backbone", "method"), [*families(), *pairs("star", lambda b, m: m.id == "bat", shallow=True)]
+)
 def test_compiled_for_one_image_then_for_three(backbone, method):
     x, model = images(backbone, batch=4), reduced(backbone, method)
     _same(torch.compile(model, backend="eager", fullgraph=True), model, x, (1, 3, 4, 1))
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("backbone", "method"), families())
+@pytest.mark.parametrize(
+    ("backbone", "method"), pairs("star", lambda b, m: m.id in ("bat", "idlevit-softmax", "grid"), shallow=True)
+)
 def test_compiled_for_any_number_of_images(backbone, method):
     x, model = images(backbone, batch=4), reduced(backbone, method)
     torch._dynamo.mark_dynamic(x, 0)
@@ -104,7 +108,7 @@ def test_what_differs_from_image_to_image_is_in_no_graph(method, tool):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("method", RAGGED)
-def test_torch_compile_runs_around_what_differs(method):
-    x, model = images(ROWS["deit"], batch=3), reduced(ROWS["deit"], method)
-    _same(torch.compile(model, backend="eager"), model, x, (3, 1))
+@pytest.mark.parametrize(("backbone", "method"), pairs("star", lambda b, m: m.id == "ats", shallow=True))
+def test_torch_compile_runs_around_what_differs(backbone, method):
+    x, model = images(backbone, batch=3), reduced(backbone, method)
+    _same(torch.compile(model, backend="eager"), model, x, (3,))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
+from references.bat import density_groups
 
 from vitrim.methods.bat import match
-from vitrim.methods.parts.clustering import density_peaks, k_means, runs, z_order
+from vitrim.methods.parts.clustering import density_peaks, k_means, runs, squared_distances, z_order
 
 
 def members(groups):
@@ -24,6 +26,33 @@ def test_equal_tokens_are_settled_by_number():
     groups = density_peaks(torch.ones(2, 7, 4), 3, 5)
     assert groups.lead.tolist() == [[0, 1, 2]] * 2
     assert groups.group.tolist() == [[0, 1, 2, 0, 0, 0, 0]] * 2
+
+
+SIZES = [(1, 12, 48), (2, 17, 48), (8, 24, 384), (1, 59, 384), (3, 30, 192)]  # images, tokens, channels
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("sizes", SIZES)
+def test_a_distance_is_the_same_both_ways(sizes, dtype):
+    distances = squared_distances(torch.randn(sizes, dtype=dtype))
+    assert torch.equal(distances, distances.transpose(1, 2))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])  # which one rounds unevenly depends on the machine
+@pytest.mark.parametrize("sizes", SIZES)
+def test_mutual_nearest_neighbours_are_equally_dense_and_settled_by_number(sizes, dtype):
+    """Of two tokens that are each other's nearest, with neighbours=1, neither is denser: the one with the lower number
+    comes first, in whatever batch and order they stand."""
+    z = torch.randn(sizes, dtype=dtype)
+    z = torch.cat([z, z.flip(1)])
+    m = sizes[1] // 5
+    groups = density_peaks(z, m, 1)
+    for image, lead, group in zip(z, groups.lead, groups.group, strict=True):
+        expected = density_groups(image.double(), m, 1)
+        assert lead.tolist() == [centre for centre, _ in expected]
+        assert all(int(group[i]) == j for j, (_, members) in enumerate(expected) for i in members)
+        alone = density_peaks(image[None], m, 1)
+        assert torch.equal(alone.lead[0], lead) and torch.equal(alone.group[0], group)
 
 
 def test_neighbours_beyond_the_others_are_all_others():

@@ -25,7 +25,7 @@ def clusters(z, m, k):
     rho = [math.exp(-sum(row) / len(row)) for row in near]
     delta = []
     for i in range(n):
-        denser = [math.sqrt(apart[i][j]) for j in range(n) if rho[j] > rho[i]]
+        denser = [math.sqrt(apart[i][j]) for j in range(n) if (rho[j], -j) > (rho[i], -i)]  # ties by number
         delta.append(min(denser) if denser else max(math.sqrt(d) for d in apart[i]))
     centres = sorted(sorted(range(n), key=lambda i: -rho[i] * delta[i])[:m])
     return centres, [i if i in centres else min(centres, key=lambda c: apart[i][c]) for i in range(n)]
@@ -39,6 +39,20 @@ def test_clusters_equal_the_paper_written_out(n, m, k):
         centres, joined = clusters(image, m, k)
         assert lead.tolist() == centres
         assert lead[group].tolist() == joined
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("n", "m", "channels"), [(12, 5, 48), (30, 9, 192), (59, 20, 384)])
+def test_mutual_nearest_neighbours_are_settled_by_number(n, m, channels, dtype):
+    """With neighbours=1 they are equally dense, to the bit."""
+    z = torch.randn(4, n, channels, dtype=dtype)
+    z = torch.cat([z, z.flip(1)])
+    groups = nearest_peaks(z, m, 1)
+    for image, lead, group in zip(z, groups.lead, groups.group, strict=True):
+        centres, joined = clusters(image.double(), m, 1)
+        assert lead.tolist() == centres and lead[group].tolist() == joined
+        alone = nearest_peaks(image[None], m, 1)
+        assert torch.equal(alone.lead[0], lead) and torch.equal(alone.group[0], group)
 
 
 def reference(model, image, counts, k, proportional):

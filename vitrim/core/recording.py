@@ -39,6 +39,12 @@ def length(x: Tensor, dim: int) -> int:
         return int(size)
 
 
+def divided(x: Tensor, dim: int, sizes: tuple[int, ...]) -> Tensor:
+    """`x.unflatten(dim, sizes)`, dim counted from the front, sizes without -1. What the older ONNX exporter makes of
+    unflatten is for as many images as the example had."""
+    return x.view(*x.shape[:dim], *sizes, *x.shape[dim + 1 :])
+
+
 def image_size(images: Tensor) -> tuple[int, int]:
     """(height, width) of images [b, 3, height, width]."""
     return length(images, -2), length(images, -1)

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from .packing import Layout, Pack
-from .recording import length
+from .recording import divided, length
 from .reductions import Mask, Reduction, take_rows
 
 
@@ -202,7 +202,8 @@ class Tokens:
         first = 0
         if self.layout is not None:
             table, first = _with_still_row(table), 1
-        rows = table.index_select(-2, self.position.flatten() + first).unflatten(-2, self.position.shape)
+        rows = table.index_select(-2, self.position.flatten() + first)
+        rows = divided(rows, rows.dim() - 2, tuple(self.position.shape))
         return rows.unsqueeze(1) if rows.dim() == 3 else rows.transpose(0, 1)
 
     def restore(self, reduction: Reduction, outside: Tokens) -> Tokens:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from ...core.evidence import Evidence
-from ...core.recording import image_size
+from ...core.recording import divided, image_size
 from ...core.tokens import Tokens
 from ..admission import kinds
 from ..layers import is_bare_linear, part_kind
@@ -58,7 +58,8 @@ class RotaryProjections:
         return attn.qkv(h) + bias if attn.qkv_bias_separate else linear(h, attn.qkv.weight, bias)
 
     def _heads(self, x: Tensor) -> Float[Tensor, "b heads n d"]:
-        return x.unflatten(2, (-1, self.attn.head_dim)).transpose(1, 2)
+        d = self.attn.head_dim
+        return divided(x, 2, (x.shape[2] // d, d)).transpose(1, 2)
 
     def _rotated(self, x: Float[Tensor, "b heads pn d"]) -> Tensor:
         """Patch tokens rotated, prefix tokens as they are."""

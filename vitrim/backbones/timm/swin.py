@@ -22,7 +22,7 @@ from timm.models.swin_transformer import (
 )
 from torch import Tensor, nn
 
-from ...core.recording import length, no_image
+from ...core.recording import divided, length, no_image
 from ...core.tokens import Tokens
 from ..admission import Around, around_blocks, kinds
 from ..base import Backbone
@@ -166,7 +166,7 @@ class SwinBackbone(Backbone):
     def _begin_stage(self, stage: SwinTransformerStage, tokens: Tokens) -> Tokens:
         """Patch merging, where the stage has it; notes of single tokens are those of other patches then."""
         tokens = self._hooked(self.before, stage, tokens)
-        x = stage.downsample(tokens.x.unflatten(1, tokens.grid))
+        x = stage.downsample(divided(tokens.x, 1, tokens.grid))
         notes = tokens.notes if _grid(x) == tokens.grid else tokens.image_notes()
         tokens = replace(tokens, x=x.flatten(1, 2), grid=_grid(x), notes=notes)
         return self._hooked(self.before, stage.blocks, tokens)
@@ -209,13 +209,13 @@ class SwinBackbone(Backbone):
 
     def norm(self, x):
         grid = self.grid_at(self.depth - 1, self._whole)
-        return self.model.norm(x.unflatten(1, grid)).flatten(1, 2)
+        return self.model.norm(divided(x, 1, grid)).flatten(1, 2)
 
     def head(self, tokens, pre_logits=False):
         return self.model.forward_head(self.as_features(tokens), pre_logits=pre_logits)
 
     def as_features(self, tokens):
-        return tokens.x.unflatten(1, tokens.grid)
+        return divided(tokens.x, 1, tokens.grid)
 
     def as_tokens(self, x):
         return Tokens(x.flatten(1, 2), prefix=0, grid=_grid(x), placed=True)

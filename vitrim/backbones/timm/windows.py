@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...core.attention import attention
 from ...core.evidence import Evidence
-from ...core.recording import length
+from ...core.recording import divided, length
 from ...core.tokens import Tokens
 from ..layers import is_bare_linear
 
@@ -97,7 +97,8 @@ def attend_windows(block: SwinTransformerBlock, h: Float[Tensor, "b m c"], token
     slots = windows.filled(rows, qkv, tokens.batch, _beyond(attn, windows, h))
     counts = torch.ones_like(rows, dtype=torch.float32) if tokens.mask is None else tokens.mask.flatten()
     seen = windows.filled(rows, counts.unsqueeze(1), tokens.batch, 1.0).flatten(0, 1).squeeze(-1)
-    q, k, v = slots.flatten(0, 1).unflatten(2, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+    slots = divided(slots.flatten(0, 1), 2, (3, attn.num_heads, slots.shape[-1] // (3 * attn.num_heads)))
+    q, k, v = slots.permute(2, 0, 3, 1, 4).unbind(0)
     bias = windows.bias.expand(len(windows.cells), -1, -1, -1).repeat(tokens.batch, 1, 1, 1)
     dropout = attn.attn_drop.p if attn.training else 0.0
     if tokens.mask is not None:
@@ -155,7 +156,8 @@ class WindowEvidence(Evidence):
         tokens = Tokens(self.h, prefix=0, grid=self.grid)
         qkv = attn.qkv(self.h).flatten(0, 1)
         slots = windows.filled(windows.rows(tokens), qkv, tokens.batch, _beyond(attn, windows, self.h)).float()
-        q, k, _ = slots.unflatten(3, (3, attn.num_heads, -1)).permute(3, 0, 1, 4, 2, 5).unbind(0)
+        slots = divided(slots, 3, (3, attn.num_heads, slots.shape[-1] // (3 * attn.num_heads)))
+        q, k, _ = slots.permute(3, 0, 1, 4, 2, 5).unbind(0)
         return (q * attn.scale) @ k.transpose(-2, -1) + windows.bias.float(), windows
 
 
@@ -163,7 +165,7 @@ def on_grid(run: Callable[[Tensor], Tensor], tokens: Tokens) -> Tokens:
     """Run on [b, height, width, c], as timm's parts get it; on [b, m, c] where some of the tokens are outside."""
     if tokens.position is not None:
         return tokens.with_x(run(tokens.x))
-    return tokens.with_x(run(tokens.x.unflatten(1, tokens.grid)).flatten(1, 2))
+    return tokens.with_x(run(divided(tokens.x, 1, tokens.grid)).flatten(1, 2))
 
 
 def padded(side: int, window: int) -> int:

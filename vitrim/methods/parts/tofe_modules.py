@@ -18,7 +18,7 @@ from ...backbones.layers import is_bare_linear
 from ...core.attention import attention
 from ...core.packing import Layout, Pack
 from ...core.precision import without_autocast
-from ...core.recording import laid_out
+from ...core.recording import divided, laid_out
 from ...core.reductions import Mask, Reduction
 from ...core.tokens import Tokens
 from .predictor import Predictor
@@ -131,7 +131,7 @@ class DepthwiseConv(nn.Module):
         height, width = tokens.grid
         if tokens.n != height * width:
             raise ValueError(f'approximator="conv" needs all {height * width} patches, and {tokens.n} are left')
-        grid = tokens.patches.transpose(1, 2).unflatten(2, (height, width))
+        grid = divided(tokens.patches.transpose(1, 2), 2, (height, width))
         update = self.conv(laid_out(grid)).flatten(2).transpose(1, 2)
         return reduction.take_rest(F.pad(update, (0, 0, tokens.prefix, 0)), tokens.prefix)
 
