@@ -26,11 +26,11 @@ demo: $(VENV)/.installed
 	@$(VENV)/bin/python -m vitrim demo --out demo.html
 
 test: $(VENV)/.installed
-	@$(VENV)/bin/python -m pytest
+	@$(VENV)/bin/python -m pytest -n auto --dist worksteal
 
 test-oldest: $(OLDEST)/.installed
 	@echo "random order: make test-oldest SEED=$(SEED)"
-	@$(OLDEST)/bin/python -m pytest --random-order --random-order-seed=$(SEED) $(OLDEST_TESTS)
+	@$(OLDEST)/bin/python -m pytest -n auto --dist worksteal --random-order --random-order-seed=$(SEED) $(OLDEST_TESTS)
 
 lint: $(VENV)/.installed
 	@$(VENV)/bin/ruff check .

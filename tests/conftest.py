@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import random
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-
-ROOT = Path(__file__).resolve().parent.parent
-SHARED = Path(os.environ.get("VITRIM_SHARED", ROOT.parent / "shared")).expanduser()
+from shared_folder import SHARED
 
 
 @pytest.fixture(autouse=True, scope="session")

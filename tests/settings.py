@@ -402,6 +402,27 @@ def families() -> list:
     return [pytest.param(*_shallow(b, next(m for m in METHODS if fits(b, m))), id=f) for f, b in rows.items()]
 
 
+# Methods that take a batch apart in ways of their own: parts of tensors, ties, pairs, groups, numbers drawn.
+UNLIKE = (
+    "evovit",
+    "tofe-conv",
+    "tofe-block",
+    "bat",
+    "bat-max",
+    "dpcknn",
+    "tome",
+    "idlevit-softmax",
+    "evit-random",
+    "grid",
+)
+
+
+def unlike() -> list:
+    """Few combinations, as unlike each other as can be, two blocks deep: `families`, pooling by attention, and the
+    methods that take a batch apart in ways of their own."""
+    return [*families(), *pairs("star", lambda b, m: m.id in UNLIKE or b.name == "siglip", shallow=True)]
+
+
 # -- models and images
 
 

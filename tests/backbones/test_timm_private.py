@@ -123,10 +123,8 @@ MODULES = (
     ),
 )
 
-OTHERS = {
-    "_is_mkldnn_bf16_supported",
-    "_asdict",
-}  # private names that are neither timm's nor those of torch.nn.Module and its file
+# Private names that are neither timm's nor those of torch.nn.Module and its file.
+OTHERS = {"_is_mkldnn_bf16_supported", "_asdict"}
 
 
 def _lost(what: str, purpose: str) -> str:

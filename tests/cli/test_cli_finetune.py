@@ -50,6 +50,25 @@ def test_a_run_is_not_written_over(trained, photographs, capsys):
     assert main(["finetune", *TINY, *QUICK, *where, "--resume"]) == 0
 
 
+def test_a_saved_model_is_not_written_over(trained, photographs, tmp_path, capsys, monkeypatch):
+    """Not the one that it starts from either; and an empty --out is not the folder that one happens to be in."""
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).write_bytes((trained / name).read_bytes())
+    data = ["--data", str(photographs), *QUICK, "--recipe", "distill"]
+    monkeypatch.chdir(tmp_path)
+    full, empty = "holds a saved model already: give another --out", "--out is empty: give a value"
+    for where, said in (
+        (["--out", "."], full),
+        (["--out", str(tmp_path)], full),
+        (["--out", ""], empty),
+        (["--out="], empty),
+    ):
+        assert main(["finetune", "--checkpoint", str(tmp_path), *data, *where]) == 2
+        assert said in capsys.readouterr().err
+    assert (tmp_path / "config.json").read_bytes() == (trained / "config.json").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
+
+
 def test_its_result_is_evaluated_and_trained_on(trained, photographs, tmp_path, capsys):
     data = ["--data", str(photographs), "--device", "cpu", "--rounds", "1"]
     assert main(["evaluate", "--checkpoint", str(trained), *data, "--workers", "0"]) == 0

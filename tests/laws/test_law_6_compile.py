@@ -22,7 +22,7 @@ def fresh_compiler():
 def test_compiles_to_one_graph(backbone, method):
     x, model = images(backbone), reduced(backbone, method)
     compiled = torch.compile(model, backend="eager", fullgraph=True)
-    assert torch.equal(compiled(x), model(x))
+    torch.testing.assert_close(compiled(x), model(x), rtol=1e-5, atol=1e-6)  # copies lie otherwise in a graph
 
 
 @torch.no_grad()

@@ -102,3 +102,27 @@ def test_every_row_of_the_table_is_supported():
     """The control: nothing that the laws walk over is refused."""
     for row in backbones():
         assert vitrim.profile(dense(row.values[0])).macs > 0
+
+
+class Wrapped(torch.nn.Module):
+    """Passes calls on, and nothing else."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        return self.inner(x)
+
+
+@pytest.mark.parametrize(
+    ("part", "said"), [("blocks", "blocks is a Wrapped"), ("patch_embed", "patch_embed is a Wrapped")]
+)
+@pytest.mark.parametrize("name", ["deit", "lvvit", "dinov3", "swin"])
+def test_wrappers_of_parts_that_are_looked_into(name, part, said):
+    model = dense(next(b.values[0] for b in backbones() if b.values[0].name == name))
+    if not hasattr(model, part):
+        return
+    setattr(model, part, Wrapped(getattr(model, part)))
+    with pytest.raises(ValueError, match=said):
+        vitrim.reduce(model, "evit")

@@ -45,10 +45,16 @@ def test_a_rate_for_all_places_in_a_list_is_fine():
 
 @pytest.mark.parametrize(
     ("at", "given"),
-    [(4, "4"), (-1, "-1"), ((1, 9), "9"), ((), "no place"), ("ab", "a"), (1.5, "1.5"), ((True,), "True")],
+    [(4, "4"), (-1, "-1"), ((1, 9), "9"), ((), "no place")],
 )
 def test_places_outside_the_model(at, given):
     with pytest.raises(ValueError, match=rf"at: {given} is not a block of this model.*0 to 3"):
+        _reduce(keep=0.7, at=at)
+
+
+@pytest.mark.parametrize(("at", "given"), [("ab", "'ab'"), (1.5, "1.5"), ((True,), "True"), ((1, "2"), "'2'")])
+def test_places_that_are_no_block_numbers(at, given):
+    with pytest.raises(ValueError, match=rf"at: {given} is not a block: give block numbers from 0"):
         _reduce(keep=0.7, at=at)
 
 

@@ -53,7 +53,9 @@ def check(backbone, method, name):
         assert student(images(backbone)).isfinite().all()
 
 
-@pytest.mark.parametrize(("backbone", "method"), pairs("star", where=lambda b, m: not m.says("guide")))
+@pytest.mark.parametrize(
+    ("backbone", "method"), pairs("star", where=lambda b, m: not m.says("guide") and m.names.count("tofe") < 2)
+)
 def test_distill(backbone, method):
     check(backbone, method, "distill")
 

@@ -61,6 +61,16 @@ def test_scores_given_with_the_call_reach_every_method_that_takes_them():
     assert torch.equal(kept(both, 2, scores=scores), order)
 
 
+def test_a_guide_that_makes_no_scores_of_patches_is_refused():
+    wrong = put(vitrim.EViT(0.5, at=1, score=dense(ROWS["deit"])))  # a model's logits
+    with pytest.raises(
+        ValueError, match=r"scores are \[2, 7\]: give one for each patch .* \[2, 25\].*LastClassAttention"
+    ):
+        wrong(X)
+    with pytest.raises(ValueError, match="scores are a float"):
+        put(vitrim.TopK(0.5, at=1, score=lambda x: 1.0))(X)
+
+
 # -- only proportional methods make tokens weigh in attention
 
 

@@ -122,8 +122,8 @@ def test_settled_behind_fewer_tokens_the_masks_keep_shares_of_all(first):
         fast.methods[1].shift(place, -3.0)
     settle(fast, x.split(10))
     method = fast.methods[1]
-    method.adaptive, method.masked = "instance", True
-    _, learned = fast(x, losses=True)
+    with method.own_decisions():
+        _, learned = fast(x, losses=True)
     shares = [w.selected.sum(dim=1).mean().item() / 25 for w in learned.witnesses if w.index == 1]
     assert shares == pytest.approx([0.4, 0.2], abs=0.5 / 25)
 

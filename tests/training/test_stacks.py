@@ -95,6 +95,18 @@ def test_a_budget_holds_tofe_and_the_ratio_the_others():
     assert fixed[1]["ratio"].item() == pytest.approx(off(fixed[2], {2: (0.5, N), 3: (0.3, N)}), rel=1e-5)
 
 
+def test_one_budget_holds_several_methods_that_learn_their_counts():
+    plan = recipe()
+    student, parts, learned, _ = one_step([ToFe((0.5, 0.3), at=(2, 3)), ToFe((0.8,), at=1)], plan)
+    kept = torch.stack([at(learned, block).selected.sum(dim=1) for block in (2, 3, 1)], dim=1)
+    macs = image_macs(student, kept)
+    dense_cost, wanted = vitrim.profile(student).dense_macs, vitrim.profile(student).macs
+    by_hand = losses.macs_budget(macs, wanted, dense_cost, plan.budget_of_mean)
+    assert parts["budget"].item() == pytest.approx(by_hand.item(), rel=1e-5)
+    gradient = torch.autograd.grad(macs.sum(), [at(learned, block).selected for block in (1, 2, 3)])
+    assert all((each > 0).all() for each in gradient)
+
+
 def test_the_ratio_follows_a_schedule_of_keep_rates():
     student, _, learned, lesson = one_step([DynamicViT((0.5, 0.2), at=(1, 2))], recipe())
     student.methods[0].set_rates([1.0, 0.9])
@@ -228,7 +240,6 @@ def test_stacks_give_the_same_logits_masked_and_gathered(name):
 @pytest.mark.parametrize(
     ("stack", "changes", "said"),
     [
-        ([ToFe(at=1), ToFe(at=2)], {}, "tofe and tofe each learn their counts, and one budget cannot hold both"),
         (
             [ToFe(at=1), DynamicViT((0.5,), at=2)],
             {},

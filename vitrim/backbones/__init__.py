@@ -25,6 +25,7 @@ def find_family(model: nn.Module) -> type[Backbone]:
     """
     for family in FAMILIES:
         if kind(model) in family.models:
+            _check_parts(model)
             family.check(model)
             refuse(model, family)
             return family
@@ -32,6 +33,21 @@ def find_family(model: nn.Module) -> type[Backbone]:
     inner = "; give what its get_base_model() returns" if hasattr(model, "get_base_model") else ""  # peft's wrapper
     name = type(model).__name__
     raise ValueError(f"{name} is not supported: no backbone lists this exact type. Supported are {supported}{inner}")
+
+
+def _check_parts(model: nn.Module) -> None:
+    """Raise ValueError for a wrapper in the place of a part that a family looks into."""
+    blocks = getattr(model, "blocks", None)
+    if blocks is not None and not isinstance(blocks, (nn.Sequential, nn.ModuleList)):
+        name = type(blocks).__name__
+        raise ValueError(f"blocks is a {name}, only torch's Sequential is supported: wrap the reduced model instead")
+    embed = getattr(model, "patch_embed", None)
+    missing = [name for name in ("grid_size", "img_size", "dynamic_feat_size") if not hasattr(embed, name)]
+    if missing:
+        raise ValueError(
+            f"patch_embed is a {type(embed).__name__} without {', '.join(missing)}, which say how an image is cut into "
+            "patches: give it these attributes, or wrap patch_embed.proj instead"
+        )
 
 
 __all__ = [

@@ -6,6 +6,7 @@ Looked at when a model is taken and before every forward, since anybody may put 
 
 from __future__ import annotations
 
+import gc
 import warnings
 from collections.abc import Iterable
 from types import FunctionType
@@ -49,6 +50,12 @@ def around_blocks(found: Iterable[nn.Module], blocks: Kinds, attentions: Kinds) 
 
 
 @torch.compiler.assume_constant_result  # traced code keeps what was found when it was traced
+def look_over_traced(identity: int, family: type) -> Look:
+    """`look_over` for code that is being compiled: torch before 2.11 takes no module as an argument here, so the model
+    comes as its `id`."""
+    return look_over(next(one for one in gc.get_objects() if id(one) == identity), family)
+
+
 def look_over(model: nn.Module, family: type) -> Look:
     """Look over a model that a family is about to run."""
     around = family(model).around()

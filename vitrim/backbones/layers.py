@@ -13,15 +13,17 @@ from typing import Any
 from torch import Tensor, nn
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-_SHARDED = ("FSDPModule", "ReplicateModule")  # what torch's fully_shard and replicate put over a class
+# What torch puts over a class: fully_shard, replicate, and torch.export while it records.
+_OVER_CLASSES = ("FSDPModule", "ReplicateModule", "AttrProxy")
 
 
 def kind(module: Any) -> type:
-    """The type of a module below what torch itself puts over classes: parametrisations, FSDP2's sharding."""
+    """The type of a module below what torch itself puts over classes: parametrisations, FSDP2's sharding, the
+    proxies of torch.export."""
     cls = type(module)
     while "forward" not in vars(cls):
         below = cls.__bases__
-        if len(below) == 2 and below[0].__name__ in _SHARDED:
+        if len(below) == 2 and below[0].__name__ in _OVER_CLASSES:
             cls = below[1]
         elif len(below) == 1 and cls.__name__ == f"Parametrized{below[0].__name__}":
             cls = below[0]
@@ -73,7 +75,7 @@ def _is_bare_tensor(weight: Tensor) -> bool:
 def wrapper_advice(module: nn.Module) -> str:
     """What to do with a wrapper instead of putting it there."""
     verb = "compile" if hasattr(module, "_orig_mod") else "wrap"
-    return f"{verb} the reduced model, or parts that the loop calls, such as mlp"
+    return f"{verb} the reduced model, or layers that the loop calls, such as attn.qkv or mlp.fc1"
 
 
 def original(cls: type, name: str) -> FunctionType | None:

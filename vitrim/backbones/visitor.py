@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..core.recording import recording
 from . import hooks
-from .admission import Around, is_fresh, look_over
+from .admission import Around, is_fresh, look_over, look_over_traced
 
 
 class Visitor(ABC):
@@ -40,7 +40,9 @@ class Visitor(ABC):
         """Look over the model, once. Raises ValueError for what would be lost on it."""
         if self.looked:
             return
-        trouble, self.hooked = look_over(self.model, type(self))
+        compiling = torch.compiler.is_compiling()
+        found = look_over_traced(id(self.model), type(self)) if compiling else look_over(self.model, type(self))
+        trouble, self.hooked = found
         if trouble:
             raise ValueError(trouble)
         apart = self.hooked or torch.is_grad_enabled() or recording()

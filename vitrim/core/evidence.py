@@ -8,6 +8,7 @@ Shapes: b images, p prefix tokens, n patch tokens, h heads, d channels of a head
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -23,7 +24,7 @@ from .recording import laid_out, length, one_image
 class Evidence:
     """One layer's evidence.
 
-    h:        [b, p+n, c] the normed input of the attention layer
+    normed:   [b, p+n, c] the normed input of the attention layer, or what computes it
     layer:    the layer's projections (`queries(h)`, `keys(h)`, `folded(h)`)
     prefix:   p
     voters:   prefix tokens whose attention counts: [CLS], and the distillation token beside it; registers never vote
@@ -32,7 +33,7 @@ class Evidence:
     layout:   where the images lie in a ragged batch: then q, k, v are [1, h, T, d]
     """
 
-    h: Tensor
+    normed: Tensor | Callable[[], Tensor]
     layer: object
     prefix: int
     voters: tuple[int, ...]
@@ -41,6 +42,18 @@ class Evidence:
     v: Tensor | None = None
     key_bias: Tensor | None = None
     layout: Layout | None = None
+
+    @property
+    def h(self) -> Float[Tensor, "b pn c"]:
+        """The normed input of the attention layer, computed when first asked for."""
+        if not isinstance(self.normed, Tensor):
+            object.__setattr__(self, "normed", self.normed())
+        return self.normed
+
+    @property
+    def asked(self) -> bool:
+        """Whether the normed input is known by now."""
+        return isinstance(self.normed, Tensor)
 
     def queries(self) -> Float[Tensor, "b h pn d"]:
         """Queries of all tokens, after norm and rotation where the layer has them."""

@@ -177,9 +177,8 @@ def pack(
     Reads the counts on the host: a batch of another spread has other shapes.
     """
     stays = F.pad(kept, (prefix, 0), value=True)
-    numbers = (
-        before.numbers(kept.device) if before else torch.arange(stays.numel(), device=kept.device).view(stays.shape)
-    )
+    every = torch.arange(stays.numel(), device=kept.device).view(stays.shape)
+    numbers = before.numbers(kept.device) if before else every
     goes = ~stays & (numbers >= 0)
     counts = torch.stack([stays.sum(dim=1), goes.sum(dim=1)]).tolist()
     rows, layout = _lay(stays, numbers, counts[0], prefix)

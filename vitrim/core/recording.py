@@ -1,5 +1,5 @@
-"""What holds in every graph recorded from a run, by torch.jit.trace, torch.export, torch.compile and what stands on
-them: it serves batches of any size, and its numbers of tokens are Python numbers.
+"""What holds in every graph that is recorded from a run, by torch.jit.trace, torch.export, torch.compile and the
+exporters on top of them: it serves batches of any size, and its numbers of tokens are Python numbers.
 
 A recorder sees what is asked of tensors, and takes Python's branches and numbers as they were for the example.
 """
@@ -45,9 +45,9 @@ def image_size(images: Tensor) -> tuple[int, int]:
 
 
 def laid_out(part: Tensor) -> Tensor:
-    """Part of a tensor, in a graph as a copy whose numbers lie side by side. Whether they do so without one depends on
-    the number of images, which the graph leaves open."""
-    return part.clone(memory_format=torch.contiguous_format) if torch.compiler.is_compiling() else part
+    """Part of a tensor, in an exported graph as a copy whose numbers lie side by side. Whether they do so without one
+    depends on the number of images, which the graph leaves open."""
+    return part.clone(memory_format=torch.contiguous_format) if torch.compiler.is_exporting() else part
 
 
 def refuse_recording(method: str, instead: str) -> None:
@@ -55,6 +55,5 @@ def refuse_recording(method: str, instead: str) -> None:
     them is in it, and every image needs its own. torch.compile runs around such decisions."""
     if torch.jit.is_tracing() or torch.compiler.is_exporting():
         raise ValueError(
-            f"{method} leaves every image a number of tokens of its own, which no traced or exported graph can: "
-            f"{instead}"
+            f"{method} lets every image keep its own number of tokens, and a traced or exported graph cannot: {instead}"
         )

@@ -63,8 +63,9 @@ def _shortest(value: Any) -> float:
     """The decimal number with the fewest digits that is `value` in its own precision."""
     exact = float(value)
     back = value.new_tensor if isinstance(value, Tensor) else type(value)
-    for digits in range(1, 10):
-        short = float(f"{exact:.{digits}g}")
-        if back(short) == value:
-            return short
+    with np.errstate(over="ignore"):
+        for digits in range(1, 10):
+            short = float(f"{exact:.{digits}g}")
+            if back(short) == value:
+                return short
     return exact

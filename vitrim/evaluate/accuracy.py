@@ -77,9 +77,9 @@ def evaluate_many(
     judges = _judges(models, features, neighbours, device)
     skipped: list[Unreadable] = []
     total = _total(loader)
+    for model in models.values():  # not in inference mode: what is moved there could never be trained again
+        model.to(device)
     with evaluation_mode(models), inference(device, dtype), _reporting(progress, total) as report:
-        for model in models.values():
-            model.to(device)
         done = 0
         for images, labels, *left_out in loader:
             skipped.extend(entry for group in left_out for entry in group)

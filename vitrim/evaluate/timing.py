@@ -103,8 +103,10 @@ def throughput_in_turn(
         raise ValueError(f"{len(models)} models, {len(batch)} images, {rounds} rounds: give at least one of each")
     device = as_device(device)
     dtype, batch = as_dtype(dtype, device), batch.to(device)
+    for model in models.values():
+        model.to(device)
     with evaluation_mode(models), inference(device, dtype):
-        calls = {name: _calls(model.to(device), batch, seconds) for name, model in models.items()}
+        calls = {name: _calls(model, batch, seconds) for name, model in models.items()}
         times = [{name: _time(models[name], batch, calls[name]) for name in models} for _ in range(rounds)]
     first = next(iter(models))
     return {

@@ -18,7 +18,8 @@ from ..core.recording import refuse_recording
 from ..core.reductions import Reduction
 from ..core.schedule import Place, ceil_count
 from ..core.tokens import Tokens
-from .base import Method, class_row_macs
+from .base import Method
+from .parts.scorer import class_row_macs
 
 
 class ATS(Method):
@@ -59,17 +60,17 @@ class ATS(Method):
     def default_places(self, depth: int) -> tuple[int, ...]:
         return tuple(range(depth // 4, depth))
 
-    def forward(self, tokens: Tokens, evidence: Evidence, place: Place) -> Reduction | None:
+    def acts_on(self, place: Place, n: int) -> bool:
+        return True
+
+    def forward(self, tokens: Tokens, evidence: Evidence, place: Place) -> Reduction:
         refuse_recording("ats", "export another method, such as evit or topk")
         scores = significance(evidence)
-        kept = sampled(scores, self._points(place, tokens.grid[0] * tokens.grid[1]))
+        kept = sampled(scores, ceil_count(place.keep, place.patches))
         return pack(kept, tokens.prefix, tokens.layout, scores)
 
-    def _points(self, place: Place, patches: int) -> int:
-        return ceil_count(place.keep, patches)
-
     def count(self, place: Place, n: int) -> int:
-        return min(self._points(place, place.patches), n)
+        return min(ceil_count(place.keep, place.patches), n)
 
     def macs(self, place: Place, n: int, body: Backbone, kept: Tensor | None = None) -> int:
         return class_row_macs(body, place, n)

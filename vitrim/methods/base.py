@@ -20,6 +20,7 @@ from ..core.evidence import Evidence
 from ..core.reductions import Reduction
 from ..core.schedule import Place, as_places, check_keep, check_places, even_places, rate_at
 from ..core.tokens import Tokens
+from .parts.scorer import Scorer
 from .parts.sealed import Sealed
 
 
@@ -28,11 +29,9 @@ class Method(Sealed, nn.Module):
 
     acts:    "between" attention and MLP of a block, or "before" a block
     dial:    the option that a budget solves
-    keeps_none: whether a keep rate of 0 makes sense
-    guided:  whether it takes scores from outside; `guide`, if set, makes them from the images
+    guided:  whether it has a scorer, and so takes scores from outside
     weighs:  whether it leaves tokens that weigh more than one patch in pooling
     map_of:  "maps" or "logits" where its loss needs the attention map over all tokens (`Evidence.mean_map`)
-    blind:   whether it decides from the tokens alone; it is given no evidence
     per_image: whether images may keep counts of their own; `macs` then takes them as `kept`
     ragged:  whether it leaves another number of tokens in every image of a batch
     trains_masked: whether it trains on soft masks over all tokens instead of gathers
@@ -44,10 +43,8 @@ class Method(Sealed, nn.Module):
     title: ClassVar[str]
     acts: ClassVar[Literal["between", "before"]] = "between"
     dial: ClassVar[str] = "keep"
-    keeps_none: ClassVar[bool] = False
-    weighs: ClassVar[bool] = False
     guided: ClassVar[bool] = False
-    blind: ClassVar[bool] = False
+    weighs: ClassVar[bool] = False
     per_image: ClassVar[bool] = False
     ragged: bool = False
     trains_masked: ClassVar[bool] = False
@@ -56,12 +53,20 @@ class Method(Sealed, nn.Module):
     map_of: str | None = None
     number: int = 0  # of the method in its stack; what it carries in `Tokens.notes` goes by it
 
-    def __init__(self, keep: Any = 1.0, at: Any = None):
+    def __init__(self, keep: Any = 1.0, at: Any = None, *, scorer: Scorer | None = None, zero: bool = False):
+        """keep: keep rates, in (0, 1]; with `zero` 0 as well
+        at:     blocks of the places; None: the default ones
+        scorer: what it chooses by, if it takes scores: then from outside, too
+        """
         super().__init__()
-        self.keep = check_keep(keep, zero=self.keeps_none)
+        self._zero = zero
+        self.keep = check_keep(keep, zero=zero)
         self.at = at if at is None else as_places(at)
         self.places: tuple[Place, ...] = ()
-        self.guide: Callable[[Tensor], Tensor] | None = None
+        self.scorer = scorer
+        self.guide: Callable[[Tensor], Tensor] | None = None if scorer is None else scorer.guide
+        if scorer is not None:  # a guide may be a module: it is registered as `guide`, not a second time as `score`
+            object.__setattr__(self, "score", scorer.score)
         self._masked: bool | None = None
 
     # -- told by the model it is put on
@@ -69,7 +74,9 @@ class Method(Sealed, nn.Module):
     def bind(self, body: Backbone) -> None:
         """Settle what depends on the model: places, learned parts. Raises ValueError where the model cannot serve."""
         at = self.blocks_of(body)
-        check_keep(self.keep, len(at), zero=self.keeps_none)
+        check_keep(self.keep, len(at), zero=self._zero)
+        if self.scorer is not None:
+            self.scorer.bind(body, self.name)
         self.places = tuple(Place(j, block, rate_at(self.keep, j)) for j, block in enumerate(at))
 
     def build(self, body: Backbone) -> None:
@@ -103,7 +110,7 @@ class Method(Sealed, nn.Module):
 
     def set_rates(self, rates: Sequence[float | None]) -> None:
         """Turn the keep rate of every place, for schedules of training. A model is saved at the rates that it runs."""
-        check_keep(rates, zero=self.keeps_none)
+        check_keep(rates, zero=self._zero)
         self.places = tuple(replace(place, keep=rate) for place, rate in zip(self.places, rates, strict=True))
 
     def place(self, block: int) -> Place | None:
@@ -117,9 +124,9 @@ class Method(Sealed, nn.Module):
         image; None: nothing.
 
         images: [b, 3, height, width]
-        scores: [b, n0] from outside, given with the call; only for methods that are `guided`
+        scores: [b, n0] from outside, given with the call; only for methods with a scorer
         """
-        return None
+        return None if self.scorer is None else self.scorer.start_note(images, scores)
 
     @property
     def masked(self) -> bool:
@@ -135,6 +142,11 @@ class Method(Sealed, nn.Module):
         if value and not self.trains_masked:
             raise ValueError(f"{self.name} has no masked form: it trains through its gathers")
         self._masked = value
+
+    def acts_on(self, place: Place, n: int) -> bool:
+        """Whether anything happens at this place, with n patch tokens before it; the core asks nothing where not. A
+        method without a `count` is always asked."""
+        return type(self).count is Method.count or self.count(place, n) != n
 
     def forward(self, tokens: Tokens, evidence: Evidence, place: Place) -> Reduction | None:
         """Which tokens become which; None: nothing happens here."""
@@ -170,7 +182,8 @@ class Method(Sealed, nn.Module):
         raise NotImplementedError
 
     def macs(self, place: Place, n: int, body: Backbone) -> int:
-        """Multiply-accumulates of deciding and applying at this place, with n patch tokens, for one image."""
+        """Multiply-accumulates of deciding and applying at this place, with n patch tokens, for one image; where it
+        acts."""
         return 0
 
     def observe_macs(self, block: int, n: int, body: Backbone) -> int:
@@ -207,12 +220,6 @@ class Method(Sealed, nn.Module):
     def dial_values(cls, body: Backbone) -> tuple[float, ...] | None:
         """Values of the dial from cheapest to dearest; None: any keep rate in (0, 1]."""
         return None
-
-
-def class_row_macs(body: Backbone, place: Place, n: int) -> int:
-    """The [CLS] row beside the fused kernel: one product with every key, for every voter."""
-    heads, channels = body.heads(place.block)
-    return len(body.voters) * heads * channels * (n + body.prefix)
 
 
 def top(scores: Tensor, k: int) -> Tensor:

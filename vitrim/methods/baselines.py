@@ -5,42 +5,28 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
+from ..backbones.base import Backbone
 from ..core.evidence import Evidence
 from ..core.reductions import Keep, Reduction
 from ..core.schedule import Place, ceil_count
 from ..core.seeds import image_seed, random_scores
 from ..core.tokens import Tokens
 from .base import Method, top
-from .evit import EViT
 from .parts.checks import check_seed
+from .parts.scorer import Scorer
 
 
-class TopK(EViT):
-    """Keep the most attentive tokens, drop the rest: EViT without the fused token (EViT Table 1, no training).
+class _Ranking(Method):
+    """Keeps the ceil(keep * n) patch tokens with the largest scores at each place."""
 
-    keep, at, score: as for EViT.
-    """
+    def forward(self, tokens: Tokens, evidence: Evidence, place: Place) -> Reduction:
+        scores = self.rank(tokens, evidence, place)
+        return Keep(top(scores, ceil_count(place.keep, tokens.n)), scores=scores)
 
-    name = "topk"
-    title = "keep the attentive tokens, drop the rest"
-
-    def __init__(self, keep: Any = 0.7, at: Any = None, score: str = "cls"):
-        super().__init__(keep, at, fuse=False, score=score)
-
-
-class _Blind(Method):
-    """Keeps ceil(keep * n) patch tokens at each place without looking at them."""
-
-    def forward(self, tokens: Tokens, evidence: Evidence, place: Place) -> Reduction | None:
-        k = ceil_count(place.keep, tokens.n)
-        if k == tokens.n:
-            return None
-        scores = self.rank(tokens, place)
-        return Keep(top(scores, k), scores=scores)
-
-    def rank(self, tokens: Tokens, place: Place) -> Tensor:
+    def rank(self, tokens: Tokens, evidence: Evidence, place: Place) -> Float[Tensor, "b n"]:
         """Scores [b, n]; the largest stay."""
         raise NotImplementedError
 
@@ -48,7 +34,27 @@ class _Blind(Method):
         return ceil_count(place.keep, n)
 
 
-class Random(_Blind):
+class TopK(_Ranking):
+    """Keep the most attentive tokens, drop the rest: EViT without the fused token (EViT Table 1, no training).
+
+    keep, at, score: as for EViT.
+    """
+
+    name = "topk"
+    title = "keep the attentive tokens, drop the rest"
+    guided = True
+
+    def __init__(self, keep: Any = 0.7, at: Any = None, score: Any = "cls"):
+        super().__init__(keep, at, scorer=Scorer(score))
+
+    def rank(self, tokens, evidence, place):
+        return self.scorer.scores(tokens, evidence, place, self.number)
+
+    def macs(self, place: Place, n: int, body: Backbone) -> int:
+        return self.scorer.macs(place, n, body, weighs=False)
+
+
+class Random(_Ranking):
     """Keep patch tokens at random, seeded by the image and `seed`: the same image keeps the same tokens in any batch.
 
     keep, at: as for EViT.
@@ -64,11 +70,11 @@ class Random(_Blind):
     def start_note(self, images, scores):
         return image_seed(images)
 
-    def rank(self, tokens, place):
+    def rank(self, tokens, evidence, place):
         return random_scores(tokens.notes[self.number], tokens.n, place, self.seed)
 
 
-class Grid(_Blind):
+class Grid(_Ranking):
     """Keep evenly spaced patches: every image the same ones, each place a subset of the one before.
 
     Patches leave in the order of an ordered-dither matrix (Bayer 1973): what stays is spread evenly for any rate.
@@ -81,7 +87,7 @@ class Grid(_Blind):
     def __init__(self, keep: Any = 0.7, at: Any = None):
         super().__init__(keep, at)
 
-    def rank(self, tokens, place):
+    def rank(self, tokens, evidence, place):
         order = torch.tensor(dither(*tokens.grid), device=tokens.x.device, dtype=torch.float32)
         return -order[tokens.origin()]
 

@@ -19,11 +19,11 @@ from ..core.recording import length
 from ..core.reductions import Keep, Reduction, take_rows
 from ..core.schedule import Place, ceil_count, rate_at
 from ..core.tokens import Tokens
-from .base import top
-from .evit import EViT
+from .base import Method, top
 from .parts.bat_sequence import Parts, merge_parts
 from .parts.checks import check_count, check_counts, check_flag, check_one_of
 from .parts.clustering import Groups, Weigher, density_peaks, k_means, k_means_macs, one_group, runs, z_order
+from .parts.scorer import Scorer
 
 MERGES = ("none", "pack", "cluster", "cluster+match")
 MERGERS = ("density", "kmeans", "average", "max", "spatial", "convolution", "mlp")
@@ -31,7 +31,7 @@ BY_ATTENTION = ("density", "kmeans")  # mergers whose members weigh by class att
 LEARNED = ("convolution", "mlp")
 
 
-class BAT(EViT):
+class BAT(Method):
     """Between attention and MLP of the chosen blocks the ceil(keep * n) most attentive patch tokens stay; the others
     are clustered and each cluster becomes one token; the most alike attentive tokens are merged in pairs (section 4).
 
@@ -55,7 +55,7 @@ class BAT(EViT):
 
     name = "bat"
     title = "keep the attentive tokens, cluster the rest, match alike ones"
-    keeps_none = True
+    guided = True
     weighs = True
 
     def __init__(
@@ -72,7 +72,7 @@ class BAT(EViT):
         score: Any = "cls",
     ):
         merge = check_one_of("merge", merge, MERGES)
-        super().__init__(keep, at, fuse=merge != "none", score=score)
+        super().__init__(keep, at, scorer=Scorer(score), zero=True)
         self.merge, self.merger = merge, check_one_of("merger", merger, MERGERS)
         self.clusters, self.pairs = check_counts("clusters", clusters, 1), check_counts("pairs", pairs, 0)
         self.neighbours = None if neighbours is None else check_count("neighbours", neighbours, 1)
@@ -95,15 +95,16 @@ class BAT(EViT):
 
     # -- the decision
 
-    def forward(self, tokens: Tokens, evidence: Evidence, place: Place) -> Reduction | None:
+    def acts_on(self, place: Place, n: int) -> bool:
+        return ceil_count(place.keep, n) < n
+
+    def forward(self, tokens: Tokens, evidence: Evidence, place: Place) -> Reduction:
         k, m, p = self.plan(place, tokens.n)
-        if k == tokens.n:
-            return None
-        scores = self._scores(tokens, evidence, place)
+        scores = self.scorer.scores(tokens, evidence, place, self.number)
         attentive, inattentive = decouple(scores, k)
         if self.merge == "none":
             return Keep(attentive, inattentive, scores=scores)
-        importance = self._weights(scores, tokens, evidence)
+        importance = self.scorer.weights(scores, tokens, evidence, self.number)
         inattentive = self._in_order(inattentive, tokens)
         groups = self._group(tokens.take(inattentive), take_rows(importance, inattentive), m, place)
         pairs = match(tokens.take(attentive), p) if p else None
@@ -153,10 +154,9 @@ class BAT(EViT):
 
     def macs(self, place: Place, n: int, body: Backbone) -> int:
         k, m, p = self.plan(place, n)
-        if k == n:
-            return 0
+        scoring = self.scorer.macs(place, n, body, weighs=self.merge != "none")
         matching = (k // 2) * (k - k // 2) * body.width if p else 0
-        return self.score_macs(place, n, body) + self._grouping_macs(n - k, m, body.width) + matching
+        return scoring + self._grouping_macs(n - k, m, body.width) + matching
 
     def _grouping_macs(self, q: int, m: int, channels: int) -> int:
         if self.merger in LEARNED:

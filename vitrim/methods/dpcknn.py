@@ -43,7 +43,6 @@ class DPCKNN(Method):
     name = "dpcknn"
     title = "cluster tokens by density peaks"
     acts = "before"
-    blind = True
     weighs = True
 
     def __init__(self, keep: Any = 0.7, at: Any = None, neighbours: int = 5, proportional: bool = True):
@@ -51,11 +50,8 @@ class DPCKNN(Method):
         self.neighbours = check_count("neighbours", neighbours, 1)
         self.proportional = check_flag("proportional", proportional)
 
-    def forward(self, tokens: Tokens, evidence: Evidence | None, place: Place) -> Reduction | None:
-        m = self.count(place, tokens.n)
-        if m == tokens.n:
-            return None
-        groups = nearest_peaks(tokens.patches, m, self.neighbours)
+    def forward(self, tokens: Tokens, evidence: Evidence, place: Place) -> Reduction:
+        groups = nearest_peaks(tokens.patches, self.count(place, tokens.n), self.neighbours)
         moved = others(groups.lead, tokens.n)
         return Merge.means(tokens.sizes, groups.group, groups.lead, moved, self.proportional)
 
@@ -63,7 +59,7 @@ class DPCKNN(Method):
         return ceil_count(place.keep, n)
 
     def macs(self, place: Place, n: int, body: Backbone) -> int:
-        return 0 if self.count(place, n) == n else n * n * body.width
+        return n * n * body.width
 
 
 def nearest_peaks(z: Float[Tensor, "b n c"], m: int, neighbours: int) -> Groups:

@@ -35,7 +35,6 @@ class DynamicViT(Method):
     name = "dynamicvit"
     title = "prune by a learned predictor"
     acts = "before"
-    blind = True
     trains_masked = True
     share_of_all = True
 
@@ -56,22 +55,16 @@ class DynamicViT(Method):
     def build(self, body: Backbone) -> None:
         self.predictors = nn.ModuleList(Predictor(body.width) for _ in self.places)
 
-    def forward(self, tokens: Tokens, evidence: Evidence | None, place: Place) -> Reduction | None:
-        learning = self.masked and self.training
-        k = self._left(place, tokens.n, tokens.grid[0] * tokens.grid[1])
-        if k == tokens.n and not learning:
-            return None
+    def forward(self, tokens: Tokens, evidence: Evidence, place: Place) -> Reduction:
+        k = self.count(place, tokens.n)
         decision = self.predictors[place.index](tokens.patches, tokens.mask)
         scores = decision[..., 0] - decision[..., 1]
         if not self.masked:
             return Keep(top(scores, k), scores=scores)
-        return Mask(drawn(decision, tokens.mask) if learning else best_mask(scores, k, tokens.mask), scores=scores)
-
-    def _left(self, place: Place, n: int, patches: int) -> int:
-        return min(max(floor_count(place.keep, patches), 1), n)
+        return Mask(drawn(decision, tokens.mask) if self.training else best_mask(scores, k, tokens.mask), scores=scores)
 
     def count(self, place: Place, n: int) -> int:
-        return self._left(place, n, place.patches)
+        return min(max(floor_count(place.keep, place.patches), 1), n)
 
     def macs(self, place: Place, n: int, body: Backbone) -> int:
-        return 0 if self.count(place, n) == n else Predictor.macs(body.width, n)
+        return Predictor.macs(body.width, n)

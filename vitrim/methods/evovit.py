@@ -13,8 +13,9 @@ from ..core.evidence import Evidence
 from ..core.reductions import Fuse, Reduction
 from ..core.schedule import Place, as_places, check_keep, check_places, floor_count
 from ..core.tokens import Tokens
-from .base import Method, class_row_macs, top
+from .base import Method, top
 from .parts.checks import check_count, check_number
+from .parts.scorer import class_row_macs
 
 
 class EvoViT(Method):
@@ -36,7 +37,6 @@ class EvoViT(Method):
     name = "evovit"
     title = "update informative tokens slowly, the others fast"
     acts = "before"
-    blind = True
 
     def __init__(self, keep: Any = 0.5, blocks: Any = None, stages: int = 1, momentum: float = 0.5):
         super().__init__(keep)
@@ -77,12 +77,12 @@ class EvoViT(Method):
         """Whether a later block decides by what this one attends to."""
         return any(place.block > block and place.keep < 1 for place in self.places)
 
-    def forward(self, tokens: Tokens, evidence: Evidence | None, place: Place) -> Reduction | None:
-        k = self._informative(place, tokens.n)
-        if k == tokens.n:
-            return None
+    def acts_on(self, place: Place, n: int) -> bool:
+        return self._informative(place, n) < n
+
+    def forward(self, tokens: Tokens, evidence: Evidence, place: Place) -> Reduction:
         attention = tokens.notes[self.number]
-        kept = top(attention, k)
+        kept = top(attention, self._informative(place, tokens.n))
         weights = attention.scatter(1, kept, 0.0)
         return Fuse(kept, weights / weights.sum(dim=1, keepdim=True), scores=attention)
 
@@ -93,12 +93,11 @@ class EvoViT(Method):
         return max(floor_count(place.keep, n), 1)
 
     def count(self, place: Place, n: int) -> int:
-        k = self._informative(place, n)
-        return n if k == n else k + 1
+        return self._informative(place, n) + self.acts_on(place, n)
 
     def macs(self, place: Place, n: int, body: Backbone) -> int:
         """The representative is summed twice: before the block, and after it to know its update."""
-        return 0 if self._informative(place, n) == n else 2 * n * body.width
+        return 2 * n * body.width
 
     def observe_macs(self, block: int, n: int, body: Backbone) -> int:
         return class_row_macs(body, Place(0, block), n) if self._needed(block) else 0

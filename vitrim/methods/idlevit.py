@@ -13,10 +13,11 @@ from ..core.evidence import Evidence
 from ..core.reductions import Keep, Mask, Reduction
 from ..core.schedule import Place, as_places, check_keep, check_places, even_places, floor_count
 from ..core.tokens import Tokens
-from .base import Method, class_row_macs, top
+from .base import Method, top
 from .parts.checks import check_count, check_one_of
 from .parts.masks import best_mask, drawn
 from .parts.predictor import Predictor
+from .parts.scorer import class_row_macs
 
 SCORES = ("logit", "softmax", "predictor")
 
@@ -83,10 +84,8 @@ class IdleViT(Method):
         if self.score == "predictor":
             self.predictors = nn.ModuleList(Predictor(body.channels(p.block)) for p in self.places)
 
-    def forward(self, tokens: Tokens, evidence: Evidence, place: Place) -> Reduction | None:
+    def forward(self, tokens: Tokens, evidence: Evidence, place: Place) -> Reduction:
         k = floor_count(place.keep, tokens.n)
-        if k == tokens.n and not (self.masked and self.training):
-            return None
         if self.score == "predictor":
             return self._predicted(tokens, k, place)
         scores = evidence.class_logits() if self.score == "logit" else evidence.class_attention()
@@ -111,8 +110,6 @@ class IdleViT(Method):
         return floor_count(place.keep, n)
 
     def macs(self, place: Place, n: int, body: Backbone) -> int:
-        if floor_count(place.keep, n) == n:
-            return 0
         if self.score == "predictor":
             return Predictor.macs(body.channels(place.block), n)
         if self.score == "logit":

@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..backbones.base import Backbone
+from ..core.evidence import Evidence
 from ..core.packing import pack
 from ..core.recording import refuse_recording
 from ..core.reductions import Keep, Mask, Reduction
@@ -53,7 +55,6 @@ class ToFe(StoredShares, Method):
     name = "tofe"
     title = "freeze tokens for a stage, let them come back"
     acts = "before"
-    blind = True
     per_image = True
     trains_masked = True
     share_of_all = True
@@ -125,17 +126,13 @@ class ToFe(StoredShares, Method):
 
     # -- Algorithm 1
 
-    def forward(self, tokens: Tokens, evidence: None, place: Place) -> Reduction | None:
-        patches = tokens.grid[0] * tokens.grid[1]
-        learning = self.masked and self.training
-        if not learning and self._keeps_all(place, tokens.n, patches):
-            return None
+    def forward(self, tokens: Tokens, evidence: Evidence, place: Place) -> Reduction:
         z = self.selectors[place.index](tokens)  # Eq. 8
-        if learning:
+        if self.masked and self.training:
             return self._as_mask(drawn(z, tokens.mask, self.tau), z, tokens)  # Eq. 9
         if self.ragged:
             return self._own_counts(z, tokens)
-        return self._stored_count(z, self._count(place, tokens.n, patches), tokens)
+        return self._stored_count(z, self.count(place, tokens.n), tokens)
 
     def _own_counts(self, z: Float[Tensor, "b n 2"], tokens: Tokens) -> Reduction:
         """Instance-adaptive: the decision is the mask, argmax of z."""
@@ -143,7 +140,7 @@ class ToFe(StoredShares, Method):
         kept = decide(scores, tokens.mask)
         if self.masked:
             return self._as_mask(kept.to(scores.dtype), z, tokens)
-        refuse_recording('tofe with adaptive="instance"', 'set adaptive="batch" first')
+        refuse_recording('tofe with adaptive="instance"', 'make it with adaptive="batch"')
         return pack(kept, tokens.prefix, tokens.layout, scores)
 
     def _stored_count(self, z: Float[Tensor, "b n 2"], k: int, tokens: Tokens) -> Reduction:
@@ -186,19 +183,17 @@ class ToFe(StoredShares, Method):
     # -- counts
 
     def count(self, place: Place, n: int) -> int:
-        return self._count(place, n, place.patches)
-
-    def _count(self, place: Place, n: int, patches: int) -> int:
         """N^s: the stored share of all patches, rounded, at least 1 and no more than there are."""
-        return min(max(round_count(place.keep, patches), 1), n)
+        return min(max(round_count(place.keep, place.patches), 1), n)
 
-    def _keeps_all(self, place: Place, n: int | Tensor, patches: int) -> bool:
-        """Whether the stored counts leave nothing to decide; the other images of a batch have no say in it."""
+    def acts_on(self, place: Place, n: int | Tensor) -> bool:
+        """Whether the stored counts leave something to decide; the other images of a batch have no say in it."""
         earlier = self.places[place.index - 1] if place.index and not self.reuse else None
-        before = patches if earlier is None else self._count(earlier, patches, patches)
+        patches = place.patches
+        before = patches if earlier is None else self.count(replace(earlier, patches=patches), patches)
         if isinstance(n, int) and not self.ragged:
             before = min(before, n)
-        return self._count(place, patches, patches) >= before
+        return self.count(place, patches) < before
 
     def update_counts(self, kept: Float[Tensor, "b s"], patches: int | Sequence[int], momentum: float = 0.02) -> None:
         """Move the stored counts towards the mean of those that images of `patches` patches kept in training, [b, s].
@@ -218,8 +213,6 @@ class ToFe(StoredShares, Method):
     # -- what it will cost
 
     def macs(self, place: Place, n: int, body: Backbone, kept: Tensor | None = None) -> int:
-        if self._keeps_all(place, n, place.patches) and (kept is None or not self.training):
-            return 0
         approximator = APPROXIMATORS[self.approximator]
         channels = body.channels(place.block)
         selecting = SELECTORS[self.selector].macs(channels, n)

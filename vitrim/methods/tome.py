@@ -53,10 +53,8 @@ class ToMe(Method):
     def default_places(self, depth: int) -> tuple[int, ...]:
         return tuple(range(depth))
 
-    def forward(self, tokens: Tokens, evidence: Evidence, place: Place) -> Reduction | None:
+    def forward(self, tokens: Tokens, evidence: Evidence, place: Place) -> Reduction:
         r = self._merged(place, tokens.n)
-        if r == 0:
-            return None
         source, target = bipartite_soft_matching(mean_keys(evidence), r, tokens.prefix % 2)
         return merge_pairs(tokens.sizes, source, target, tokens.prefix % 2, self.proportional)
 
@@ -67,8 +65,6 @@ class ToMe(Method):
         return n - self._merged(place, n)
 
     def macs(self, place: Place, n: int, body: Backbone) -> int:
-        if self._merged(place, n) == 0:
-            return 0
         return (n // 2) * (n - n // 2) * body.heads(place.block)[1]
 
     @classmethod

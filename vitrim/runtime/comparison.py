@@ -17,17 +17,17 @@ from .rebuilding import live_tables
 _OF_MODULES = frozenset(vars(nn.Module()))
 # Said by the config in another way, or about where a model comes from.
 _RECORDED = {"pretrained_cfg", "default_cfg", "pretrained_model_args", "_model_args", "_traits", "num_classes"}
-# No value outside of training hangs on these, nor on which kernel computes it.
+# No value outside of training hangs on these: how it is computed, what a later change of size would refer to.
 _FREE = {
     "grad_checkpointing",
-    "fused_attn",
     "_fast_norm",
     "_compiled_call_impl",
     "inplace",
     "drop_rate",
     "feature_info",
 }
-_FREE |= {"token_labels", "mix_token"}
+_FREE |= {"token_labels", "mix_token", "map_of", "_ref_window_sizes", "_ref_grid_size", "target_shift_size"}
+_MISSING = object()
 _IDLE = (nn.Identity, nn.Dropout, DropPath)  # alike in eval mode
 
 
@@ -145,10 +145,11 @@ def _settings(path: str, module: nn.Module, other: nn.Module) -> Iterator[str]:
     if isinstance(module, (ReducedViT, Method)):  # the rest follows from their options
         return
     for key, value in theirs.items():
-        if key not in ours:
+        own = getattr(module, key, _MISSING)  # a part that was taken out is None among the parts
+        if own is _MISSING:
             yield f"{name}: its {key} is missing"
-        elif not same(ours[key], value):
-            yield f"{name}: its {key} is {_brief(ours[key])} and would be {_brief(value)}"
+        elif not same(own, value):
+            yield f"{name}: its {key} is {_brief(own)} and would be {_brief(value)}"
 
 
 def _attributes(module: nn.Module) -> dict[str, Any]:

@@ -7,7 +7,7 @@ what a method's own decision costs. Not counted, as in the papers: norms, softma
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -38,11 +38,11 @@ class OwnCounts:
 
 
 def plan_cost(
-    body: Backbone, methods: Sequence[Method], grid: tuple[int, int], own: OwnCounts | None = None
+    body: Backbone, methods: Sequence[Method], grid: tuple[int, int], own: Sequence[OwnCounts] = ()
 ) -> tuple[list[BlockCost], int]:
     """Walk the blocks as the loop does: costs of the blocks, and the patch tokens at the end.
 
-    own: counts of single images; costs are then [b] from there on
+    own: counts of single images at the places of some methods; costs are then [b] from there on
     """
     n = patches = math.prod(grid)
     blocks, outside = [], n
@@ -63,30 +63,31 @@ def plan_cost(
     return blocks, n
 
 
-def _after(step: Step, n: int | Tensor, patches: int, body: Backbone, own: OwnCounts | None):
+def _after(step: Step, n: int | Tensor, patches: int, body: Backbone, own: Sequence[OwnCounts]):
     """Patch tokens after a step, of n before it, and the MACs of deciding it."""
     method, place = step.method, replace(step.place, patches=patches)
-    if own is not None and method is own.method:
-        kept = own.kept[:, step.index]
-        return kept, method.macs(place, n, body, kept=kept)
+    for counts in own:
+        if method is counts.method:
+            kept = counts.kept[:, step.index]
+            return kept, method.macs(place, n, body, kept=kept) if step.acts_on(place, n) else 0
     if isinstance(n, Tensor):
-        return _of_each(lambda k: method.count(place, k), n, method), _of_each(
-            lambda k: method.macs(place, k, body), n, method
-        )
-    return method.count(place, n), method.macs(place, n, body)
+        whole = _whole(n, method)
+        after = [_after(step, k, patches, body, ()) for k in whole]
+        return tuple(torch.tensor(figures, device=n.device) for figures in zip(*after, strict=True))
+    return (method.count(place, n), method.macs(place, n, body)) if method.acts_on(place, n) else (n, 0)
 
 
-def _of_each(function: Callable[[int], int], n: Tensor, method: Method) -> Tensor:
-    """`function` of the count of every image [b]."""
+def _whole(n: Tensor, method: Method) -> list[int]:
+    """The counts of all images as whole numbers. Raises ValueError where a gradient would be lost."""
     if n.is_floating_point():
         raise ValueError(
             f"{method.name} follows a method whose images keep counts of their own, and its count is a whole number of "
             "a whole number: give whole numbers as kept"
         )
-    return torch.tensor([function(k) for k in n.tolist()], device=n.device)
+    return n.tolist()
 
 
-def plan_macs(body: Backbone, methods: Sequence[Method], grid: tuple[int, int], own: OwnCounts | None = None) -> int:
+def plan_macs(body: Backbone, methods: Sequence[Method], grid: tuple[int, int], own: Sequence[OwnCounts] = ()) -> int:
     """Total MACs of one image; with `own` [b], as for `plan_cost`, of each."""
     blocks, left = plan_cost(body, methods, grid, own)
     ends = body.embed_macs(grid) + body.head_macs(left + body.prefix)

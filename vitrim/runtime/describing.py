@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from importlib.metadata import version
@@ -36,7 +35,7 @@ def candidates(model: ReducedViT) -> Iterator[SavedConfig]:
     )
     yield asked
     methods = [_as_it_runs(saved, method) for saved, method in zip(asked.methods, model.methods, strict=True)]
-    found = replace(asked, architecture=_with_depth(asked.architecture, model.backbone), methods=tuple(methods))
+    found = replace(asked, architecture=_as_it_stands(asked.architecture, model.backbone), methods=tuple(methods))
     if found != asked:
         yield found
 
@@ -89,10 +88,12 @@ def _classes(backbone: nn.Module) -> int:
     return 0 if type(head) is nn.Identity else backbone.num_classes
 
 
-def _with_depth(architecture: Architecture, backbone: nn.Module) -> Architecture:
-    if not hasattr(backbone, "blocks") or "depth" not in inspect.signature(type(backbone)).parameters:
-        return architecture
-    return Architecture(architecture.name, {**architecture.arguments, "depth": len(backbone.blocks)})
+def _as_it_stands(architecture: Architecture, backbone: nn.Module) -> Architecture:
+    """With what timm does not record when it prunes a model."""
+    depth = {"depth": len(backbone.blocks)} if hasattr(backbone, "blocks") else {}
+    norms = [getattr(backbone, name, None) for name in ("norm", "fc_norm")]
+    final = {"final_norm": False} if all(type(norm) is nn.Identity for norm in norms) else {}
+    return Architecture(architecture.name, {**architecture.arguments, **depth, **final})
 
 
 def _method(method: Method) -> SavedMethod:

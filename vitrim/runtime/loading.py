@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from ..common.tensor_files import DTYPES as CODES
 from ..common.tensor_files import open_tensors
 from .model import ReducedViT
-from .rebuilding import Shapes, build_shapes, check_tensors, fill, give_memory
+from .rebuilding import Shapes, build_shapes, check_tensors, fill, give_memory, on
 from .saved_config import NAMES, SavedConfig, parse_config
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -65,7 +65,9 @@ def _loaded(folder: Path) -> ReducedViT:
         config = _with_dtypes(config, there)
         model = build_shapes(config, len(there))
         check_tensors(model, there, config)
-        return fill(give_memory(model), {name: weights.get_tensor(name).clone() for name in there})
+        with on("cpu"):
+            tensors = {name: weights.get_tensor(name).clone() for name in there}
+        return fill(give_memory(model), tensors)
 
 
 def _of_another_save(shown: dict[str, Any], inside: dict[str, Any] | None) -> bool:

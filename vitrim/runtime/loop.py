@@ -89,8 +89,11 @@ class Loop:
         """Steps before the attention. Also returns norm1 of the tokens that go in, where it is known already."""
         normed = None
         for step in turn.before:
-            evidence = None if step.method.blind else self.body.probe(turn.block, tokens)
-            decision = step.method(tokens, evidence, step.place)
+            place = step.place_on(_patches(tokens))
+            if not step.acts_on(place, tokens.n):
+                continue
+            evidence = self.body.probe(turn.block, tokens)
+            decision = step.method(tokens, evidence, place)
             if decision is None:
                 continue
             witness = witness_place(step, tokens.n, evidence, decision) if self.request.losses else None
@@ -100,7 +103,7 @@ class Loop:
                 record.witnesses.append(witness)
             record.decision, undone = decision, step.until is not None
             tokens = tokens.shrink(decision, undone=undone, remember=self.request.remember)
-            known = evidence is not None and isinstance(decision, Keep)
+            known = isinstance(decision, Keep) and evidence.asked
             normed = decision.shrink(evidence.h, tokens.prefix) if known else None
         return tokens, span, normed
 
@@ -109,7 +112,10 @@ class Loop:
         for method in turn.observers:
             tokens = tokens.with_note(method.number, method.observe(tokens, evidence, turn.block))
         for step in turn.between:
-            decision = step.method(tokens, evidence, step.place)
+            place = step.place_on(_patches(tokens))
+            if not step.acts_on(place, tokens.n):
+                continue
+            decision = step.method(tokens, evidence, place)
             if decision is None:
                 continue
             if self.request.losses:
@@ -117,6 +123,11 @@ class Loop:
             record.decision = decision
             tokens = tokens.shrink(decision, remember=self.request.remember)
         return tokens
+
+
+def _patches(tokens: Tokens) -> int:
+    """Patches of the whole image there."""
+    return tokens.grid[0] * tokens.grid[1]
 
 
 def _close(tokens: Tokens, span: Span, record: BlockRecord) -> Tokens:

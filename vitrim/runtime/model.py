@@ -131,16 +131,25 @@ class ReducedViT(TimmInterface, nn.Module):
         if scores is not None:
             self._check_scores(scores, images)
         for method in self.methods:
-            tokens = tokens.with_note(method.number, method.start_note(images, scores if method.guided else None))
+            note = method.start_note(images, scores if method.scorer else None)
+            if method.guide is not None and scores is None:
+                self._check_scores(note, images)
+            tokens = tokens.with_note(method.number, note)
         return tokens
 
     def _check_scores(self, scores: Tensor, images: Tensor) -> None:
-        if not any(method.guided for method in self.methods):
+        """Raise ValueError for scores from outside, given or made by a guide, that are not one for each patch."""
+        if not any(method.scorer for method in self.methods):
             raise ValueError(f"scores: {', '.join(m.name for m in self.methods)} takes none from outside; evit does")
+        if not isinstance(scores, Tensor):
+            raise ValueError(f"scores are a {type(scores).__name__}: give a tensor, one score for each patch")
         height, width = self.body.grid(tuple(images.shape[-2:]))
         wanted = [images.shape[0], height * width]
         if list(scores.shape) != wanted:
-            raise ValueError(f"scores are {list(scores.shape)}: give one for each patch of each image, {wanted}")
+            raise ValueError(
+                f"scores are {list(scores.shape)}: give one for each patch of each image, {wanted} "
+                "(vitrim.LastClassAttention makes them from a model)"
+            )
 
     def fit_again(self) -> None:
         """Take note that the model underneath has got another size, or fewer blocks; keep rates stay."""

@@ -74,7 +74,8 @@ def profile(model: nn.Module, image_size: tuple[int, int] | int | None = None) -
 def image_macs(
     model: nn.Module, kept: Num[Tensor, "b places"], image_size: tuple[int, int] | int | None = None
 ) -> Num[Tensor, " b"]:
-    """MACs of images that keep `kept` patch tokens at the places of the model's method, each its own numbers (ToFe).
+    """MACs of images that keep `kept` patch tokens at the places of the model's method, each its own numbers (ToFe); of
+    a stack with several such methods at their places one after the other.
 
     In float64 with gradient to `kept` if that is floating (ToFe Eq. 4 and 14, selectors and approximators included);
     exact integers if it is not. A `Witness` has the counts: `witness.selected.sum(dim=1)`.
@@ -84,11 +85,13 @@ def image_macs(
     model = unwrap(model)
     methods = list(model.methods) if isinstance(model, ReducedViT) else []
     free = [method for method in methods if method.per_image]
-    if len(free) != 1:
-        raise ValueError("image_macs needs a model with one method whose images keep counts of their own, such as tofe")
-    if kept.dim() != 2 or kept.shape[1] != len(free[0].places):
-        raise ValueError(f"kept is {list(kept.shape)}: give [images, {len(free[0].places)}], one count for each place")
+    if not free:
+        raise ValueError("image_macs needs a model with a method whose images keep counts of their own, such as tofe")
+    places = [len(method.places) for method in free]
+    if kept.dim() != 2 or kept.shape[1] != sum(places):
+        raise ValueError(f"kept is {list(kept.shape)}: give [images, {sum(places)}], one count for each place")
     if kept.is_floating_point() and kept.device.type != "mps":
         kept = kept.double()
     size = (image_size, image_size) if isinstance(image_size, int) else image_size
-    return plan_macs(model.body, methods, model.body.grid(size), OwnCounts(free[0], kept))
+    own = [OwnCounts(method, counts) for method, counts in zip(free, kept.split(places, dim=1), strict=True)]
+    return plan_macs(model.body, methods, model.body.grid(size), own)

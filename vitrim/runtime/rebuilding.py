@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import timm
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from ..methods import LastClassAttention, Method
 from .build import attach, make_method
@@ -21,17 +23,36 @@ _ALONE = threading.RLock()  # torch keeps the device of a `with` for all threads
 SPARE = 1 << 28  # bytes of tables that a model works out for itself (positions, window masks), beside 4 x its weights
 
 
+@contextmanager
+def on(device: str) -> Iterator[None]:
+    """What is made, is made there, whatever the caller's default is; one thread at a time."""
+    with _ALONE, torch.device(device):
+        yield
+
+
 def build_shapes(config: SavedConfig, tensors: int | None = None) -> ReducedViT:
     """The model without memory, on the meta device, in its dtype.
 
     tensors: number of tensors that are there to fill it; no model has more blocks than that
     Raises ValueError for what timm cannot build, and for methods that the model cannot carry.
     """
-    with _ALONE, torch.device("meta"):
+    with on("meta"), _Undrawn():
         backbone = _backbone(config.architecture, tensors)
         model = attach(backbone, [_method(method, tensors) for method in config.methods])
     backbone.pretrained_cfg.update(config.data)
     return model.to(DTYPES[config.dtype or "float32"])
+
+
+class _Undrawn(TorchFunctionMode):
+    """Leaves out what would draw first weights: on the meta device it has no effect, and takes most of the time."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func in _DRAWING and args and args[0].is_meta:
+            return args[0]
+        return func(*args, **(kwargs or {}))
+
+
+_DRAWING = {getattr(Tensor, name) for name in ("uniform_", "normal_", "erfinv_", "mul_", "add_", "clamp_")}
 
 
 def _backbone(architecture: Architecture, tensors: int | None) -> nn.Module:
@@ -56,7 +77,7 @@ def give_memory(model: ReducedViT) -> ReducedViT:
     if needed > SPARE + 4 * weights:
         raise ValueError(f"it asks for {needed / 1e9:.1f} GB of tables beside {weights / 1e9:.3f} GB of weights")
     owners = dict.fromkeys(owner for owner, *_ in tables)
-    with _ALONE, torch.device("cpu"), torch.no_grad():
+    with on("cpu"), torch.no_grad():
         model.to_empty(device="cpu")
         for owner in owners:
             owner.init_non_persistent_buffers()

@@ -94,7 +94,7 @@ def parse_config(raw: Any) -> SavedConfig:
     """The config that JSON has given. Raises ValueError for anything that `save` would not have written."""
     _check(isinstance(raw, dict), f"it is no JSON object, it is {shown(raw)}")
     number = raw.get("format", 1)
-    _check(as_whole(number) is not None, f"format: {shown(number)} is no whole number")
+    _check((as_whole(number) or 0) >= 1, f"format: {shown(number)} is no whole number from 1")
     _check(
         number <= FORMAT, f"format {number} is newer than this vitrim, which reads up to {FORMAT}: install a newer one"
     )
@@ -157,6 +157,8 @@ def _method(entry: Any) -> SavedMethod:
 
 def _data(raw: dict[str, Any]) -> dict[str, Any]:
     """How images are prepared; ValueError for anything else that would end up beside it."""
+    missing = [key for key in _FITS if key not in raw and key != "label_names"]
+    _check(not missing, f"data: it has no {missing and missing[0]!r}")
     for key, value in raw.items():
         _check(key in _FITS, f"data: {shown(key)} is not one of {', '.join(_FITS)}")
         _check(_FITS[key](value), f"data: {key}={shown(value)} cannot be")

@@ -18,7 +18,7 @@ from .comparison import differences, other_settings, other_tables, same_bits
 from .describing import candidates
 from .loading import CONFIG, KEY, WEIGHTS, holds_save
 from .model import ReducedViT, unwrap
-from .rebuilding import build_shapes, fill, give_memory
+from .rebuilding import build_shapes, fill, give_memory, on
 from .saved_config import NAMES, SavedConfig, parse_config
 
 WAY_OUT = "merge adapters, build it by timm.create_model's arguments, or save its state_dict() yourself"
@@ -26,10 +26,11 @@ WAY_OUT = "merge adapters, build it by timm.create_model's arguments, or save it
 
 @dataclass(frozen=True)
 class Save:
-    """What is to be written: the text of the config, and every tensor."""
+    """What is to be written: the text of the config, and every tensor; and what it makes, over the same tensors."""
 
     config: str
     tensors: dict[str, Tensor]
+    again: ReducedViT
 
 
 class Another(Exception):
@@ -70,6 +71,12 @@ def check_saves(model: nn.Module) -> None:
     _made(model)
 
 
+def remade(model: nn.Module) -> ReducedViT:
+    """The model that `load` would give back after `save`, in eval mode, over the weights of this one, so that it can be
+    tried before anything is written. Raises ValueError as `check_saves` does."""
+    return _made(model).again.eval()
+
+
 def _write(one: Save, folder: Path) -> None:
     with Beside(folder / WEIGHTS) as weights, Beside(folder / CONFIG) as config:
         write_tensors(weights.file, one.tensors, {"format": "pt", KEY: one.config})
@@ -84,7 +91,7 @@ def _write(one: Save, folder: Path) -> None:
 
 def _check_written(one: Save, path: Path) -> None:
     """Raise OSError where the file does not hold what was written to it."""
-    with open_tensors(path) as written:
+    with open_tensors(path) as written, on("cpu"):
         for name, tensor in one.tensors.items():
             if not same_bits(tensor, written.get_tensor(name)):
                 raise OSError(f"{name} came back from the disk as something else, or changed while it was written")
@@ -129,9 +136,9 @@ def _proven(model: ReducedViT, config: SavedConfig) -> Save:
     dtypes = {
         name: NAMES[t.dtype] for name, t in tensors.items() if t.is_floating_point() and t.dtype != made[name].dtype
     }
-    fill(again, state)
+    fill(again, tensors)
     _stop_at(other_settings(model, again))
-    return Save(_text(replace(config, dtypes=dtypes)), tensors)
+    return Save(_text(replace(config, dtypes=dtypes)), tensors, again)
 
 
 def _stop_at(found: Iterator[str]) -> None:

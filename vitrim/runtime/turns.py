@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..core.schedule import Place
 from ..methods import Method
@@ -24,6 +24,16 @@ class Step:
     def place(self) -> Place:
         """The place as it is now: training turns keep rates."""
         return self.method.places[self.index]
+
+    def place_on(self, patches: int) -> Place:
+        """The place on an image of so many patches there."""
+        place = self.place
+        return place if place.patches in (None, patches) else replace(place, patches=patches)
+
+    def acts_on(self, place: Place, n: int) -> bool:
+        """Whether the method is to be asked, with n patch tokens: in masked training it decides everywhere."""
+        method = self.method
+        return (method.masked and method.training) or method.acts_on(place, n)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from ..runtime.describing import methods_config
 from ..runtime.model import ReducedViT, unwrap
 from ..runtime.profile import profile
 from .checks import check_inference, check_model, check_processes, check_recipe, check_start
-from .finish import as_saved, finished, save_and_compare
+from .finish import as_saved, check_result_saves, finished, save_and_compare
 from .judge import Judge
 from .loop import Run, make_accelerator
 from .objective import Objective, Teacher, dense_macs, restore_blocks
@@ -81,6 +81,7 @@ def finetune(
     seed_everything(settings.seed)  # learned parts start from random weights
     student, recipe = make_student(model, method, recipe, macs, options)
     check_start(recipe, scratch)
+    check_result_saves(student)
     check_inference(student)
     photographs = open_photographs(data, model, recipe, settings, limit, class_map)
     learned = photographs.photographs.classes
@@ -91,6 +92,7 @@ def finetune(
     check_processes(accelerator)
     teacher = make_teacher(model, student, recipe) if recipe.teaches else None
     identity = identity_of(model, student, data, len(photographs), macs)
+    identity |= {} if class_map is None else {"class_map": learned.mapping}
     some = partial(some_of, photographs.photographs, accelerator.device)
     signals, judge = Signals(lockstep=accelerator.num_processes > 1), None
     if judge_on is not None and accelerator.is_main_process:

@@ -11,17 +11,28 @@ from torch import Tensor
 
 from ..data.loading import data_config
 from ..methods import ToFe
-from ..runtime.loading import load
 from ..runtime.model import ReducedViT
-from ..runtime.saving import save
+from ..runtime.saving import check_saves, remade, save
 from .settle import settle
 
 
 def bare(model: ReducedViT) -> ReducedViT:
-    """Without the autocast that Accelerate puts around `forward`: the result computes in its weights' own precision."""
+    """Without what training has put on it: the autocast around `forward` (Accelerate's; the result computes in its
+    weights' own precision), and the maps that losses ask for."""
     for name in ("forward", "_original_forward"):
         model.__dict__.pop(name, None)
+    for method in model.methods:
+        method.__dict__.pop("map_of", None)
     return model
+
+
+def check_result_saves(student: ReducedViT) -> None:
+    """Raise ValueError where the result could not be saved: before the training, not after it."""
+    asked = [method.map_of for method in student.methods]
+    check_saves(bare(student))
+    for method, maps in zip(student.methods, asked, strict=True):
+        if method.map_of != maps:
+            method.map_of = maps
 
 
 def finished(model: ReducedViT, some: Callable[[], list[Tensor]]) -> ReducedViT:
@@ -42,16 +53,14 @@ def as_saved(model: ReducedViT, some: Callable[[], list[Tensor]]) -> ReducedViT:
 
 @torch.no_grad()
 def save_and_compare(model: ReducedViT, folder: Path, tolerance: float = 1e-4) -> None:
-    """Save, load again, and compare the two on the CPU.
+    """Compare the model with what would be loaded again, on the CPU, then save it.
 
-    Raises ValueError where the loaded model says something else.
+    Raises ValueError where the loaded model would say something else; nothing is written then.
     """
     model = copy.deepcopy(model).cpu().eval()
-    save(model, folder)
-    again = load(folder)
+    again = remade(model)
     images = torch.randn(2, *data_config(model.backbone)["input_size"], generator=torch.Generator().manual_seed(0))
     difference = (model(images) - again(images)).abs().max().item()
     if not difference <= tolerance:
-        raise ValueError(
-            f"{folder} was written, but the model loaded from it differs by {difference:.3g}: do not use it"
-        )
+        raise ValueError(f"the model loaded from {folder} would differ by {difference:.3g}: nothing was saved")
+    save(model, folder)

@@ -55,7 +55,7 @@ class Table:
 
 
 def _write_all(file: FileIO, line: bytes) -> None:
-    """One call, so that no reader or kill sees half a row; a second one is for the disk to say that it is full."""
+    """One call, so that neither a kill nor a reader sees half a row; a second one lets a full disk say so."""
     while line:
         line = line[file.write(line) :]
 

@@ -52,9 +52,13 @@ class Judge:
 
         Raises ValueError as `evaluate_many` does.
         """
-        batch = next((batch for batch in self.loader if len(batch[1])), None)
+        batches = []
+        for batch in self.loader:
+            batches.append(batch)
+            if len(batch[1]):
+                break
         for dtype in dict.fromkeys((self.dtype, torch.float32)):
-            self._judge(student, [] if batch is None else [batch], dtype)
+            self._judge(student, batches, dtype)
 
     def _judge(self, student: ReducedViT, batches: Iterable, dtype: torch.dtype) -> dict[str, float]:
         device = next(student.parameters()).device

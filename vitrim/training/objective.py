@@ -113,8 +113,8 @@ class Objective:
         return {name: way() for name, way in ways.items() if getattr(weights, name)}
 
     def _over_budget(self, learned: Learning) -> Tensor:
-        (method,) = filter(learns_counts, self.student.methods)
-        macs = image_macs(self.student, own_counts(method, learned)[0])
+        counts = [own_counts(method, learned)[0] for method in self.student.methods if learns_counts(method)]
+        macs = image_macs(self.student, torch.cat(counts, dim=1))
         return losses.macs_budget(macs, self.budget, self.dense, self.recipe.budget_of_mean)
 
     def _off_ratio(self, learned: Learning) -> Tensor:

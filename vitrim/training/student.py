@@ -11,7 +11,6 @@ from torch import nn
 from ..methods import Method
 from ..runtime.build import attach
 from ..runtime.model import ReducedViT
-from ..runtime.saving import check_saves
 from .optim import check_frozen, check_learning, set_drop_path
 from .recipes import NEEDED, Recipe, for_methods
 from .shares import learns_counts, turns_by_schedule
@@ -27,7 +26,6 @@ def make_student(
     student = attach(model, method, macs=macs, copy=True, **options)
     _carry_over(method, student)
     recipe = for_methods(recipe, [_learns_like(m) for m in student.methods])
-    check_saves(student)  # before the training, not after it
     _check_masks(student, recipe)
     _check_losses(recipe, student)
     _check_schedule(recipe, student)
@@ -68,20 +66,15 @@ def _check_losses(recipe: Recipe, student: ReducedViT) -> None:
 
 
 def _check_budget(methods: Sequence[Method]) -> None:
-    """Raise ValueError where a budget cannot tell what images cost from one method's own counts."""
-    way_out = "set the weight of budget to 0 and that of ratio above 0, which holds each place to its own share"
-    first, *others = (m for m in methods if learns_counts(m))
-    if others:
-        names = " and ".join(m.name for m in (first, *others))
-        raise ValueError(
-            f"{names} each learn their counts, and one budget cannot hold both: leave one out, or {way_out}"
-        )
-    begins = first.places[0].block
+    """Raise ValueError where a method would have whole numbers to go on from, and a budget has counts that learn."""
+    learning = [m for m in methods if learns_counts(m)]
+    begins = min(m.places[0].block for m in learning)
     for other in methods:
-        if other is not first and any(place.block >= begins for place in other.places):
+        if other not in learning and any(place.block >= begins for place in other.places):
             raise ValueError(
-                f"{first.name} learns its counts towards a budget, and {other.name} acts on what it leaves: put "
-                f"{other.name} before block {begins}, or {way_out}"
+                f"{learning[0].name} learns its counts towards a budget, and {other.name} acts on what it leaves: put "
+                f"{other.name} before block {begins}, or set the weight of budget to 0 and that of ratio above 0, "
+                "which holds each place to its own share"
             )
 
 

@@ -51,7 +51,7 @@ class LVViTBlock(Block):
 
     def __init__(self, *args, skip_lam: float = 1.0, **kwargs):
         super().__init__(*args, **kwargs)
-        self.ls1 = self.ls2 = nn.Identity() if skip_lam == 1 else Divide(skip_lam)
+        self.ls1, self.ls2 = (nn.Identity() if skip_lam == 1 else Divide(skip_lam) for _ in range(2))
 
 
 class ConvStem(PatchEmbed):

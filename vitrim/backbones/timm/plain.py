@@ -133,8 +133,10 @@ class PlainBackbone(Backbone):
 
     def probe(self, i, tokens):
         block = self.model.blocks[i]
-        h, bias = self._normed(block, tokens.x), tokens.key_bias
-        return Evidence(h, self._projections(i), self.prefix, self.voters, key_bias=bias)
+        bias = tokens.key_bias
+        return Evidence(
+            lambda: self._normed(block, tokens.x), self._projections(i), self.prefix, self.voters, key_bias=bias
+        )
 
     def _normed(self, block: nn.Module, x: Tensor) -> Tensor:
         """What goes into the attention of a block."""

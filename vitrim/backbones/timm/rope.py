@@ -172,8 +172,10 @@ class RopeBackbone(PlainBackbone):
 
     def probe(self, i, tokens):
         block = self.model.blocks[i]
-        h, bias = self._normed(block, tokens.x), tokens.key_bias
-        return Evidence(h, self._layer(i, tokens), self.prefix, self.voters, key_bias=bias)
+        bias = tokens.key_bias
+        return Evidence(
+            lambda: self._normed(block, tokens.x), self._layer(i, tokens), self.prefix, self.voters, key_bias=bias
+        )
 
     def _layer(self, i: int, tokens: Tokens) -> RotaryProjections:
         prefix = self.prefix if tokens.layout is None else 0  # ragged rows come with the prefix tokens' own

@@ -193,7 +193,7 @@ class SwinBackbone(Backbone):
 
     def probe(self, i, tokens):
         tokens, block = self._entered(i, tokens), self.block(i)
-        return WindowEvidence(on_grid(block.norm1, tokens).x, block, prefix=0, voters=(), grid=tokens.grid)
+        return WindowEvidence(lambda: on_grid(block.norm1, tokens).x, block, prefix=0, voters=(), grid=tokens.grid)
 
     def attend(self, i, tokens, normed=None):
         tokens, block = self._entered(i, tokens), self.block(i)

@@ -31,7 +31,6 @@ def parse(config: type[Config], arguments: Sequence[str], prog: str) -> Config:
     empty value: as a path it would be the current folder.
     """
     _check_not_empty(arguments)
-    _check_empty(arguments)
     shown = io.StringIO()
     settings = (tyro.conf.DisallowNone, tyro.conf.OmitArgPrefixes)
     try:
@@ -51,15 +50,6 @@ def _check_not_empty(arguments: Sequence[str]) -> None:
         if not argument or (argument.startswith("--") and argument.endswith("=")):
             option = argument.rstrip("=") or before or "an argument"
             raise ValueError(f"{option} is empty: give a value, or leave it out")
-
-
-def _check_empty(arguments: Sequence[str]) -> None:
-    option = "an argument"
-    for argument in arguments:
-        name, equals, value = argument.partition("=")
-        option = name if argument.startswith("--") else option
-        if not argument or (argument.startswith("--") and equals and not value):
-            raise ValueError(f"{option}: the value is empty")
 
 
 def one_line(box: str, prog: str) -> str:

@@ -69,9 +69,7 @@ class StoredShares:
 
     def _keep_bits(self, stored: Tensor, moved: Tensor) -> None:
         """Only the device of what `_apply` made counts; out of the meta device come the numbers of the places."""
-        if moved.is_meta:
-            return
-        if stored.is_meta:
+        if stored.is_meta and not moved.is_meta:
             stored = torch.tensor([place.keep for place in self.places], dtype=torch.float32, device=moved.device)
         if stored is not moved:
             self._buffers["kept_shares"] = stored.to(moved.device)
