@@ -251,6 +251,42 @@ def test_an_output_put_in_by_a_hook_stays_the_callers(part):
     assert torch.equal(given, before)
 
 
+class Stored(nn.Module):
+    """Gives the same tensor at every call."""
+
+    def __init__(self, given: Tensor):
+        super().__init__()
+        self.given = given
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.given
+
+
+HANDS_OUT: dict[str, Callable[[nn.Module, Tensor], object]] = {
+    "patched mlp": lambda b, t: setattr(b.mlp, "forward", lambda x: t),
+    "patched last layer": lambda b, t: setattr(b.mlp.fc2, "forward", lambda x: t),
+    "patched projection": lambda b, t: setattr(b.attn.proj, "forward", lambda x: t),
+    "another drop path": lambda b, t: setattr(b, "drop_path2", Stored(t)),
+    "another projection": lambda b, t: setattr(b.attn, "proj", Stored(t)),
+    "a view of it": lambda b, t: b.mlp.register_forward_hook(lambda module, args, out: t[:]),
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("put", HANDS_OUT.values(), ids=HANDS_OUT)
+@pytest.mark.parametrize("row", ROWS[:3])
+def test_what_a_layer_hands_out_again_and_again_stays_as_it_is(row, put):
+    x, model = images(row), dense(row)
+    fast = _nothing(row, model)
+    fast(x)
+    given = torch.randn(2, model.num_prefix_tokens + 25, 48)
+    before = given.clone()
+    put(block(model), given)
+    wanted = model(x)
+    assert torch.equal(fast(x), wanted) and torch.equal(fast(x), wanted)
+    assert torch.equal(given, before)
+
+
 @torch.no_grad()
 def test_observers_see_blocks_and_attention_of_a_reduced_model():
     model, seen = dense(DEIT), []

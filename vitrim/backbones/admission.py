@@ -11,11 +11,9 @@ import warnings
 from collections.abc import Iterable
 from types import FunctionType
 from typing import NamedTuple
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
-from torch.utils.hooks import RemovableHandle
 
 from .hooks import any_global
 from .layers import has_hooks, has_own, kind, original, wrapper_advice
@@ -29,12 +27,10 @@ class Look(NamedTuple):
 
     trouble: why it cannot be run, in one line
     hooked:  whether hooks sit on modules that the loop goes around
-    held:    whether somebody may hold on to what a layer has returned, so that nothing may be written into it
     """
 
     trouble: str | None
     hooked: bool
-    held: bool
 
 
 def kinds(*types: type[nn.Module], steps: tuple[str, ...] = ("forward",)) -> Kinds:
@@ -66,7 +62,7 @@ def look_over(model: nn.Module, family: type) -> Look:
     bare = _is_bare(around)
     trouble = None if bare else next(filter(None, (_trouble(model, *part) for part in around)), None)
     hooked = any_global() or (not bare and any(has_hooks(module) for module, _ in around))
-    return Look(trouble, hooked, hooked or _is_held(model))
+    return Look(trouble, hooked)
 
 
 def _is_bare(around: Around) -> bool:
@@ -123,23 +119,27 @@ def path_of(model: nn.Module, module: nn.Module) -> str:
     return name or kind(model).__name__
 
 
-_HELD: WeakKeyDictionary[nn.Module, tuple[int, bool]] = WeakKeyDictionary()
+_LIBRARIES = ("torch.nn.modules.", "timm.", "vitrim.")
+_forgetful: set[type] = set()  # their classes seen so far; looking a name up takes longer
 
 
-def _is_held(model: nn.Module) -> bool:
-    """Whether a layer has a hook, or is somebody's own class or has a forward of its own. Walks over all modules only
-    where a hook has been put somewhere since the last walk."""
-    count = RemovableHandle.next_id
-    known = _HELD.get(model)
-    if known is None or known[0] != count:
-        known = _HELD[model] = count, any(_may_hold(module) for module in model.modules())
-    return known[1]
-
-
-def _may_hold(module: nn.Module) -> bool:
-    library = type(module).__module__
-    own = library.startswith(("torch.nn.modules.", "timm.", "vitrim."))
-    return not own or has_hooks(module) or has_own(module, "forward")
+def is_fresh(blocks: Iterable[nn.Module]) -> bool:
+    """Whether what the branches of these blocks give is nobody else's: every layer that it may come from is torch's,
+    timm's or vitrim's own, with nothing on it that could keep it."""
+    for block in blocks:
+        parts = block._modules
+        attn, mlp = parts["attn"]._modules, parts["mlp"]._modules
+        for layer in (*parts.values(), attn.get("proj"), attn.get("proj_drop"), mlp.get("fc2"), mlp.get("drop2")):
+            if layer is None:
+                continue
+            own = layer.__dict__
+            if own["_forward_hooks"] or "forward" in own:
+                return False
+            if type(layer) not in _forgetful:
+                if not type(layer).__module__.startswith(_LIBRARIES):
+                    return False
+                _forgetful.add(type(layer))
+    return True
 
 
 def refuse(model: nn.Module, family: type) -> None:

@@ -5,6 +5,7 @@ the modules that it goes around, and writes into nothing that somebody else may 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -12,24 +13,28 @@ from torch import Tensor, nn
 
 from ..core.recording import recording
 from . import hooks
-from .admission import Around, look_over, look_over_traced
+from .admission import Around, is_fresh, look_over, look_over_traced
 
 
 class Visitor(ABC):
     """What every family's adapter does for what sits on its model; an adapter serves one forward.
 
-    hooked: whether hooks sit on modules that the loop goes around
-    held:   whether somebody may hold on to what a layer has returned; so until a look has said otherwise
+    hooked:   whether hooks sit on modules that the loop goes around
+    in_place: whether sums may be written into a branch's memory: without gradients, where nobody else can hold it
     """
 
     def __init__(self, model: nn.Module):
         self.model = model
-        self.looked, self.hooked, self.held = False, False, True
+        self.looked, self.hooked, self.in_place = False, False, False
         self._inside: dict[nn.Module, hooks.Inside] = {}
 
     @abstractmethod
     def around(self) -> Around:
         """The modules that the loop goes around, with the types that they may have."""
+
+    @abstractmethod
+    def all_blocks(self) -> Iterable[nn.Module]:
+        """The blocks, in order."""
 
     def look(self) -> None:
         """Look over the model, once. Raises ValueError for what would be lost on it."""
@@ -37,10 +42,11 @@ class Visitor(ABC):
             return
         compiling = torch.compiler.is_compiling()
         found = look_over_traced(id(self.model), type(self)) if compiling else look_over(self.model, type(self))
-        trouble, self.hooked, self.held = found
+        trouble, self.hooked = found
         if trouble:
             raise ValueError(trouble)
-        self.looked = True
+        apart = self.hooked or torch.is_grad_enabled() or recording()
+        self.looked, self.in_place = True, not apart and is_fresh(self.all_blocks())
 
     def receive(self, images: Tensor) -> Tensor:
         """The images after the pre-hooks of the model itself, where all of it is run."""
@@ -67,16 +73,15 @@ class Visitor(ABC):
 
     def add(self, x: Tensor, branch: Tensor) -> Tensor:
         """x + branch."""
-        return x + branch if self.held else add_residual(x, branch)
+        return add_residual(x, branch) if self.in_place else x + branch
 
 
 def add_residual(x: Tensor, branch: Tensor) -> Tensor:
     """x + branch, of a branch that nobody else holds: where no gradient is asked for, the sum goes into its memory,
     since on CPU a fresh [b, n, c] costs more than the addition. The bits are the same, and so must be the strides:
-    kernels add in the order in which numbers lie. A graph is the same whether it was recorded with gradients or
-    without."""
+    kernels add in the order in which numbers lie."""
     alike = branch.dtype == x.dtype and branch.stride() == x.stride()
-    if branch.requires_grad or x.requires_grad or not alike or recording():
+    if branch.requires_grad or x.requires_grad or not alike:
         return x + branch
     return branch.add_(x)
 

@@ -97,6 +97,9 @@ class PlainBackbone(Backbone):
     def grid(self, image_size=None):
         return embedded_grid(self.model.patch_embed, image_size)
 
+    def all_blocks(self):
+        return self.model.blocks
+
     def around(self):
         return self._around((self.model, MODELS), (self.model.blocks, SEQUENTIAL), blocks=BLOCKS, attentions=ATTENTIONS)
 

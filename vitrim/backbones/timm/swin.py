@@ -139,6 +139,9 @@ class SwinBackbone(Backbone):
 
     # -- running it
 
+    def all_blocks(self):
+        return [block for stage in self.model.layers for block in stage.blocks]
+
     def around(self):
         parts: Around = [(self.model, MODELS), (self.model.layers, SEQUENTIAL)]
         for stage in self.model.layers:
