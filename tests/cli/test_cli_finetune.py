@@ -1,12 +1,19 @@
 """`vitrim finetune`: a run from the command line, and what is refused; on random weights and images made here."""
 
 import json
+import re
 
 import numpy as np
 import pytest
+import timm
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 
+import vitrim
 from vitrim.cli import main
+from vitrim.data import open_dataset, open_loader
+from vitrim.evaluate import evaluate_many
 
 TINY = ["--model", "vit_tiny_patch16_224", "--image-size", "32", "--num-classes", "3", "--scratch"]
 QUICK = ["--short", "--batch-size", "4", "--cpu", "--workers", "0"]
@@ -79,6 +86,87 @@ def test_its_result_is_evaluated_and_trained_on(trained, photographs, tmp_path, 
     said = capsys.readouterr()
     assert json.loads(said.out)["recipe"] == "distill"
     assert "pos_embed resampled" in said.err
+
+
+@pytest.fixture(scope="module")
+def before(tmp_path_factory):
+    """Weights of another dense model of the same kind."""
+    torch.manual_seed(3)
+    model = timm.create_model("vit_tiny_patch16_224", img_size=32, num_classes=3)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    file = tmp_path_factory.mktemp("before") / "dense.safetensors"
+    save_file(model.state_dict(), file)
+    return file, model.eval()
+
+
+def evaluated(folder, photographs, capsys, *more):
+    """What `vitrim evaluate` prints of a folder, and its JSON."""
+    data = ["--data", str(photographs), "--device", "cpu", "--rounds", "1", "--workers", "0"]
+    figures = folder / "evaluated.json"
+    assert main(["evaluate", "--checkpoint", str(folder), *data, "--json", str(figures), *map(str, more)]) == 0
+    return capsys.readouterr().out, json.loads(figures.read_text())
+
+
+def test_dense_before_and_after_fine_tuning_are_told_apart(trained, photographs, before, capsys):
+    file, model = before
+    said, figures = evaluated(trained, photographs, capsys, "--baseline", file)
+    assert "dense (fine-tuned backbone)" in said.splitlines()[2]
+    assert "agreement with dense (fine-tuned backbone), %" in said
+    (line,) = (line for line in said.splitlines() if line.startswith("dense (before fine-tuning)"))
+    loader = open_loader(open_dataset(photographs, model), 8, 0)
+    result = vitrim.load(trained)
+    found = evaluate_many({"dense": model, "after": result}, loader)
+    assert figures["baseline"]["top1"] == found["dense"].top1
+    assert figures["baseline"]["agreement"] == found["after"].agreement
+    assert figures["baseline"]["change"] == figures["top1"] - found["dense"].top1
+    assert f"top-1 {found['dense'].top1:.1f} %" in line and f"agreement {found['after'].agreement:.1f} %" in line
+    own = evaluate_many({"dense": result.backbone, "after": result}, loader)
+    assert (figures["dense"]["top1"], figures["agreement"]) == (own["dense"].top1, own["after"].agreement)
+    assert figures["dense"]["method"] == "dense" and figures["dense_label"] == "dense (fine-tuned backbone)"
+
+
+def test_a_folder_that_was_saved_without_training_is_not_called_fine_tuned(photographs, before, tmp_path, capsys):
+    _, model = before
+    vitrim.reduce(model, "evit", keep=0.5).save(tmp_path / "saved")
+    said, figures = evaluated(tmp_path / "saved", photographs, capsys)
+    assert "dense (saved backbone)" in said and "fine-tun" not in said
+    assert "baseline" not in figures
+
+
+@pytest.mark.parametrize(
+    ("baseline", "said"),
+    [
+        ("nowhere", "--baseline nowhere: there is no such file or folder, and timm has no model of that name"),
+        ("five", "--baseline .* tells 5 classes apart and the model 3"),
+        ("other", "other.safetensors"),
+    ],
+)
+def test_baselines_that_do_not_fit_are_refused(trained, photographs, tmp_path, capsys, baseline, said):
+    if baseline == "five":
+        model = timm.create_model("vit_tiny_patch16_224", img_size=32, num_classes=5)
+        baseline = tmp_path / "five"
+        vitrim.reduce(model, "evit").save(baseline)
+    elif baseline == "other":
+        baseline = tmp_path / "other.safetensors"
+        save_file({"weights": torch.zeros(2)}, baseline)
+    data = ["--data", str(photographs), "--device", "cpu", "--workers", "0"]
+    assert main(["evaluate", "--checkpoint", str(trained), *data, "--baseline", str(baseline)]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert re.search(said, error)
+
+
+def test_a_run_names_the_dense_model_that_it_was_judged_beside(photographs, before, tmp_path, capsys):
+    file, _ = before
+    model = ["--model", "vit_tiny_patch16_224", "--image-size", "32", "--num-classes", "3", "--checkpoint", str(file)]
+    where = ["--data", str(photographs), "--val", str(photographs), "--out", str(tmp_path), "--json", "-"]
+    assert main(["finetune", *model, *QUICK, *where, "--keep", "0.5"]) == 0
+    said = capsys.readouterr()
+    figures = json.loads(said.out)
+    (line,) = (line for line in said.err.splitlines() if "steps of distill" in line)
+    before, after = line.split("; dense (before fine-tuning): ")
+    assert f"top1 {figures['top1']:.2f}" in before
+    assert after == f"top1 {figures['dense_top1']:.2f}"
 
 
 @pytest.mark.parametrize(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from ..common.files import check_output, write_json
+from .shared.baseline import beside_figures, judge_beside, open_baseline, tell_beside
 from .shared.measure import Row, change_of, common_figures, data_figures, measure, open_images, settle
 from .shared.method_options import method_options_class
 from .shared.model import open_model
-from .shared.options import DataOptions, ModelOptions, OutputOptions, RunOptions
+from .shared.options import DataOptions, ModelOptions, OutputOptions, RunOptions, hinted
 from .shared.parse import parse
 from .shared.plans import one_plan
 from .shared.report import about, judged
@@ -33,6 +34,8 @@ class EvaluateConfig:
     data: DataOptions
     run: RunOptions
     output: OutputOptions
+    baseline: Annotated[str | None, hinted("none")] = None
+    """another dense model to show: a checkpoint, a saved folder or timm's name of what was fine-tuned"""
 
 
 def run(arguments: Sequence[str], prog: str) -> None:
@@ -42,16 +45,22 @@ def run(arguments: Sequence[str], prog: str) -> None:
     setting = settle(config.run)
     subject = open_model(config.model)
     plan = one_plan(subject, config.method, setting.seed)
+    baseline = None if config.baseline is None else open_baseline(config.baseline, subject)
     loader = open_images(subject, config.data, setting)
     report = Report(config.output.json)
     about(report, subject.name, loader, setting)
     dense, reduced = rows = measure(subject, [plan], loader, setting)
     report.line()
-    report.table(["", "dense", plan.label, "change"], _lines(dense, reduced))
+    report.table(["", dense.label, plan.label, "change"], _lines(dense, reduced))
     report.line()
     judged(report, rows, loader)
     common = {**data_figures(config.model, config.data, loader), **common_figures(subject.name, rows, setting)}
-    write_json(config.output.json, {**common, **reduced.figures(dense), "dense": dense.figures(dense)})
+    figures = {**common, **reduced.figures(dense), "dense": dense.figures(dense), "dense_label": dense.label}
+    if baseline is not None:
+        beside = judge_beside(baseline, plan, loader, setting)
+        tell_beside(report, config.baseline, beside)
+        figures |= beside_figures(config.baseline, beside)
+    write_json(config.output.json, figures)
 
 
 def _lines(dense: Row, reduced: Row) -> list[list[str]]:
@@ -64,13 +73,13 @@ def _accuracies(dense: Row, reduced: Row) -> list[list[str]]:
     if a.top1 is None:
         lines = [["nearest-neighbour accuracy, %", percent(a.knn), percent(b.knn), signed(change_of(b, a))]]
         lines.append(["  95 % interval", interval(a.knn_interval), interval(b.knn_interval), ""])
-        return [*lines, ["cosine with dense features", "", percent(b.cosine, 4), ""]]
+        return [*lines, [f"cosine with the features of {dense.label}", "", percent(b.cosine, 4), ""]]
     lines = [["top-1, %", percent(a.top1), percent(b.top1), signed(change_of(b, a))]]
     lines.append(["  95 % interval", interval(a.top1_interval), interval(b.top1_interval), ""])
     if a.top5 is not None:
         lines.append(["top-5, %", percent(a.top5), percent(b.top5), signed(b.top5 - a.top5)])
         lines.append(["  95 % interval", interval(a.top5_interval), interval(b.top5_interval), ""])
-    lines.append(["agreement with dense, %", "", percent(b.agreement), ""])
+    lines.append([f"agreement with {dense.label}, %", "", percent(b.agreement), ""])
     return [*lines, ["  95 % interval", "", interval(b.agreement_interval), ""]]
 
 

@@ -25,6 +25,7 @@ from ..runtime.profile import profile
 from ..training import RECIPES, Augmentation, Interrupted, Recipe, Settings, Weights, finetune, get_recipe, override
 from ..training import Report as Trained
 from ..training.checkpoints import holds_run
+from .shared.baseline import NAME as BEFORE
 from .shared.method_options import method_options_class
 from .shared.model import Subject, open_model, open_untrained
 from .shared.options import ModelOptions, OutputOptions, hinted
@@ -230,8 +231,7 @@ def _tell(config: FinetuneConfig, name: str, recipe: Recipe, trained: Trained, j
         _tell_of(report, judge_on.dataset, "validation")
     for file, reason in sorted(trained.unreadable.items()):
         report.line(f"skipped {file}: {reason}")
-    figures = "  ".join(f"{key} {value:.2f}" for key, value in trained.figures.items())
-    report.line(f"{trained.steps} steps of {recipe.name}; {figures or 'nothing was judged (--val)'}")
+    report.line(f"{trained.steps} steps of {recipe.name}; {_in_words(trained.figures) or 'nothing was judged (--val)'}")
     report.line(f"{cost.gmacs:.3f} of {cost.dense_gmacs:.3f} GMACs")
     report.line(f"saved {config.training.out}: use it with --checkpoint {config.training.out}")
     made = {"model": name, "method": plan.name, "options": plan.options, "recipe": recipe.name, "steps": trained.steps}
@@ -244,6 +244,14 @@ def _tell(config: FinetuneConfig, name: str, recipe: Recipe, trained: Trained, j
         **environment(seed=config.machine.seed),
     }
     write_json(config.output.json, {**made, **cost_figures, **trained.figures, **where})
+
+
+def _in_words(figures: dict[str, float]) -> str:
+    """The figures of the result, and those of the dense model as it was before fine-tuning, each by its name."""
+    own = "  ".join(f"{key} {value:.2f}" for key, value in figures.items() if not key.startswith("dense_"))
+    beside = {key.removeprefix("dense_"): value for key, value in figures.items() if key.startswith("dense_")}
+    before = "  ".join(f"{key} {value:.2f}" for key, value in beside.items())
+    return f"{own}; {BEFORE}: {before}" if before else own
 
 
 def _tell_of(report: Report, photographs: Photographs, what: str) -> None:

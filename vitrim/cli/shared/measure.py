@@ -110,8 +110,9 @@ def measure(subject: Subject, plans: Sequence[Plan], loader: DataLoader, setting
     speeds = throughput_in_turn(models, batches.filled(setting.batch_size), setting.rounds, **where)
     size = tuple(batches.images.shape[-2:])
     known = {plan.label: plan for plan in plans}
+    shown = {DENSE: subject.label}
     return [
-        Row(label, known.get(label), profile(model, size), results[label], speeds[label])
+        Row(shown.get(label, label), known.get(label), profile(model, size), results[label], speeds[label])
         for label, model in models.items()
     ]
 

@@ -22,16 +22,21 @@ from ...runtime.model import ReducedViT
 from .options import ModelOptions
 from .table import say
 
+STEPS = "steps.csv"
 REMOTE = ("hf-hub:", "hf_hub:", "local-dir:")  # names that timm looks up elsewhere than in its own list
 
 
 @dataclass(frozen=True)
 class Subject:
-    """The dense model under test, the name to print, and what it was saved with, if it comes from a saved folder."""
+    """The dense model under test, the name to print, and what it was saved with, if it comes from a saved folder.
+
+    label: what to call the dense model: the backbone of a folder may have been fine-tuned with its method
+    """
 
     name: str
     dense: nn.Module
     saved: ReducedViT | None = None
+    label: str = "dense"
 
 
 def open_model(options: ModelOptions) -> Subject:
@@ -186,4 +191,6 @@ def _saved(options: ModelOptions) -> Subject:
     name = saved.pretrained_cfg["architecture"]
     if options.model not in (None, name):
         raise ValueError(f"{folder} holds a {name}, not a {options.model}: leave out --model")
-    return Subject(name, saved.backbone.eval(), saved)
+    trained = (folder / STEPS).exists()  # a run of `vitrim finetune` has written it
+    label = "dense (fine-tuned backbone)" if trained else "dense (saved backbone)"
+    return Subject(name, saved.backbone.eval(), saved, label)

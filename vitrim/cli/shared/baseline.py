@@ -1,0 +1,75 @@
+"""A second dense model to compare with: as it was before fine-tuning."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import timm
+from torch import nn
+from torch.utils.data import DataLoader
+
+from ...backbones.timm.checkpoints import load_checkpoint
+from ...evaluate.accuracy import EvaluationResult, evaluate_many
+from .measure import DENSE, Setting, accuracy_of, change_of, interval_of
+from .model import Subject, open_model
+from .options import ModelOptions
+from .plans import Plan
+from .table import Report, interval, percent, signed
+
+NAME = "dense (before fine-tuning)"
+
+
+def open_baseline(given: str, subject: Subject) -> nn.Module:
+    """The dense model that `--baseline` names: a checkpoint of the subject's architecture, a folder written by save()
+    (its backbone), or a model of timm's with its pretrained weights.
+
+    Raises ValueError for what is none of these, does not fit, or tells other classes apart.
+    """
+    path = Path(given).expanduser()
+    if path.is_dir():
+        model = open_model(ModelOptions(checkpoint=path)).dense
+    elif path.is_file():
+        model = copy.deepcopy(subject.dense)
+        load_checkpoint(model, path)
+    elif timm.is_model(given):
+        size = getattr(getattr(subject.dense, "patch_embed", None), "img_size", None)
+        model = open_model(ModelOptions(model=given, image_size=tuple(size or ()))).dense
+    else:
+        raise ValueError(f"--baseline {given}: there is no such file or folder, and timm has no model of that name")
+    if model.num_classes != subject.dense.num_classes:
+        raise ValueError(
+            f"--baseline {given} tells {model.num_classes} classes apart and the model {subject.dense.num_classes}: "
+            "give the dense model that it was fine-tuned from"
+        )
+    return model.eval()
+
+
+def judge_beside(
+    model: nn.Module, plan: Plan, loader: DataLoader, setting: Setting
+) -> tuple[EvaluationResult, EvaluationResult]:
+    """The baseline's result, and the reduced model's with its agreement with the baseline."""
+    where = {"device": setting.device, "dtype": setting.dtype}
+    found = evaluate_many({DENSE: model, plan.label: plan.model}, loader, progress=True, **where)
+    return found[DENSE], found[plan.label]
+
+
+def tell_beside(report: Report, given: str, results: tuple[EvaluationResult, EvaluationResult]) -> None:
+    """One line of what the baseline reaches, and what the reduced model is beside it."""
+    before, now = results
+    what = "top-1" if before.top1 is not None else "nearest-neighbour accuracy"
+    alike = f"agreement {percent(now.agreement)} %" if before.top1 is not None else f"cosine {percent(now.cosine, 4)}"
+    report.line(
+        f"{NAME}, {given}: {what} {percent(accuracy_of(before))} % ({interval(interval_of(before))}); beside it the "
+        f"reduced model's change is {signed(change_of(now, before))}, its {alike}"
+    )
+
+
+def beside_figures(given: str, results: tuple[EvaluationResult, EvaluationResult]) -> dict[str, Any]:
+    """The same for JSON."""
+    before, now = results
+    own = {key: value for key, value in before.as_dict().items() if key not in ("images", "skipped", "agreement")}
+    likeness = {"agreement": now.agreement, "agreement_interval": now.agreement_interval, "cosine": now.cosine}
+    beside = {key: value for key, value in likeness.items() if value is not None}
+    return {"baseline": {"from": given, **own, "change": change_of(now, before), **beside}}
