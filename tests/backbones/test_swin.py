@@ -213,8 +213,10 @@ def test_training_draws_decisions_and_teaches_the_predictors():
     reduced = fast(model).train()
     torch.manual_seed(0)
     logits, learned = reduced(pictures(model), losses=True)
-    assert [w.place.block for w in learned.witnesses] == [5, 6, 7, 8]
-    assert all(set(w.selected.unique().tolist()) <= {0.0, 1.0} and w.selected.requires_grad for w in learned.witnesses)
+    assert [w.place.block for w in learned.place_records] == [5, 6, 7, 8]
+    assert all(
+        set(w.selected.unique().tolist()) <= {0.0, 1.0} and w.selected.requires_grad for w in learned.place_records
+    )
     logits.square().sum().backward()
     for predictor in reduced.methods[0].predictors:
         assert predictor.decide[-1].weight.grad.abs().sum() > 0
@@ -258,7 +260,7 @@ def test_default_places_lie_in_the_third_stage():
         tofe = attach(timm.create_model("swin_tiny_patch4_window7_224"), "tofe", keep=0.5)
     assert [(p.block, p.keep) for p in idle.methods[0].places] == [(6, 0.5), (7, 0.25), (8, 0.125), (9, 0.125)]
     assert [p.block for p in tofe.methods[0].places] == [6, 7, 8]
-    assert [tofe.methods[0].until(p) for p in tofe.methods[0].places] == [7, 8, 10]
+    assert [tofe.methods[0].restore_before(p) for p in tofe.methods[0].places] == [7, 8, 10]
     assert len(tofe.methods[0].approximators) == 3
     assert vitrim.profile(idle).tokens[4:10] == [196, 196, 98, 49, 24, 24]
 

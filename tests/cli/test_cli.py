@@ -561,7 +561,7 @@ def test_a_table_for_a_closed_pipe_raises_for_main(monkeypatch):
 
     monkeypatch.setattr(sys, "stdout", Closed())
     with pytest.raises(BrokenPipeError):
-        _table.Report(None).line("text")
+        _table.Printer(None).line("text")
 
 
 def test_json_is_strict(tmp_path, capsys):

@@ -42,11 +42,13 @@ def _standard(scores: Tensor) -> Tensor:
 @pytest.mark.parametrize("row", WITH_CLS)
 def test_scores_are_read_off_the_map(row):
     tokens, before, after = _evidence(row, images(row))
-    maps, p, voters = after.attention_map(), tokens.prefix, list(after.voters)
+    maps, p, class_tokens = after.attention_map(), tokens.prefix, list(after.class_tokens)
     torch.testing.assert_close(maps.sum(dim=-1), torch.ones_like(maps[..., 0]))
-    torch.testing.assert_close(after.class_attention(), maps[:, :, voters, p:].mean(dim=(1, 2)))
+    torch.testing.assert_close(after.class_attention(), maps[:, :, class_tokens, p:].mean(dim=(1, 2)))
     torch.testing.assert_close(after.token_attention(), maps[..., p:].mean(dim=(1, 2)))
-    logits = (after.q[:, :, voters] @ after.k[:, :, p:].transpose(-2, -1)).mean(dim=(1, 2)) * after.q.shape[-1] ** -0.5
+    logits = (after.q[:, :, class_tokens] @ after.k[:, :, p:].transpose(-2, -1)).mean(dim=(1, 2)) * after.q.shape[
+        -1
+    ] ** -0.5
     for ours in (before.class_logits(), after.class_logits()):  # up to a constant and a positive factor of the image
         torch.testing.assert_close(_standard(ours), _standard(logits), rtol=1e-4, atol=1e-4)
 
@@ -64,7 +66,7 @@ def test_evidence_of_merged_tokens_weighs_them_as_attention_does(row):
     logits = (after.q @ after.k.transpose(-2, -1)).mean(dim=1) * after.q.shape[-1] ** -0.5
     logits = logits + torch.cat([sizes.new_ones(2, p), sizes], dim=1).log()[:, None]
     torch.testing.assert_close(before.mean_map("logits"), logits.softmax(dim=-1), rtol=1e-4, atol=1e-5)
-    wanted = logits[:, list(after.voters), p:].mean(dim=1)
+    wanted = logits[:, list(after.class_tokens), p:].mean(dim=1)
     for ours in (before.class_logits(), after.class_logits()):  # up to a constant of the image
         centred = [scores - scores.mean(dim=1, keepdim=True) for scores in (ours, wanted)]
         torch.testing.assert_close(*centred, rtol=1e-4, atol=1e-4)

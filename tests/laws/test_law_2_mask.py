@@ -111,7 +111,7 @@ class Chosen(vitrim.Method):
             return Mask(torch.zeros(rank.shape).scatter(1, rank.topk(k).indices, 1.0))
         return Keep(rank.gather(1, tokens.origin()).topk(k).indices)
 
-    def until(self, place):
+    def restore_before(self, place):
         return place.block + 1 if self.idle else None
 
 

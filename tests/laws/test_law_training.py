@@ -10,9 +10,9 @@ import torch
 from settings import CLASSES, dense, images, methods, pairs
 
 from vitrim.training import RECIPES, Settings, get_recipe, override
+from vitrim.training.calibration import calibrate
 from vitrim.training.finetune import make_teacher, objective_of
 from vitrim.training.loop import make_accelerator
-from vitrim.training.settle import settle
 from vitrim.training.steps import Stepper
 from vitrim.training.student import make_student
 
@@ -48,7 +48,7 @@ def check(backbone, method, name):
     student, before = result(), dense(backbone).state_dict()
     moved = [key for key, value in student.backbone.state_dict().items() if not torch.equal(value, before[key])]
     assert len(moved) > len(before) / 2
-    settle(student, [images(backbone)])
+    calibrate(student, [images(backbone)])
     with torch.no_grad():
         assert student(images(backbone)).isfinite().all()
 

@@ -28,7 +28,7 @@ def hits(scores, points):
     return sorted({next(i for i, end in enumerate(reached) if end >= point) for point in wanted})
 
 
-def reference(model, image, points, places, voters):
+def reference(model, image, points, places, class_tokens):
     """Features of the tokens left, after the final norm, and their patches, for one image."""
     x, prefix = model.norm_pre(model._pos_embed(model.patch_embed(image[None])))[0], model.num_prefix_tokens
     left = list(range(len(x) - prefix))
@@ -40,7 +40,7 @@ def reference(model, image, points, places, voters):
         if i in places:
             scores = [0.0] * len(left)
             for head in range(attn.num_heads):
-                row = maps[head][voters].mean(dim=0)
+                row = maps[head][class_tokens].mean(dim=0)
                 own = [float(row[prefix + j] * v[head, prefix + j].norm()) for j in range(len(left))]
                 scores = [total + s / sum(own) / attn.num_heads for total, s in zip(scores, own, strict=True)]
             stay = hits(scores, points)
@@ -54,18 +54,18 @@ def reference(model, image, points, places, voters):
 @pytest.mark.parametrize(("keep", "at"), [(0.7, (1, 2, 3)), (1.0, (0, 1, 2, 3)), (0.4, (1, 3)), (0.2, (2,))])
 def test_ats_equals_the_paper_written_out(name, keep, at):
     model, x = dense(ROWS[name]).double(), images(ROWS[name], batch=3).double()
-    n, voters = math.prod(model.patch_embed.grid_size), [0, 1] if name == "distilled" else [0]
+    n, class_tokens = math.prod(model.patch_embed.grid_size), [0, 1] if name == "distilled" else [0]
     fast = vitrim.reduce(model, "ats", keep=keep, at=at)
     logits, records, learning = fast(x, trace=True, losses=True)
     counts = []
     for j, image in enumerate(x):
-        theirs, left = reference(model, image, math.ceil(keep * n - 1e-9), at, voters)
+        theirs, left = reference(model, image, math.ceil(keep * n - 1e-9), at, class_tokens)
         kept = records[-1].kept[j]
         assert kept[kept >= 0].tolist() == left
         ours = learning.tokens.layout.pad(learning.tokens.x)[j, : len(theirs)]
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
         counts.append(len(left))
-    assert torch.equal(torch.stack([w.selected.sum(dim=1) for w in learning.witnesses])[-1], torch.tensor(counts))
+    assert torch.equal(torch.stack([w.selected.sum(dim=1) for w in learning.place_records])[-1], torch.tensor(counts))
     assert logits.shape == (3, 7)
 
 
@@ -82,7 +82,7 @@ def test_images_keep_their_own_numbers_in_one_batch(name):
     x = images(ROWS[name], batch=5)
     fast = vitrim.reduce(dense(ROWS[name]), "ats", keep=0.8)
     together, learning = fast(x, losses=True)
-    counts = torch.stack([w.selected.sum(dim=1) for w in learning.witnesses], dim=1)
+    counts = torch.stack([w.selected.sum(dim=1) for w in learning.place_records], dim=1)
     assert len(set(counts[:, -1].tolist())) > 1
     assert learning.tokens.x.shape[:2] == (1, int(counts[:, -1].sum()) + 5 * fast.body.prefix)
     torch.testing.assert_close(together, torch.cat([fast(image[None]) for image in x]), rtol=1e-5, atol=1e-5)
@@ -93,7 +93,7 @@ def test_the_cost_of_an_image_is_counted_exactly():
     fast, x = vitrim.reduce(dense(ROWS["deit"]), "ats", keep=0.8), images(ROWS["deit"], batch=1)
     with counting() as count:
         _, learning = fast(x, losses=True)
-    counts = torch.stack([w.selected.sum(dim=1) for w in learning.witnesses], dim=1).long()
+    counts = torch.stack([w.selected.sum(dim=1) for w in learning.place_records], dim=1).long()
     assert vitrim.image_macs(fast, counts).tolist() == [count.macs]
     assert count.macs < vitrim.profile(fast).macs  # the plan is that of an image that keeps all K
 

@@ -49,13 +49,13 @@ def reduced(name, **options):
     return fast.eval(), images(ROWS[name], batch=3).double()
 
 
-def voters(name):
+def class_tokens(name):
     return {"distilled": (0, 1), "gap_no_cls": ()}.get(name, (0,))
 
 
 def reference(name, fast, image, options):
     weighers = getattr(fast.methods[0], "weighers", None)
-    return slow.features(fast.backbone, image, voters(name), weighers, **options)
+    return slow.features(fast.backbone, image, class_tokens(name), weighers, **options)
 
 
 def check(name, options):

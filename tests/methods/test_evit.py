@@ -40,7 +40,7 @@ def _difference(model, x, **reference) -> float:
 def test_logits_are_the_published_algorithms(name, rates, fuse):
     options = dict(keep=tuple(rates.values()), at=tuple(rates), fuse=fuse)
     model = vitrim.reduce(dense(ROWS[name]), "evit", **options)
-    assert _difference(model, images(ROWS[name]), voters=WITH_CLS[name], fuse=fuse) < 1e-5
+    assert _difference(model, images(ROWS[name]), class_tokens=WITH_CLS[name], fuse=fuse) < 1e-5
 
 
 @torch.no_grad()
@@ -50,7 +50,7 @@ def test_logits_are_the_published_algorithms(name, rates, fuse):
 def test_logits_with_other_scores(name, score, fuse):
     options = dict(keep=0.6, score=score, fuse=fuse)
     model = vitrim.reduce(dense(ROWS[name]), "evit", **options)
-    assert _difference(model, images(ROWS[name]), voters=WITH_CLS[name], fuse=fuse, score=score) < 1e-5
+    assert _difference(model, images(ROWS[name]), class_tokens=WITH_CLS[name], fuse=fuse, score=score) < 1e-5
 
 
 @torch.no_grad()
@@ -58,7 +58,7 @@ def test_logits_with_other_scores(name, score, fuse):
 def test_without_cls_every_row_votes_and_weighs(name):
     options = dict(keep=0.6, at=(1, 2), score="tokens")
     model = vitrim.reduce(dense(ROWS[name]), "evit", **options)
-    assert _difference(model, images(ROWS[name]), voters=(), score="tokens") < 1e-5
+    assert _difference(model, images(ROWS[name]), class_tokens=(), score="tokens") < 1e-5
 
 
 @torch.no_grad()
@@ -145,7 +145,7 @@ def test_registers_never_vote():
     seen = capture(model)
     model(images(ROWS["registers"]))
     evidence = seen[0][1]
-    assert evidence.prefix == 5 and evidence.voters == (0,)
+    assert evidence.prefix == 5 and evidence.class_tokens == (0,)
     own = evidence.attention_map()[:, :, 0, 5:].mean(dim=1)
     torch.testing.assert_close(evidence.class_attention(), own)
 

@@ -28,7 +28,7 @@ def half_blocks(block, x):
     return first, second, maps
 
 
-def reference(model, image, counts, momentum, voters):
+def reference(model, image, counts, momentum, class_tokens):
     """Features of all tokens after the final norm, for one image; counts: informative tokens in every block."""
     x, prefix = model.norm_pre(model._pos_embed(model.patch_embed(image[None])))[0], model.num_prefix_tokens
     n, running = len(x) - prefix, None
@@ -42,7 +42,7 @@ def reference(model, image, counts, momentum, voters):
             representative = sum(running[j] / total * x[prefix + j] for j in fast)
             inputs = torch.stack([*x[:prefix], *(x[prefix + j] for j in slow), representative])
         first, second, maps = half_blocks(block, inputs)
-        seen = maps[:, voters].mean(dim=(0, 1))[prefix:]
+        seen = maps[:, class_tokens].mean(dim=(0, 1))[prefix:]
         if k < n:  # the others get the representative's residuals
             for j in fast:
                 x[prefix + j] = x[prefix + j] + first[-1] + second[-1]
@@ -72,11 +72,11 @@ def reference(model, image, counts, momentum, voters):
 )
 def test_evovit_equals_the_paper_written_out(name, options, shares):
     model, x = dense(ROWS[name]).double(), images(ROWS[name]).double()
-    n, voters = math.prod(model.patch_embed.grid_size), [0, 1] if name == "distilled" else [0]
+    n, class_tokens = math.prod(model.patch_embed.grid_size), [0, 1] if name == "distilled" else [0]
     ours = vitrim.reduce(model, "evovit", **options).forward_features(x)
     counts = [math.floor(share * n + 1e-9) for share in shares]
     for features, image in zip(ours, x, strict=True):
-        theirs = reference(model, image, counts, options.get("momentum", 0.5), voters)
+        theirs = reference(model, image, counts, options.get("momentum", 0.5), class_tokens)
         torch.testing.assert_close(features, theirs, rtol=1e-6, atol=1e-6)
 
 

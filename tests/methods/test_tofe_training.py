@@ -85,7 +85,7 @@ def _learned(fast: vitrim.ReducedViT, x: Tensor):
 def test_training_masks_all_tokens_and_every_part_learns():
     fast, x = put_on("deit", keep=0.6).requires_grad_(True), images(ROWS["deit"], batch=4)
     logits, learned = fast.train()(x, losses=True)
-    masks = torch.stack([w.selected for w in learned.witnesses])
+    masks = torch.stack([w.selected for w in learned.place_records])
     assert masks.shape == (3, 4, 25) and set(masks.unique().tolist()) == {0.0, 1.0}
     assert 0.2 < masks.mean() < 0.8 and len({tuple(m.tolist()) for m in masks.sum(dim=2)}) > 1
     macs = vitrim.image_macs(fast, masks.sum(dim=2).T)
@@ -97,7 +97,7 @@ def test_training_masks_all_tokens_and_every_part_learns():
 def test_frozen_tokens_can_come_back_and_without_reuse_cannot():
     x = images(ROWS["deit"], batch=4)
     for reuse in (True, False):
-        masks = [w.selected for w in _learned(put_on("deit", reuse=reuse), x).witnesses]
+        masks = [w.selected for w in _learned(put_on("deit", reuse=reuse), x).place_records]
         back = [((later > 0.5) & (earlier < 0.5)).sum().item() for earlier, later in itertools.pairwise(masks)]
         assert all(count > 0 for count in back) if reuse else back == [0, 0]
 
@@ -105,7 +105,7 @@ def test_frozen_tokens_can_come_back_and_without_reuse_cannot():
 def test_restored_tokens_of_training_are_equation_16():
     fast, x = put_on("deit"), images(ROWS["deit"], batch=3)
     learned = _learned(fast, x)
-    first = learned.witnesses[0]
+    first = learned.place_records[0]
     body, method = fast.body, fast.methods[0]
     tokens = body.embed(x)
     tokens = body.mlp(0, body.attend(0, tokens)[0])
@@ -114,7 +114,7 @@ def test_restored_tokens_of_training_are_equation_16():
     frozen = tokens.patches + approximator.mlp(approximator.norm(tokens.patches))
     torch.testing.assert_close(first.restored[:, 1:], mask * blocks[:, 1:] + (1 - mask) * frozen)
     torch.testing.assert_close(first.restored[:, 0], blocks[:, 0])
-    assert learned.witnesses[2].restored is None
+    assert learned.place_records[2].restored is None
 
 
 def test_training_draws_and_tau_sharpens():
@@ -123,8 +123,8 @@ def test_training_draws_and_tau_sharpens():
     for tau in (0.1, 5.0):
         fast = put_on("deit", tau=tau).requires_grad_(True)
         torch.manual_seed(0)
-        masks = _learned(fast, x).witnesses[0].selected
-        assert not torch.equal(masks, _learned(fast, x).witnesses[0].selected)
+        masks = _learned(fast, x).place_records[0].selected
+        assert not torch.equal(masks, _learned(fast, x).place_records[0].selected)
         masks.sum().backward()
         draws[tau] = fast.methods[0].selectors[0].decide.bias.grad.abs().max()
     assert draws[0.1] != draws[5.0]
@@ -145,7 +145,7 @@ def test_checkpointing_recomputes_the_same_draw():
 def test_training_starts_from_all_tokens_too():
     fast, x = put_on("deit", keep=1.0), images(ROWS["deit"])
     assert torch.equal(fast(x), dense(ROWS["deit"])(x))
-    assert len(_learned(fast, x).witnesses) == 3
+    assert len(_learned(fast, x).place_records) == 3
 
 
 @torch.no_grad()

@@ -24,17 +24,19 @@ DEFAULTS = dict(
 )
 
 
-def attend(block, x, prefix, voters, score):
+def attend(block, x, prefix, class_tokens, score):
     """x + attention(norm1(x)); class attention and the scores of the patch tokens, as lists."""
     attn, h = block.attn, block.norm1(x)
     q, k, v = attn.qkv(h).reshape(len(h), 3, attn.num_heads, attn.head_dim).permute(1, 2, 0, 3)
     maps = [(q[j] @ k[j].T / math.sqrt(attn.head_dim)).softmax(dim=-1) for j in range(attn.num_heads)]
     out = torch.cat([one @ v[j] for j, one in enumerate(maps)], dim=1)
     mean = sum(maps) / len(maps)
-    rows = voters if score == "cls" else range(len(h))
+    rows = class_tokens if score == "cls" else range(len(h))
     scores = [sum(float(mean[r, j]) for r in rows) / len(rows) for j in range(prefix, len(h))]
     weights = (
-        [sum(float(mean[r, j]) for r in voters) / len(voters) for j in range(prefix, len(h))] if voters else scores
+        [sum(float(mean[r, j]) for r in class_tokens) / len(class_tokens) for j in range(prefix, len(h))]
+        if class_tokens
+        else scores
     )
     return x + block.ls1(attn.proj(out)), scores, weights
 
@@ -179,13 +181,13 @@ def reduce(x, prefix, scores, importance, sizes, places, index, o, width, weighe
     return x, [sum(sizes[i] for i in members) for _, members, _ in new], [places[lead] for _, _, lead in new]
 
 
-def features(model, image, voters=(0,), weighers=None, **options):
+def features(model, image, class_tokens=(0,), weighers=None, **options):
     """Features after the final norm [tokens, c], sizes and places of the patch tokens, for one image [3, h, w]."""
     o = SimpleNamespace(**{**DEFAULTS, **options})
     x, prefix = model.norm_pre(model._pos_embed(model.patch_embed(image[None])))[0], model.num_prefix_tokens
     sizes, places, width = [1] * (len(x) - prefix), list(range(len(x) - prefix)), model.patch_embed.grid_size[1]
     for i, block in enumerate(model.blocks):
-        x, scores, importance = attend(block, x, prefix, voters, o.score)
+        x, scores, importance = attend(block, x, prefix, class_tokens, o.score)
         if i in o.at:
             index = o.at.index(i)
             weigher = None if weighers is None else weighers[index]

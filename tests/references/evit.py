@@ -29,9 +29,9 @@ def _attention(attn: nn.Module, h: Tensor) -> tuple[Tensor, list[Tensor]]:
     return attn.proj(torch.cat(outs, dim=1)), maps
 
 
-def _votes(maps: list[Tensor], prefix: int, voters: tuple[int, ...]) -> list[float]:
-    """Attention of the voters to every patch token, mean over heads and voters."""
-    rows = [m[voter, prefix:] for m in maps for voter in voters]
+def _votes(maps: list[Tensor], prefix: int, class_tokens: tuple[int, ...]) -> list[float]:
+    """Attention of the class tokens to every patch token, mean over heads and class tokens."""
+    rows = [m[row, prefix:] for m in maps for row in class_tokens]
     return (sum(rows) / len(rows)).tolist()
 
 
@@ -49,7 +49,7 @@ def _reorganise(x: Tensor, scores: list[float], weights: list[float], prefix: in
 
 
 def published_evit(
-    model: nn.Module, image: Tensor, rates: dict[int, float], *, voters=(0,), fuse=True, score="cls"
+    model: nn.Module, image: Tensor, rates: dict[int, float], *, class_tokens=(0,), fuse=True, score="cls"
 ) -> Tensor:
     """Logits of one image [3, height, width]; rates: keep rate by block, counted from 0."""
     prefix = model.num_prefix_tokens
@@ -58,7 +58,7 @@ def published_evit(
         out, maps = _attention(block.attn, block.norm1(x))
         x = x + block.ls1(out)
         if i in rates:
-            votes = _votes(maps, prefix, voters or tuple(range(len(x))))
+            votes = _votes(maps, prefix, class_tokens or tuple(range(len(x))))
             everyone = _votes(maps, prefix, tuple(range(len(x))))
             scores = {"cls": votes, "-cls": [-a for a in votes], "tokens": everyone}[score]
             x = _reorganise(x, scores, votes, prefix, rates[i], fuse)

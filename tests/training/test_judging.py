@@ -16,8 +16,8 @@ from vitrim.data import open_dataset, open_loader
 from vitrim.evaluate import evaluate_many
 from vitrim.methods import Method
 from vitrim.training import RunStopped, Settings, checkpoints, finetune, get_recipe, override
-from vitrim.training.judge import Judge
 from vitrim.training.steps import Stepper
+from vitrim.training.validation import Validation
 
 
 @pytest.fixture(scope="module")
@@ -91,21 +91,21 @@ def test_the_figures_are_those_of_the_folder(photographs, tmp_path, fresh_accele
 def test_the_model_that_is_judged_is_in_float32_and_is_the_one_returned(
     photographs, tmp_path, fresh_accelerate, monkeypatch
 ):
-    seen, judge = [], Judge._judge
+    seen, judge = [], Validation._judge
 
     def watched(self, student, batches, dtype):
         seen.append((student, dtype))
         return judge(self, student, batches, dtype)
 
-    monkeypatch.setattr(Judge, "_judge", watched)
+    monkeypatch.setattr(Validation, "_judge", watched)
     report = run(photographs, tmp_path, plan(epochs=1), settings={"precision": "bf16"})
     assert [dtype for _, dtype in seen] == [torch.bfloat16, torch.float32, torch.bfloat16, torch.float32]
     assert seen[-1][0] is report.model
 
 
 def test_nothing_is_judged_twice_without_need(photographs, tmp_path, monkeypatch):
-    calls, judge = [], Judge._judge
-    monkeypatch.setattr(Judge, "_judge", lambda self, *args: calls.append(args) or judge(self, *args))
+    calls, judge = [], Validation._judge
+    monkeypatch.setattr(Validation, "_judge", lambda self, *args: calls.append(args) or judge(self, *args))
     run(photographs, tmp_path)
     assert len(calls) == 1 + 2  # one batch to try, and each epoch
 
@@ -130,7 +130,7 @@ def test_where_judging_fails_what_was_learned_is_saved_and_judged_on_resume(
         raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr(Judge, "__call__", broken)
+        patch.setattr(Validation, "__call__", broken)
         with pytest.raises(RunStopped, match=r"judging failed after epoch 1 \(.*go on with --resume") as stopped:
             run(photographs, tmp_path)
     assert "\n" not in str(stopped.value)
@@ -152,7 +152,7 @@ def test_a_run_killed_between_saving_and_judging_judges_first_when_it_goes_on(ph
         raise Killed
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(Judge, "__call__", killed)
+        patch.setattr(Validation, "__call__", killed)
         run(photographs, tmp_path)
     run(photographs, tmp_path, resume=True)
     judged = rows(tmp_path / "epochs.csv")

@@ -13,10 +13,10 @@ from settings import BACKBONES, dense, images
 from vitrim import ATS, BAT, DPCKNN, DynamicViT, EViT, EvoViT, IdleViT, ToFe, ToMe
 from vitrim.runtime.build import attach
 from vitrim.training import Settings, get_recipe, override
+from vitrim.training.calibration import calibrate
 from vitrim.training.finetune import make_teacher, objective_of
 from vitrim.training.finish import as_saved
 from vitrim.training.loop import make_accelerator
-from vitrim.training.settle import settle
 from vitrim.training.shares import kept_shares
 from vitrim.training.steps import Stepper
 from vitrim.training.student import make_student
@@ -77,7 +77,7 @@ def test_two_steps_where_some_places_decide_nothing(name):
     still = [key for key, value in after.items() if torch.equal(value, before[key]) and "predictors" in key]
     assert not [key for key in still if key.endswith("weight")]  # every predictor learns, wherever it stands
     student = stepper.result()
-    settle(student, [images(ROWS["deit"])])
+    calibrate(student, [images(ROWS["deit"])])
     with torch.no_grad():
         assert student(images(ROWS["deit"])).isfinite().all()
 
@@ -120,11 +120,11 @@ def test_settled_behind_fewer_tokens_the_masks_keep_shares_of_all(first):
     x = images(ROWS["deit"], batch=24)
     for place in fast.methods[1].places:
         fast.methods[1].shift(place, -3.0)
-    settle(fast, x.split(10))
+    calibrate(fast, x.split(10))
     method = fast.methods[1]
     with method.own_decisions():
         _, learned = fast(x, losses=True)
-    shares = [w.selected.sum(dim=1).mean().item() / 25 for w in learned.witnesses if w.index == 1]
+    shares = [w.selected.sum(dim=1).mean().item() / 25 for w in learned.place_records if w.index == 1]
     assert shares == pytest.approx([0.4, 0.2], abs=0.5 / 25)
 
 
@@ -193,7 +193,7 @@ def test_what_is_judged_is_settled_and_what_trains_is_not():
     judged = as_saved(student, lambda: [x])
     assert judged is not student
     assert all(torch.equal(s.decide.bias, b) for s, b in zip(student.methods[0].selectors, biases, strict=True))
-    settle(student, [x])
+    calibrate(student, [x])
     with torch.no_grad():
         assert torch.equal(judged(x), student(x))
     plain = stepper_of([ToFe((0.5, 0.3, 0.2))], recipe()).result()

@@ -27,19 +27,19 @@ def recipe(name="distill", **changes):
 
 
 def one_step(methods, plan, row="deit", batch=6):
-    """The student in train mode, the parts of its loss on one batch, what it has left for them, and the lesson."""
+    """The student in train mode, parts of its loss on one batch, what it has left for them, what the teacher says."""
     model, x = dense(ROWS[row]), images(ROWS[row], batch=batch)
     torch.manual_seed(0)
     student, plan = make_student(model, methods, plan, None, {})
-    lesson = make_teacher(model, student, plan)(x) if plan.teaches else None
+    taught = make_teacher(model, student, plan)(x) if plan.teaches else None
     logits, learned = student.train()(x, losses=True)
-    parts = objective_of(plan, student, None).parts(logits, learned, torch.arange(batch) % 7, lesson)
-    return student, parts, learned, lesson
+    parts = objective_of(plan, student, None).parts(logits, learned, torch.arange(batch) % 7, taught)
+    return student, parts, learned, taught
 
 
 def at(learned, block):
-    (witness,) = (w for w in learned.witnesses if w.place.block == block)
-    return witness
+    (place_record,) = (w for w in learned.place_records if w.place.block == block)
+    return place_record
 
 
 def off(learned, wanted):
@@ -108,10 +108,10 @@ def test_one_budget_holds_several_methods_that_learn_their_counts():
 
 
 def test_the_ratio_follows_a_schedule_of_keep_rates():
-    student, _, learned, lesson = one_step([DynamicViT((0.5, 0.2), at=(1, 2))], recipe())
+    student, _, learned, taught = one_step([DynamicViT((0.5, 0.2), at=(1, 2))], recipe())
     student.methods[0].set_rates([1.0, 0.9])
     logits, learned = student(images(ROWS["deit"], batch=6), losses=True)
-    parts = objective_of(recipe(**FIXED), student, None).parts(logits, learned, torch.arange(6), lesson)
+    parts = objective_of(recipe(**FIXED), student, None).parts(logits, learned, torch.arange(6), taught)
     assert parts["ratio"].item() == pytest.approx(off(learned, {1: (1.0, N), 2: (0.9, N)}), rel=1e-5)
 
 
@@ -127,22 +127,22 @@ def test_shares_of_other_wholes_by_hand():
 def test_approximations_are_told_apart_from_idle_tokens_and_from_dropped_ones():
     stack = [IdleViT(0.6, blocks=0, stages=2), DynamicViT((0.6,), at=1), ToFe((0.5, 0.3), at=(2, 3))]
     plan = recipe()
-    _, parts, learned, lesson = one_step(stack, plan)
-    assert set(lesson.stages) == {2}
+    _, parts, learned, taught = one_step(stack, plan)
+    assert set(taught.stages) == {2}
     alive = at(learned, 1).selected.detach() > 0.5
     frozen = (at(learned, 2).selected.detach() < 0.5) & alive
-    by_hand = losses.approximation(at(learned, 2).restored[:, 1:], lesson.stages[2][:, 1:], frozen)
+    by_hand = losses.approximation(at(learned, 2).restored[:, 1:], taught.stages[2][:, 1:], frozen)
     assert parts["approximation"].item() == pytest.approx(by_hand.item(), rel=1e-5)
     assert (~alive).any() and frozen.any()
 
 
 @pytest.mark.parametrize("before", [ToMe(r=5, at=0), EViT(0.7, at=0), EViT(0.95, at=0), BAT(0.5, at=0)])
 def test_approximations_learn_from_the_patches_whose_places_the_tokens_have_taken(before):
-    _, parts, learned, lesson = one_step([before, ToFe((0.5, 0.3), at=(1, 2))], recipe())
-    witness, teacher = at(learned, 1), lesson.stages[1][:, 1:]
+    _, parts, learned, taught = one_step([before, ToFe((0.5, 0.3), at=(1, 2))], recipe())
+    place_record, teacher = at(learned, 1), taught.stages[1][:, 1:]
     origin = learned.tokens.origin()
     rows = torch.stack([image[index] for image, index in zip(teacher, origin, strict=True)])
-    by_hand = losses.approximation(witness.restored[:, 1:], rows, witness.selected.detach() < 0.5)
+    by_hand = losses.approximation(place_record.restored[:, 1:], rows, place_record.selected.detach() < 0.5)
     assert parts["approximation"].item() == pytest.approx(by_hand.item(), rel=1e-5)
 
 
@@ -156,22 +156,22 @@ def test_approximations_learn_from_the_patches_whose_places_the_tokens_have_take
     ],
 )
 def test_tokens_left_learn_from_their_own_patches(stack):
-    _, parts, learned, lesson = one_step(stack, recipe(token_mse=1.0))
+    _, parts, learned, taught = one_step(stack, recipe(token_mse=1.0))
     tokens = learned.tokens
     kept = torch.ones(6, tokens.n) if tokens.mask is None else tokens.mask.detach()
     each = [
         (x - said[1:][index]).square().mean(dim=1)
-        for x, said, index in zip(tokens.patches, lesson.tokens, tokens.origin(), strict=True)
+        for x, said, index in zip(tokens.patches, taught.tokens, tokens.origin(), strict=True)
     ]
     by_hand = (torch.stack(each) * kept).sum() / kept.sum()
     assert parts["token_mse"].item() == pytest.approx(by_hand.item(), rel=1e-5)
 
 
 def test_tokens_of_a_ragged_batch_learn_from_their_own_patches():
-    _, parts, learned, lesson = one_step([ATS(0.7, at=(1, 2))], recipe(token_mse=1.0))
+    _, parts, learned, taught = one_step([ATS(0.7, at=(1, 2))], recipe(token_mse=1.0))
     tokens, total, count = learned.tokens, 0.0, 0
     own = tokens.layout.patches.pad(tokens.patches)
-    for x, said, index in zip(own, lesson.tokens, tokens.origin(), strict=True):
+    for x, said, index in zip(own, taught.tokens, tokens.origin(), strict=True):
         there = index >= 0
         total += (x[there] - said[1:][index[there]]).square().mean(dim=1).sum().item()
         count += there.sum().item()

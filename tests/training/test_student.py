@@ -24,17 +24,17 @@ def student_of(method, recipe, macs=None, **options):
 def parts_of(recipe, method="idlevit", **options):
     """The parts of the loss on four images."""
     student, recipe = student_of(method, recipe, **options)
-    lesson = make_teacher(small_model(), student, recipe)(IMAGES)
+    taught = make_teacher(small_model(), student, recipe)(IMAGES)
     torch.manual_seed(0)
     logits, learned = student.train()(IMAGES, losses=True)
-    return objective_of(recipe, student, None).parts(logits, learned, torch.tensor([0, 1, 2, 0]), lesson)
+    return objective_of(recipe, student, None).parts(logits, learned, torch.tensor([0, 1, 2, 0]), taught)
 
 
 def test_the_map_is_formed_for_the_cut_loss_alone():
     for cut, formed in ((0.0, False), (20.0, True)):
         student, _ = student_of("idlevit", override(get_recipe("idlevit"), cut=cut), keep=0.6)
         _, learned = student.train()(IMAGES, losses=True)
-        assert all((witness.attention is not None) == formed for witness in learned.witnesses)
+        assert all((place_record.attention is not None) == formed for place_record in learned.place_records)
 
 
 def test_the_cut_loss_takes_the_map_and_the_rows_that_the_recipe_names():

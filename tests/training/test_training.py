@@ -131,12 +131,12 @@ def test_the_teacher_is_the_dense_model_in_eval_mode():
     model = small_model()
     teacher = Teacher(model, after=[1]).train()
     images = torch.randn(2, 3, 32, 32)
-    lesson = teacher(images)
+    taught = teacher(images)
     assert not teacher.model.training
     with torch.no_grad():
-        assert torch.equal(lesson.logits, model(images))
-        assert torch.equal(lesson.tokens, model.forward_features(images))
-    assert lesson.stages[1].shape == (2, 17, 32)
+        assert torch.equal(taught.logits, model(images))
+        assert torch.equal(taught.tokens, model.forward_features(images))
+    assert taught.stages[1].shape == (2, 17, 32)
     assert not any(p.requires_grad for p in teacher.parameters())
 
 

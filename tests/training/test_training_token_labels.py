@@ -15,7 +15,7 @@ import vitrim
 from vitrim.backbones import TokenLogits
 from vitrim.runtime.build import attach
 from vitrim.training import Settings, finetune, get_recipe, losses, override
-from vitrim.training.objective import Lesson, Objective, Teacher, token_label_loss
+from vitrim.training.objective import Objective, Teacher, TeacherOutputs, token_label_loss
 from vitrim.training.student import make_student
 
 ONLY = {"classification": 0.0, "token_labels": 1.0}
@@ -61,11 +61,11 @@ def parts(out: Path, name: str) -> list[float]:
 
 def test_merged_tokens_learn_the_mean_of_their_patches_and_masked_ones_nothing():
     patches = torch.tensor([[0.5, 0.5], [0.9, 0.1], [0.3, 0.7], [0.25, 0.75]])
-    lesson = Lesson(torch.zeros(2, 2), torch.zeros(2, 5, 8), patch_logits=patches.log().expand(2, -1, -1))
+    taught = TeacherOutputs(torch.zeros(2, 2), torch.zeros(2, 5, 8), patch_logits=patches.log().expand(2, -1, -1))
     said = torch.tensor([[0.5, 0.5], [0.8, 0.2], [0.1, 0.9]]).log().expand(2, -1, -1)
     owners = torch.tensor([[0, 1, 1, -1], [0, 0, 2, 1]])
     mask = torch.tensor([[1.0, 1.0, 0.0], [0.0, 1.0, 1.0]], requires_grad=True)
-    loss = token_label_loss(TokenLogits(torch.zeros(2, 2), said, owners=owners, mask=mask), lesson)
+    loss = token_label_loss(TokenLogits(torch.zeros(2, 2), said, owners=owners, mask=mask), taught)
 
     def cross(target, probability):
         return -target * math.log(probability) - (1 - target) * math.log(1 - probability)
@@ -78,12 +78,15 @@ def test_merged_tokens_learn_the_mean_of_their_patches_and_masked_ones_nothing()
 
 def test_the_class_token_learns_from_labels_and_the_prediction_from_the_teacher():
     said = TokenLogits(torch.randn(2, 3), torch.randn(2, 4, 3), mask=torch.tensor([[1.0, 0, 1, 0], [0, 0, 1, 1]]))
-    lesson, target = Lesson(torch.randn(2, 3), torch.zeros(0), patch_logits=torch.randn(2, 4, 3)), torch.tensor([1, 2])
+    taught, target = (
+        TeacherOutputs(torch.randn(2, 3), torch.zeros(0), patch_logits=torch.randn(2, 4, 3)),
+        torch.tensor([1, 2]),
+    )
     recipe = override(get_recipe("evit_finetune"), token_labels=1.0, logit_kl=1.0, smoothing=0.0)
-    learned = Objective(recipe, 0.0, 0.0).parts(said, None, target, lesson)
+    learned = Objective(recipe, 0.0, 0.0).parts(said, None, target, taught)
     assert set(learned) == {"classification", "token_labels", "logit_kl"}
     assert torch.equal(learned["classification"], losses.classification(said.logits, target))
-    assert torch.equal(learned["logit_kl"], losses.logit_kl(said.prediction(), lesson.logits))
+    assert torch.equal(learned["logit_kl"], losses.logit_kl(said.prediction(), taught.logits))
 
 
 @pytest.mark.parametrize("weight", [0.0, 1.0])
@@ -98,9 +101,9 @@ def test_both_heads_speak_where_token_labels_are_learned_and_no_patch_is_mixed(w
 @torch.no_grad()
 def test_the_teacher_labels_every_patch_by_its_auxiliary_head():
     model = lvvit()
-    lesson = Teacher(model, labels_patches=True)(pictures())
-    assert torch.equal(lesson.patch_logits, model.aux_head(model.forward_features(pictures())[:, 1:]))
-    assert torch.equal(lesson.logits, model(pictures()))
+    taught = Teacher(model, labels_patches=True)(pictures())
+    assert torch.equal(taught.patch_logits, model.aux_head(model.forward_features(pictures())[:, 1:]))
+    assert torch.equal(taught.logits, model(pictures()))
     assert Teacher(model)(pictures()).patch_logits is None
 
 
@@ -117,17 +120,17 @@ def test_both_heads_together_are_the_prediction(method):
 
 def test_a_student_that_drops_nothing_has_nothing_to_learn_from_its_teacher():
     model = lvvit()
-    lesson = Teacher(model, labels_patches=True)(pictures())
+    taught = Teacher(model, labels_patches=True)(pictures())
     fast = vitrim.reduce(lvvit(mix_token=False), "evit", keep=1.0).train()
     for norm in (module for module in fast.modules() if isinstance(module, nn.BatchNorm2d)):
         norm.eval()
-    loss = token_label_loss(fast(pictures()), lesson)
-    labels = lesson.patch_logits.softmax(-1)
+    loss = token_label_loss(fast(pictures()), taught)
+    labels = taught.patch_logits.softmax(-1)
     entropy = -(labels * labels.log()).sum(-1).mean()
     torch.testing.assert_close(loss, entropy, rtol=1e-5, atol=1e-6)
     loss.backward()
     assert fast.backbone.aux_head.weight.grad.abs().max() < 1e-6
-    spoilt = token_label_loss(vitrim.reduce(lvvit(mix_token=False), "evit", keep=0.5).train()(pictures()), lesson)
+    spoilt = token_label_loss(vitrim.reduce(lvvit(mix_token=False), "evit", keep=0.5).train()(pictures()), taught)
     assert spoilt > entropy
 
 

@@ -55,7 +55,7 @@ class Backbone(Visitor):
 
     @property
     @abstractmethod
-    def voters(self) -> tuple[int, ...]:
+    def class_tokens(self) -> tuple[int, ...]:
         """Prefix tokens whose attention scores the patches: [CLS] and the distillation token; empty without [CLS]."""
 
     @abstractmethod
@@ -75,20 +75,20 @@ class Backbone(Visitor):
         return grid
 
     @property
-    def within(self) -> range:
+    def default_blocks(self) -> range:
         """The blocks that the default places of a method cut evenly."""
         return range(self.depth)
 
     @property
-    def taps(self) -> list[int]:
+    def feature_blocks(self) -> list[int]:
         """The blocks after which timm's `forward_intermediates` takes features, in the order of its indices."""
         return list(range(self.depth))
 
-    def normed_tap(self, i: int) -> bool:
+    def norm_fits(self, i: int) -> bool:
         """Whether the final norm fits features after block i."""
         return self.channels(i) == self.width
 
-    def whole_by(self, block: int) -> int | None:
+    def restore_by(self, block: int) -> int | None:
         """The block before which tokens left out at `block` must be back; None: they need not come back."""
         return None
 
@@ -140,8 +140,8 @@ class Backbone(Visitor):
         """The evidence of block i before its attention has run."""
 
     @abstractmethod
-    def attend(self, i: int, tokens: Tokens, normed: Tensor | None = None) -> tuple[Tokens, Evidence]:
-        """x + attention(norm1(x)). `normed`: norm1(x), where `probe` has computed it already."""
+    def attend(self, i: int, tokens: Tokens, h: Tensor | None = None) -> tuple[Tokens, Evidence]:
+        """x + attention(h), h = norm1(x). `h`: given where `probe` has computed it already."""
 
     @abstractmethod
     def mlp(self, i: int, tokens: Tokens) -> Tokens:
@@ -181,9 +181,9 @@ class Backbone(Visitor):
         heads, channels = self.heads(i)
         return self.width * heads * channels
 
-    def voter_query_macs(self, i: int) -> int:
-        """Queries of the voters alone, in block i."""
-        return len(self.voters) * self.query_macs(i)
+    def class_query_macs(self, i: int) -> int:
+        """Queries of the class tokens alone, in block i."""
+        return len(self.class_tokens) * self.query_macs(i)
 
     def key_macs(self, i: int, patches: int) -> int:
         """Keys of all tokens in block i, projected before the attention runs."""
@@ -193,9 +193,9 @@ class Backbone(Visitor):
         """`Evidence.class_logits` before block i: folded where the layer allows it, else with all keys projected."""
         heads, channels = self.heads(i)
         if self.foldable(i):
-            return self.voter_query_macs(i) + heads * channels * self.width + patches * self.width
-        products = len(self.voters) * heads * channels * patches
-        return self.voter_query_macs(i) + self.key_macs(i, patches) + products
+            return self.class_query_macs(i) + heads * channels * self.width + patches * self.width
+        products = len(self.class_tokens) * heads * channels * patches
+        return self.class_query_macs(i) + self.key_macs(i, patches) + products
 
     def check_ragged(self) -> None:
         """Raise ValueError where the images of one batch cannot keep different numbers of tokens."""

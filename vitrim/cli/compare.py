@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from ..common.files import check_output, unused, write_json
-from .shared.measure import accuracy_of, common_figures, data_figures, measure, open_images, settle
+from .shared.measure import accuracy_of, check_run, common_figures, data_figures, measure, open_images
 from .shared.method_options import method_options_class
 from .shared.model import open_model
 from .shared.options import DataOptions, ModelOptions, OutputOptions, RunOptions, hinted
@@ -16,7 +16,7 @@ from .shared.parse import parse
 from .shared.picture import ENDINGS, draw
 from .shared.plans import DEFAULT_RATES, many_plans, remarks
 from .shared.report import about, comparison, judged
-from .shared.table import Report
+from .shared.table import Printer
 
 DEFAULT_PICTURE = Path("compare.png")
 MethodOptions: Any = method_options_class("several values: one row for each", " ".join(map(str, DEFAULT_RATES)))
@@ -46,22 +46,22 @@ def run(arguments: Sequence[str], prog: str) -> None:
     check_output(config.output.json)
     picture = config.picture or unused(DEFAULT_PICTURE)
     check_output(picture, ENDINGS)
-    setting = settle(config.run)
+    setting = check_run(config.run)
     subject = open_model(config.model)
     plans = many_plans(subject, config.method, setting.seed)
     loader = open_images(subject, config.data, setting)
-    report = Report(config.output.json)
-    about(report, subject.name, loader, setting)
+    printer = Printer(config.output.json)
+    about(printer, subject.name, loader, setting)
     for remark in remarks(plans, config.method):
-        report.line(remark)
+        printer.line(remark)
     rows = measure(subject, plans, loader, setting)
-    report.line()
-    comparison(report, rows)
-    report.line()
-    judged(report, rows, loader)
+    printer.line()
+    comparison(printer, rows)
+    printer.line()
+    judged(printer, rows, loader)
     if accuracy_of(rows[0].result) is None:
-        report.line("no picture: one image has no neighbours to be judged by")
+        printer.line("no picture: one image has no neighbours to be judged by")
     else:
-        report.line(f"the picture is {draw(picture, subject.name, rows)}")
+        printer.line(f"the picture is {draw(picture, subject.name, rows)}")
     common = {**data_figures(config.model, config.data, loader), **common_figures(subject.name, rows, setting)}
     write_json(config.output.json, {**common, "rows": [row.figures(rows[0]) for row in rows]})

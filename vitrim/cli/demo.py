@@ -18,14 +18,14 @@ from ..demo.page import Example, TableRow, write_page
 from ..runtime.build import reduce
 from ..runtime.model import ReducedViT
 from ..runtime.records import BlockTrace
-from .shared.measure import Row, Setting, change_of, common_figures, measure, settle
+from .shared.measure import Row, Setting, change_of, check_run, common_figures, measure
 from .shared.model import Subject
 from .shared.options import OutputOptions, RunOptions, hinted
 from .shared.parse import parse
 from .shared.picture import svg
 from .shared.plans import plan_of
 from .shared.report import comparison, machine, not_finite
-from .shared.table import Report, tokens_left
+from .shared.table import Printer, tokens_left
 
 DEFAULT_PAGE = Path("demo.html")
 METHODS = ("evit", "topk", "random", "grid")
@@ -67,19 +67,19 @@ def run(arguments: Sequence[str], prog: str) -> None:
     out = config.out or unused(DEFAULT_PAGE)
     check_output(out, (".html", ".htm"))
     check_output(config.output.json)
-    setting = settle(config.run)
+    setting = check_run(config.run)
     dataset = DigitCanvases("test", config.images, config.run.seed)
     subject = Subject(NAME, load_model())
     plans = [plan_of(reduce(subject.dense, method, keep=rate)) for method in METHODS for rate in RATES]
-    report = Report(config.output.json)
-    report.line(f"{NAME}, {len(dataset)} pictures of digits among fragments; {machine(setting)}")
+    printer = Printer(config.output.json)
+    printer.line(f"{NAME}, {len(dataset)} pictures of digits among fragments; {machine(setting)}")
     rows = measure(subject, plans, DataLoader(dataset, setting.batch_size), setting)
-    report.line()
-    comparison(report, rows)
-    not_finite(report, rows)
+    printer.line()
+    comparison(printer, rows)
+    not_finite(printer, rows)
     page = _write_page(out, rows, dataset, setting)
-    report.line()
-    report.line(f"the page is {page.resolve()}")
+    printer.line()
+    printer.line(f"the page is {page.resolve()}")
     write_json(config.output.json, {**common_figures(NAME, rows, setting), "rows": [r.figures(rows[0]) for r in rows]})
 
 

@@ -8,14 +8,14 @@ from typing import Annotated, Any
 
 from ..common.files import check_output, write_json
 from .shared.baseline import beside_figures, judge_beside, open_baseline, tell_beside
-from .shared.measure import Row, change_of, common_figures, data_figures, measure, open_images, settle
+from .shared.measure import Row, change_of, check_run, common_figures, data_figures, measure, open_images
 from .shared.method_options import method_options_class
 from .shared.model import open_model
 from .shared.options import DataOptions, ModelOptions, OutputOptions, RunOptions, hinted
 from .shared.parse import parse
 from .shared.plans import one_plan
 from .shared.report import about, judged
-from .shared.table import Report, interval, percent, signed, tokens_left
+from .shared.table import Printer, interval, percent, signed, tokens_left
 
 MethodOptions: Any = method_options_class("several values: one for each of the method's places")
 
@@ -42,23 +42,23 @@ def run(arguments: Sequence[str], prog: str) -> None:
     """Evaluate what the arguments name."""
     config = parse(EvaluateConfig, arguments, prog)
     check_output(config.output.json)
-    setting = settle(config.run)
+    setting = check_run(config.run)
     subject = open_model(config.model)
     plan = one_plan(subject, config.method, setting.seed)
     baseline = None if config.baseline is None else open_baseline(config.baseline, subject)
     loader = open_images(subject, config.data, setting)
-    report = Report(config.output.json)
-    about(report, subject.name, loader, setting)
+    printer = Printer(config.output.json)
+    about(printer, subject.name, loader, setting)
     dense, reduced = rows = measure(subject, [plan], loader, setting)
-    report.line()
-    report.table(["", dense.label, plan.label, "change"], _lines(dense, reduced))
-    report.line()
-    judged(report, rows, loader)
+    printer.line()
+    printer.table(["", dense.label, plan.label, "change"], _lines(dense, reduced))
+    printer.line()
+    judged(printer, rows, loader)
     common = {**data_figures(config.model, config.data, loader), **common_figures(subject.name, rows, setting)}
     figures = {**common, **reduced.figures(dense), "dense": dense.figures(dense), "dense_label": dense.label}
     if baseline is not None:
         beside = judge_beside(baseline, plan, loader, setting)
-        tell_beside(report, config.baseline, beside)
+        tell_beside(printer, config.baseline, beside)
         figures |= beside_figures(config.baseline, beside)
     write_json(config.output.json, figures)
 

@@ -22,8 +22,18 @@ from ..evaluate.timing import as_dtype
 from ..runtime.build import UntrainedWarning
 from ..runtime.loading import CONFIG, WEIGHTS
 from ..runtime.profile import profile
-from ..training import RECIPES, Augmentation, Interrupted, Recipe, Settings, Weights, finetune, get_recipe, override
-from ..training import Report as Trained
+from ..training import (
+    RECIPES,
+    Augmentation,
+    FinetuneResult,
+    Interrupted,
+    Recipe,
+    Settings,
+    Weights,
+    finetune,
+    get_recipe,
+    override,
+)
 from ..training.checkpoints import holds_run
 from .shared.baseline import NAME as BEFORE
 from .shared.method_options import method_options_class
@@ -32,7 +42,7 @@ from .shared.options import ModelOptions, OutputOptions, hinted
 from .shared.parse import parse
 from .shared.plans import Plan, one_plan, plan_of
 from .shared.report import images_in_words, left_out
-from .shared.table import Report, say
+from .shared.table import Printer, say
 
 MethodOptions: Any = method_options_class("several values: one for each of the method's places")
 
@@ -224,16 +234,20 @@ def _judging(config: FinetuneConfig, model: torch.nn.Module):
     return open_loader(photographs, batch_size=32, workers=config.machine.workers)
 
 
-def _tell(config: FinetuneConfig, name: str, recipe: Recipe, trained: Trained, judge_on: DataLoader | None) -> None:
-    report, cost, plan = Report(config.output.json), profile(trained.model), plan_of(trained.model)
-    _tell_of(report, trained.photographs, "training")
+def _tell(
+    config: FinetuneConfig, name: str, recipe: Recipe, trained: FinetuneResult, judge_on: DataLoader | None
+) -> None:
+    printer, cost, plan = Printer(config.output.json), profile(trained.model), plan_of(trained.model)
+    _tell_of(printer, trained.photographs, "training")
     if judge_on is not None:
-        _tell_of(report, judge_on.dataset, "validation")
+        _tell_of(printer, judge_on.dataset, "validation")
     for file, reason in sorted(trained.unreadable.items()):
-        report.line(f"skipped {file}: {reason}")
-    report.line(f"{trained.steps} steps of {recipe.name}; {_in_words(trained.figures) or 'nothing was judged (--val)'}")
-    report.line(f"{cost.gmacs:.3f} of {cost.dense_gmacs:.3f} GMACs")
-    report.line(f"saved {config.training.out}: use it with --checkpoint {config.training.out}")
+        printer.line(f"skipped {file}: {reason}")
+    printer.line(
+        f"{trained.steps} steps of {recipe.name}; {_in_words(trained.figures) or 'nothing was judged (--val)'}"
+    )
+    printer.line(f"{cost.gmacs:.3f} of {cost.dense_gmacs:.3f} GMACs")
+    printer.line(f"saved {config.training.out}: use it with --checkpoint {config.training.out}")
     made = {"model": name, "method": plan.name, "options": plan.options, "recipe": recipe.name, "steps": trained.steps}
     cost_figures = {"gmacs": cost.gmacs, "dense_gmacs": cost.dense_gmacs, "tokens": cost.tokens, "params": cost.params}
     classes = {"labels": trained.photographs.classes.rule, "left_out": trained.photographs.left_out}
@@ -254,8 +268,8 @@ def _in_words(figures: dict[str, float]) -> str:
     return f"{own}; {BEFORE}: {before}" if before else own
 
 
-def _tell_of(report: Report, photographs: Photographs, what: str) -> None:
+def _tell_of(printer: Printer, photographs: Photographs, what: str) -> None:
     """How many photographs there were, how their labels were understood, and what was left out."""
     labels = f", labels {in_words(photographs.classes)}" if photographs.classes.names else ""
-    report.line(f"{what}: {images_in_words(photographs)}{labels}")
-    left_out(report, photographs)
+    printer.line(f"{what}: {images_in_words(photographs)}{labels}")
+    left_out(printer, photographs)

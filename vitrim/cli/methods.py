@@ -18,7 +18,7 @@ from ..methods import METHODS
 from ..runtime.build import attach, make_method
 from .shared.options import OutputOptions
 from .shared.parse import parse
-from .shared.table import Report
+from .shared.table import Printer
 
 _ADVICE = re.compile(r'use (\w+)="([\w-]+)"')  # what a method's refusal says would work
 
@@ -52,9 +52,9 @@ def run(arguments: Sequence[str], prog: str) -> None:
     config = parse(MethodsConfig, arguments, prog)
     check_output(config.output.json)
     answers = {kind: _answers(example) for _, kind, example in _kinds()}
-    report = Report(config.output.json)
-    _print_methods(report)
-    _print_models(report, answers)
+    printer = Printer(config.output.json)
+    _print_methods(printer)
+    _print_models(printer, answers)
     write_json(config.output.json, _figures(answers))
 
 
@@ -88,33 +88,33 @@ def _options(name: str) -> dict[str, Any]:
     return {key: parameter.default for key, parameter in parameters.items()}
 
 
-def _print_methods(report: Report) -> None:
+def _print_methods(printer: Printer) -> None:
     rows = []
     for name, cls in METHODS.items():
         options = " ".join(f"--{key} {_default(value)}" for key, value in _options(name).items())
         rows.append([name, cls.title, options])
-    report.table(["method", "what it does", "options and defaults"], rows, left=3)
-    report.line()
+    printer.table(["method", "what it does", "options and defaults"], rows, left=3)
+    printer.line()
 
 
 def _default(value: Any) -> str:
     return "(its own)" if value is None else str(value)
 
 
-def _print_models(report: Report, answers: dict[str, dict[str, Answer]]) -> None:
+def _print_models(printer: Printer, answers: dict[str, dict[str, Answer]]) -> None:
     found = [answer for by_name in answers.values() for answer in by_name.values()]
     options = list(dict.fromkeys(answer.option for answer in found if answer.option))
     rows = [
         [family, kind, example, *(_cell(answers[kind][name], options) for name in METHODS)]
         for family, kind, example in _kinds()
     ]
-    report.table(["family", "kind of model", "for example", *METHODS], rows, left=3 + len(METHODS))
-    report.line()
+    printer.table(["family", "kind of model", "for example", *METHODS], rows, left=3 + len(METHODS))
+    printer.line()
     for number, option in enumerate(options, start=1):
-        report.line(f"({number}) with {option}")
+        printer.line(f"({number}) with {option}")
     for reason, refused in _refusals(answers).items():
         where = "; ".join(f"{kind}: {' '.join(names)}" for kind, names in refused.items())
-        report.line(f"no: {reason} [{where}]")
+        printer.line(f"no: {reason} [{where}]")
 
 
 def _refusals(answers: dict[str, dict[str, Answer]]) -> dict[str, dict[str, list[str]]]:

@@ -15,7 +15,7 @@ from .shared.model import open_model_without_weights
 from .shared.options import ModelOptions, OutputOptions
 from .shared.parse import parse
 from .shared.plans import Plan, one_plan
-from .shared.table import Report, tokens_left
+from .shared.table import Printer, tokens_left
 
 MethodOptions: Any = method_options_class("several values: one for each of the method's places")
 
@@ -42,18 +42,18 @@ def run(arguments: Sequence[str], prog: str) -> None:
     subject = open_model_without_weights(config.model)
     plan = one_plan(subject, config.method, config.seed)
     cost, dense = cost_of(plan.model), cost_of(subject.dense)
-    _print(Report(config.output.json), subject.name, plan, cost, dense)
+    _print(Printer(config.output.json), subject.name, plan, cost, dense)
     write_json(config.output.json, _figures(subject.name, plan, cost, dense))
 
 
-def _print(report: Report, name: str, plan: Plan, cost: Profile, dense: Profile) -> None:
-    report.line(f"{name}, {plan.label}: MACs of one image in millions, patch tokens in each block's attention and MLP")
-    report.line()
+def _print(printer: Printer, name: str, plan: Plan, cost: Profile, dense: Profile) -> None:
+    printer.line(f"{name}, {plan.label}: MACs of one image in millions, patch tokens in each block's attention and MLP")
+    printer.line()
     columns = ["block", "tokens", "MACs", "the method's", "share", "dense tokens", "dense MACs"]
-    report.table(columns, [*_blocks(cost, dense), *_totals(cost, dense)])
-    report.line()
+    printer.table(columns, [*_blocks(cost, dense), *_totals(cost, dense)])
+    printer.line()
     left = tokens_left(cost.patches, cost.tokens)
-    report.line(
+    printer.line(
         f"{cost.gmacs:.3f} GMACs instead of {dense.gmacs:.3f} ({100 * cost.share:.1f} %), "
         f"{left} of {cost.patches} patch tokens left, {cost.params / 1e6:.2f} M parameters"
     )

@@ -41,18 +41,18 @@ class Beside:
         _clear(path)
         self.name, self._descriptor = _create(path)
         self.file: BinaryIO = open(self._descriptor, "wb", closefd=False)  # noqa: SIM115  closed by __exit__
-        self._settled = False
+        self._synced = False
 
-    def settle(self) -> None:
+    def sync(self) -> None:
         """Let all of it reach the disk; nothing more may be written."""
         self.file.flush()
         _sync_written(self.name, self._descriptor)
-        self._settled = True
+        self._synced = True
 
     def publish(self) -> None:
         """Put it in place of `path`, whole."""
-        if not self._settled:
-            self.settle()
+        if not self._synced:
+            self.sync()
         if fcntl is None:  # Windows renames no open file
             self._close()
         os.replace(self.name, self.path)

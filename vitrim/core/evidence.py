@@ -1,7 +1,7 @@
 """Evidence: what one attention layer knows of its tokens, each piece computed when asked for and never before.
 
-It holds references only: the normed input h, the layer's projections, and q and k once attention has formed them. The
-N x N map is made by `attention_map` alone. All scores are float32, whatever the autocast.
+It holds references only: the normalised input h, the layer's projections, and q and k once attention has formed them.
+The N x N map is made by `attention_map` alone. All scores are float32, whatever the autocast.
 
 Shapes: b images, p prefix tokens, n patch tokens, h heads, d channels of a head, c channels.
 """
@@ -24,19 +24,19 @@ from .recording import laid_out, length, one_image
 class Evidence:
     """One layer's evidence.
 
-    normed:   [b, p+n, c] the normed input of the attention layer, or what computes it
+    source:   [b, p+n, c] the normalised input of the attention layer, or what computes it
     layer:    the layer's projections (`queries(h)`, `keys(h)`, `folded(h)`)
     prefix:   p
-    voters:   prefix tokens whose attention counts: [CLS], and the distillation token beside it; registers never vote
+    class_tokens: prefix tokens whose attention counts: [CLS], the distillation token beside it; never registers
     q, k, v:  [b, h, p+n, d] if the attention has formed them already
     key_bias: [b, p+n] what is added to the logits of a key
     layout:   where the images lie in a ragged batch: then q, k, v are [1, h, T, d]
     """
 
-    normed: Tensor | Callable[[], Tensor]
+    source: Tensor | Callable[[], Tensor]
     layer: object
     prefix: int
-    voters: tuple[int, ...]
+    class_tokens: tuple[int, ...]
     q: Tensor | None = None
     k: Tensor | None = None
     v: Tensor | None = None
@@ -45,15 +45,15 @@ class Evidence:
 
     @property
     def h(self) -> Float[Tensor, "b pn c"]:
-        """The normed input of the attention layer, computed when first asked for."""
-        if not isinstance(self.normed, Tensor):
-            object.__setattr__(self, "normed", self.normed())
-        return self.normed
+        """The normalised input of the attention layer, computed when first asked for."""
+        if not isinstance(self.source, Tensor):
+            object.__setattr__(self, "source", self.source())
+        return self.source
 
     @property
     def asked(self) -> bool:
-        """Whether the normed input is known by now."""
-        return isinstance(self.normed, Tensor)
+        """Whether the normalised input is known by now."""
+        return isinstance(self.source, Tensor)
 
     def queries(self) -> Float[Tensor, "b h pn d"]:
         """Queries of all tokens, after norm and rotation where the layer has them."""
@@ -64,16 +64,16 @@ class Evidence:
         return self.layer.keys(self.h) if self.k is None else self.k
 
     def class_attention(self) -> Float[Tensor, "b n"]:
-        """Mean over heads (and voters) of softmax(q_cls K^T / sqrt(d)), patch entries only (EViT Eq. 2).
+        """Mean over heads (and class tokens) of softmax(q_cls K^T / sqrt(d)), patch entries only (EViT Eq. 2).
 
         The entries are not renormalised after the prefix entries are left out. N*C multiply-adds.
         """
         return self.class_rows().mean(dim=(1, 2))
 
     def class_rows(self) -> Float[Tensor, "b h v n"]:
-        """softmax(q_cls K^T / sqrt(d)) of every head and voter, patch entries only. In a ragged batch, which attention
-        must have run on, n is the largest number of an image, and entries behind an image's last token are 0."""
-        q = self._voter_queries() if self.layout is None else self._padded(self.q)[:, :, list(self.voters)]
+        """softmax(q_cls K^T / sqrt(d)) of every head and class token, patch entries only. In a ragged batch, which
+        attention must have run on, n is the largest number of an image; entries behind an image's last token are 0."""
+        q = self._class_queries() if self.layout is None else self._padded(self.q)[:, :, list(self.class_tokens)]
         return self._softmax(q)[..., self.prefix :]
 
     def value_norms(self) -> Float[Tensor, "b h n"]:
@@ -88,7 +88,7 @@ class Evidence:
         return self.attention_map()[..., self.prefix :].mean(dim=(1, 2))
 
     def class_logits(self) -> Float[Tensor, "b n"]:
-        """Mean over heads (and voters) of q_cls . k_j before softmax, up to a constant of the image (IdleViT).
+        """Mean over heads (and class tokens) of q_cls . k_j before softmax, up to a constant of the image (IdleViT).
 
         The mean over heads is one dot product over all channels, so the key projection folds into the query: with
         u = W_K^T q_cls the score of token j is h_j . u, N*C + C^2 multiply-adds instead of N*C^2 for all keys. Where
@@ -96,11 +96,11 @@ class Evidence:
         """
         patches = self.h[:, self.prefix :]
         with without_autocast(self.h.device):
-            folded = self.layer.folded(self.h[:, list(self.voters)].float())
+            folded = self.layer.folded(self.h[:, list(self.class_tokens)].float())
             if folded is not None:
                 logits = torch.bmm(patches.float(), folded.unsqueeze(2)).squeeze(2)
             else:
-                q, k = self._voter_queries().float(), self.keys()[:, :, self.prefix :].float()
+                q, k = self._class_queries().float(), self.keys()[:, :, self.prefix :].float()
                 logits = (q @ k.transpose(-2, -1)).mean(dim=(1, 2)) * q.shape[-1] ** -0.5
         return logits if self.key_bias is None else logits + self.key_bias[:, self.prefix :].float()
 
@@ -117,12 +117,12 @@ class Evidence:
         logits = (q @ k.transpose(-2, -1)).mean(dim=1) * q.shape[-1] ** -0.5
         return (logits if self.key_bias is None else logits + self.key_bias[:, None].float()).softmax(dim=-1)
 
-    def _voter_queries(self) -> Float[Tensor, "b h v d"]:
-        """Queries of the voters alone; before the attention has run no other query is projected."""
-        voters = slice(self.voters[0], self.voters[-1] + 1)  # they stand side by side
+    def _class_queries(self) -> Float[Tensor, "b h v d"]:
+        """Queries of the class tokens alone; before the attention has run no other query is projected."""
+        rows = slice(self.class_tokens[0], self.class_tokens[-1] + 1)  # they stand side by side
         if self.q is not None:
-            return self.q[:, :, voters]
-        return self.layer.queries(laid_out(self.h[:, voters]), prefix_only=True)
+            return self.q[:, :, rows]
+        return self.layer.queries(laid_out(self.h[:, rows]), prefix_only=True)
 
     def _padded(self, x: Float[Tensor, "1 h t d"]) -> Float[Tensor, "b h n d"]:
         """The rows of a ragged batch as a dense one, zeros behind an image's last token."""

@@ -61,7 +61,7 @@ def knn_hits(
 ) -> Bool[Tensor, " n"]:
     """Which rows their k nearest others (by cosine) would label rightly, leaving out the row itself.
 
-    Votes weigh exp(cosine / temperature), as in Wu et al., "Unsupervised Feature Learning via Non-Parametric Instance
+    Votes weigh exp(cosine / temperature), as in Wu et al., "Unsupervised Feature LossInputs via Non-Parametric Instance
     Discrimination" (CVPR 2018), section 3.4. At most `chunk` x n cosines are held at a time. With fewer than k other
     rows, all others vote. Raises ValueError for fewer than two rows or k below 1.
     """

@@ -50,7 +50,7 @@ class ATS(Method):
         self.places = tuple(
             replace(place, patches=math.prod(body.grid_at(place.block, body.grid()))) for place in self.places
         )
-        if not body.voters:
+        if not body.class_tokens:
             raise ValueError(f"ats needs a [CLS] token and {type(body.model).__name__} has none: try tome or dpcknn")
         try:
             body.check_ragged()

@@ -91,7 +91,7 @@ class Method(Sealed, nn.Module):
         """The blocks of its places: those given, or the default cut of the blocks that the backbone names."""
         if self.at is not None:
             return check_places(self.at, body.depth)
-        return tuple(body.within.start + block for block in self.default_places(len(body.within)))
+        return tuple(body.default_blocks.start + block for block in self.default_places(len(body.default_blocks)))
 
     def default_places(self, depth: int) -> tuple[int, ...]:
         """Three places, evenly."""
@@ -152,16 +152,16 @@ class Method(Sealed, nn.Module):
         """Which tokens become which; None: nothing happens here."""
         raise NotImplementedError
 
-    def until(self, place: Place) -> int | None:
+    def restore_before(self, place: Place) -> int | None:
         """The block before which the reduction of this place is undone; None: never."""
         return None
 
     @property
     def undoes(self) -> bool:
         """Whether it can put tokens back: it idles or freezes them."""
-        return type(self).until is not Method.until
+        return type(self).restore_before is not Method.restore_before
 
-    def thaw(self, outside: Tokens, reduction: Reduction, place: Place) -> Tokens:
+    def update_outside(self, outside: Tokens, reduction: Reduction, place: Place) -> Tokens:
         """What the tokens left outside have become by the time they are put back: unchanged, if nobody says more."""
         return outside
 

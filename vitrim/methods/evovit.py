@@ -45,7 +45,7 @@ class EvoViT(Method):
         self.momentum = check_number("momentum", momentum, lambda m: 0 <= m < 1, "a number in [0, 1)")
 
     def bind(self, body: Backbone) -> None:
-        if not body.voters:
+        if not body.class_tokens:
             raise ValueError(f"evovit needs a [CLS] token and {type(body.model).__name__} has none: try tome or dpcknn")
         default = range(max(1, body.depth // 3), body.depth)
         if not default:
@@ -86,7 +86,7 @@ class EvoViT(Method):
         weights = attention.scatter(1, kept, 0.0)
         return Fuse(kept, weights / weights.sum(dim=1, keepdim=True), scores=attention)
 
-    def until(self, place: Place) -> int:
+    def restore_before(self, place: Place) -> int:
         return place.block + 1
 
     def _informative(self, place: Place, n: int) -> int:

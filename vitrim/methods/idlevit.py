@@ -51,12 +51,12 @@ class IdleViT(Method):
         self.trains_masked = self.score == "predictor"
 
     def bind(self, body: Backbone) -> None:
-        cut = body.within
+        cut = body.default_blocks
         given = self.blocks is not None
         blocks = check_places(self.blocks, body.depth, "blocks") if given else range(self._bounds(cut)[0], cut.stop)
         shares = self._shares(len(blocks), cut)
         self.places = tuple(Place(j, block, shares[j]) for j, block in enumerate(blocks))
-        if not body.voters and self.score != "predictor":
+        if not body.class_tokens and self.score != "predictor":
             raise ValueError(
                 f"idlevit with score={self.score!r} needs a [CLS] token and {type(body.model).__name__} has none: "
                 'use score="predictor", or a method that takes score="tokens" (evit, topk)'
@@ -103,7 +103,7 @@ class IdleViT(Method):
             k = torch.tensor([floor_count(place.keep, round(left)) for left in tokens.mask.sum(dim=1).tolist()])
         return Mask(best_mask(scores, k, tokens.mask), scores=scores)
 
-    def until(self, place: Place) -> int:
+    def restore_before(self, place: Place) -> int:
         return place.block + 1
 
     def count(self, place: Place, n: int) -> int:
@@ -114,4 +114,4 @@ class IdleViT(Method):
             return Predictor.macs(body.channels(place.block), n)
         if self.score == "logit":
             return body.class_logit_macs(place.block, n)
-        return body.voter_query_macs(place.block) + body.key_macs(place.block, n) + class_row_macs(body, place, n)
+        return body.class_query_macs(place.block) + body.key_macs(place.block, n) + class_row_macs(body, place, n)

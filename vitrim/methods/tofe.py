@@ -100,7 +100,7 @@ class ToFe(StoredShares, Method):
             return [None] * len(self.places)
         ends = []
         for place, following in zip(self.places, [*self.places[1:], None], strict=True):
-            known = [end for end in (following and following.block, body.whole_by(place.block)) if end is not None]
+            known = [end for end in (following and following.block, body.restore_by(place.block)) if end is not None]
             ends.append(min(known, default=None))
         return ends
 
@@ -167,12 +167,12 @@ class ToFe(StoredShares, Method):
         finally:
             self.__dict__["adaptive"], self.masked = before, None
 
-    def until(self, place: Place) -> int | None:
+    def restore_before(self, place: Place) -> int | None:
         """Frozen tokens are recovered before the next stage; those of the last stage never, but where the model needs
         its whole grid (Swin)."""
         return self._ends[place.index]
 
-    def thaw(self, outside: Tokens, reduction: Reduction, place: Place) -> Tokens:
+    def update_outside(self, outside: Tokens, reduction: Reduction, place: Place) -> Tokens:
         """x + Approx(x) of the frozen tokens, and of them alone (Eq. 6); of all, where they are masked (Eq. 16)."""
         if self.approximator == "identity":
             return outside
@@ -216,7 +216,7 @@ class ToFe(StoredShares, Method):
         approximator = APPROXIMATORS[self.approximator]
         channels = body.channels(place.block)
         selecting = SELECTORS[self.selector].macs(channels, n)
-        if approximator is None or self.until(place) is None:
+        if approximator is None or self.restore_before(place) is None:
             return selecting
         kept = self.count(place, n) if kept is None else kept
         return selecting + approximator.macs(channels, n, n - kept)

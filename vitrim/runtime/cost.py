@@ -50,7 +50,7 @@ def plan_cost(
         i, before, patches = turn.block, patches, math.prod(body.grid_at(turn.block, grid))
         n, deciding = n if patches == before else patches, 0
         for step in turn.before:
-            outside = outside if step.until is None else n
+            outside = outside if step.restore_before is None else n
             n, macs = _after(step, n, patches, body, own)
             deciding += macs
         attended = n

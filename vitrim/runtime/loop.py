@@ -13,7 +13,7 @@ from ..backbones import Backbone
 from ..core.evidence import Evidence
 from ..core.reductions import Keep, Reduction
 from ..core.tokens import Tokens
-from .records import BlockTrace, Span, Witness, trace_block, witness_place
+from .records import BlockTrace, PlaceRecord, Span, record_place, trace_block
 from .turns import Turn
 
 
@@ -23,7 +23,7 @@ class Request:
 
     trace:    a `BlockTrace` for every block
     remember: features from before every reduction, so that dense features can be restored
-    losses:   a `Witness` for every place
+    losses:   a `PlaceRecord` for every place
     """
 
     trace: bool = False
@@ -33,11 +33,11 @@ class Request:
 
 @dataclass
 class BlockRecord:
-    """What one block leaves behind: its last decision, its trace and its witnesses, where they are asked for."""
+    """What one block leaves behind: its last decision; where asked for, its trace and the records of its places."""
 
     decision: Reduction | None = None
     trace: BlockTrace | None = None
-    witnesses: list[Witness] = field(default_factory=list)
+    place_records: list[PlaceRecord] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,8 @@ class Loop:
         """One block: its two halves, and what methods do before, between and after them."""
         i, body, record = turn.block, self.body, BlockRecord()
         tokens = body.enter(i, tokens)
-        tokens, span, normed = self._before(turn, tokens, span, record)
-        tokens, evidence = body.attend(i, tokens, normed)  # x + attention(norm1(x))
+        tokens, span, h = self._before(turn, tokens, span, record)
+        tokens, evidence = body.attend(i, tokens, h)  # x + attention(h), h = norm1(x)
         tokens = self._between(turn, tokens, evidence, record)
         del evidence  # queries and keys are gone before the MLP runs
         tokens = body.mlp(i, tokens)  # x + mlp(norm2(x))
@@ -86,8 +86,8 @@ class Loop:
         return body.leave(i, tokens), span, record
 
     def _before(self, turn: Turn, tokens: Tokens, span: Span | None, record: BlockRecord):
-        """Steps before the attention. Also returns norm1 of the tokens that go in, where it is known already."""
-        normed = None
+        """Steps before the attention. Also returns h = norm1 of the tokens that go in, where it is known already."""
+        h = None
         for step in turn.before:
             place = step.place_on(_patches(tokens))
             if not step.acts_on(place, tokens.n):
@@ -96,16 +96,16 @@ class Loop:
             decision = step.method(tokens, evidence, place)
             if decision is None:
                 continue
-            witness = witness_place(step, tokens.n, evidence, decision) if self.request.losses else None
-            if step.until is not None:
-                span = Span(tokens, decision, step, witness)
-            elif witness is not None:
-                record.witnesses.append(witness)
-            record.decision, undone = decision, step.until is not None
+            place_record = record_place(step, tokens.n, evidence, decision) if self.request.losses else None
+            if step.restore_before is not None:
+                span = Span(tokens, decision, step, place_record)
+            elif place_record is not None:
+                record.place_records.append(place_record)
+            record.decision, undone = decision, step.restore_before is not None
             tokens = tokens.shrink(decision, undone=undone, remember=self.request.remember)
             known = isinstance(decision, Keep) and evidence.asked
-            normed = decision.shrink(evidence.h, tokens.prefix) if known else None
-        return tokens, span, normed
+            h = decision.shrink(evidence.h, tokens.prefix) if known else None
+        return tokens, span, h
 
     def _between(self, turn: Turn, tokens: Tokens, evidence: Evidence, record: BlockRecord) -> Tokens:
         """Who looks at the attention, and the steps between attention and MLP."""
@@ -119,7 +119,7 @@ class Loop:
             if decision is None:
                 continue
             if self.request.losses:
-                record.witnesses.append(witness_place(step, tokens.n, evidence, decision))
+                record.place_records.append(record_place(step, tokens.n, evidence, decision))
             record.decision = decision
             tokens = tokens.shrink(decision, remember=self.request.remember)
         return tokens
@@ -133,9 +133,9 @@ def _patches(tokens: Tokens) -> int:
 def _close(tokens: Tokens, span: Span, record: BlockRecord) -> Tokens:
     """Put back what was left outside."""
     step = span.step
-    tokens = tokens.restore(span.reduction, step.method.thaw(span.outside, span.reduction, step.place))
-    if span.witness is not None:
-        record.witnesses.append(replace(span.witness, restored=tokens.x))
+    tokens = tokens.restore(span.reduction, step.method.update_outside(span.outside, span.reduction, step.place))
+    if span.place_record is not None:
+        record.place_records.append(replace(span.place_record, restored=tokens.x))
     return tokens
 
 

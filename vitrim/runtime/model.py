@@ -18,7 +18,7 @@ from ..backbones.timm.interface import TimmInterface
 from ..core.tokens import Tokens
 from ..methods import Method
 from .loop import BlockRecord, Loop, Request, features_of_every_patch
-from .records import Learning
+from .records import LossInputs
 from .stack import as_stack, bind_stack
 from .turns import plan_turns
 
@@ -59,7 +59,7 @@ class ReducedViT(TimmInterface, nn.Module):
         scores: from outside, one for each patch; guides the selection in place of the method's own (EViT Table 14).
                 In a stack, that of every method that takes scores
         trace:  also return a list of `BlockTrace`, one for each block
-        losses: also return a `Learning`: what the losses of training need
+        losses: also return a `LossInputs`: what the losses of training need
         """
         body = self.body
         # The older ONNX exporter binds defaults by position, and hands flags over as tensors.
@@ -70,7 +70,7 @@ class ReducedViT(TimmInterface, nn.Module):
         if trace:
             out += ([record.trace for record in records],)
         if losses:
-            out += (Learning(tokens, tuple(w for record in records for w in record.witnesses)),)
+            out += (LossInputs(tokens, tuple(w for record in records for w in record.place_records)),)
         return out if len(out) > 1 else out[0]
 
     def forward_features(
@@ -103,9 +103,9 @@ class ReducedViT(TimmInterface, nn.Module):
         turns = self._turns if last is None else self._turns[: last + 1]
         loop = Loop(body, turns, Request(remember=True), self.grad_checkpointing)
         tokens, _, taken = loop.run(self._embed(body, images), take)
-        fits = body.normed_tap(body.depth - 1 if last is None else last)
+        fits = body.norm_fits(body.depth - 1 if last is None else last)
         whole = [
-            features_of_every_patch(t, body, fill, norm and body.normed_tap(i))
+            features_of_every_patch(t, body, fill, norm and body.norm_fits(i))
             for i, t in zip(sorted(take), taken, strict=True)
         ]
         if tokens.layout is not None:

@@ -78,7 +78,7 @@ def image_macs(
     a stack with several such methods at their places one after the other.
 
     In float64 with gradient to `kept` if that is floating (ToFe Eq. 4 and 14, selectors and approximators included);
-    exact integers if it is not. A `Witness` has the counts: `witness.selected.sum(dim=1)`.
+    exact integers if it is not. A `PlaceRecord` has the counts: `place_record.selected.sum(dim=1)`.
     image_size: (height, width) in pixels; default: the model's own
     Raises ValueError for a model without a method that leaves images counts of their own, and for other shapes.
     """

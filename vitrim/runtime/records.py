@@ -1,4 +1,4 @@
-"""What can leave a forward beside the logits: traces for people, witnesses for losses. Nothing is stored on modules."""
+"""What can leave a forward beside the logits: traces for people, records of places for losses. No module stores it."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ class BlockTrace:
 
 
 @dataclass(frozen=True)
-class Witness:
+class PlaceRecord:
     """What one place leaves behind for the losses of training.
 
     index:     of the method in its stack
-    until:     the block before which it is undone; None: never
+    restore_before: the block before which it is undone; None: never
     selected:  [b, n] keep mask over the n patch tokens before it, with gradient where it is learned
     attention: [b, p+n, p+n] the map over all of them, heads averaged, where the method's loss needs it
     restored:  [b, p+n, c] the tokens after they were put back; None if they never are
@@ -46,18 +46,18 @@ class Witness:
     method: str
     index: int
     place: Place
-    until: int | None
+    restore_before: int | None
     selected: Float[Tensor, "b n"]
     attention: Tensor | None = None
     restored: Tensor | None = None
 
 
 @dataclass(frozen=True)
-class Learning:
-    """What the losses need beside the logits: the final tokens (after the norm) and the witnesses of the places."""
+class LossInputs:
+    """What the losses need beside the logits: the final tokens (after the norm) and what each place leaves."""
 
     tokens: Tokens
-    witnesses: tuple[Witness, ...]
+    place_records: tuple[PlaceRecord, ...]
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Span:
     outside: Tokens
     reduction: Reduction
     step: Step
-    witness: Witness | None = None
+    place_record: PlaceRecord | None = None
 
 
 def trace_block(i: int, tokens: Tokens, span: Span | None, reduction: Reduction | None) -> BlockTrace:
@@ -77,12 +77,12 @@ def trace_block(i: int, tokens: Tokens, span: Span | None, reduction: Reduction 
     return BlockTrace(i, inside.origin(), inside.owners(), scores, inside.mask)
 
 
-def witness_place(step: Step, n: int, evidence: Evidence | None, reduction: Reduction) -> Witness:
+def record_place(step: Step, n: int, evidence: Evidence | None, reduction: Reduction) -> PlaceRecord:
     """What this place leaves for the losses, of the n patch tokens before it."""
     method = step.method
     selected = reduction.mask if isinstance(reduction, Mask) else _positions(reduction, n)
     attention = evidence.mean_map(method.map_of) if method.map_of else None
-    return Witness(method.name, method.number, step.place, step.until, selected, attention)
+    return PlaceRecord(method.name, method.number, step.place, step.restore_before, selected, attention)
 
 
 def _positions(reduction: Reduction, n: int) -> Float[Tensor, "b n"]:

@@ -83,8 +83,8 @@ def _write(one: Save, folder: Path) -> None:
     with Beside(folder / WEIGHTS) as weights, Beside(folder / CONFIG) as config:
         write_tensors(weights.file, one.tensors, {"format": "pt", KEY: text})
         config.file.write(text.encode())
-        weights.settle()
-        config.settle()
+        weights.sync()
+        config.sync()
         _check_written(weights.name, known)
         with held(folder):
             weights.publish()  # this is the save: the weights carry their config

@@ -74,13 +74,13 @@ def _check_ragged(method: Method, methods: Sequence[Method]) -> None:
 
 
 def _check_span(method: Method, place: Place, methods: Sequence[Method]) -> None:
-    until = method.until(place)
-    if until is None:
+    end = method.restore_before(place)
+    if end is None:
         return
     for other in methods:
-        inside = [p.block for p in other.places if place.block <= p.block < until and other is not method]
+        inside = [p.block for p in other.places if place.block <= p.block < end and other is not method]
         if inside:
             raise ValueError(
                 f"{other.name} at block {inside[0]} would act while {method.name} holds tokens outside (blocks "
-                f"{place.block} to {until - 1}), and what it removes could not be put back: move {other.name}"
+                f"{place.block} to {end - 1}), and what it removes could not be put back: move {other.name}"
             )

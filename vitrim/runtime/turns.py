@@ -13,12 +13,12 @@ from ..methods import Method
 class Step:
     """One method at one of its places.
 
-    until: the block before which its reduction is undone; None: never
+    restore_before: the block before which its reduction is undone; None: never
     """
 
     method: Method
     index: int
-    until: int | None
+    restore_before: int | None
 
     @property
     def place(self) -> Place:
@@ -56,8 +56,8 @@ class Turn:
 def plan_turns(methods: Sequence[Method], depth: int) -> tuple[Turn, ...]:
     """One turn for each of `depth` blocks; `methods` are bound."""
     observers = tuple(method for method in methods if method.observes)
-    steps = [Step(m, place.index, m.until(place)) for m in methods for place in m.places]
-    ends = {step.until for step in steps}
+    steps = [Step(m, place.index, m.restore_before(place)) for m in methods for place in m.places]
+    ends = {step.restore_before for step in steps}
 
     def acting(block: int, when: str) -> tuple[Step, ...]:
         return tuple(step for step in steps if step.place.block == block and step.method.acts == when)

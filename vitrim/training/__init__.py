@@ -1,7 +1,7 @@
 """Fine-tuning: recipes, the loop on Accelerate, checkpoints."""
 
 from .checkpoints import RunStopped
-from .finetune import Report, finetune
+from .finetune import FinetuneResult, finetune
 from .recipes import RECIPES, Augmentation, Recipe, Weights, get_recipe, override, short
 from .settings import Settings
 from .signals import Interrupted
@@ -9,9 +9,9 @@ from .signals import Interrupted
 __all__ = [
     "RECIPES",
     "Augmentation",
+    "FinetuneResult",
     "Interrupted",
     "Recipe",
-    "Report",
     "RunStopped",
     "Settings",
     "Weights",

@@ -20,21 +20,21 @@ from ..methods import Method
 from ..runtime.describing import methods_config
 from ..runtime.model import ReducedViT, unwrap
 from ..runtime.profile import profile
+from .calibration import some_of
 from .checks import check_inference, check_model, check_processes, check_recipe, check_start
 from .finish import as_saved, check_result_saves, finished, save_and_compare
-from .judge import Judge
 from .loop import Run, make_accelerator
 from .objective import Objective, Teacher, dense_macs, restore_blocks
 from .photographs import TrainingPhotographs, keeps_random_state, seed_everything, unlabelled
 from .recipes import Recipe
 from .settings import Settings
-from .settle import some_of
 from .signals import Signals
 from .student import make_student
+from .validation import Validation
 
 
 @dataclass(frozen=True)
-class Report:
+class FinetuneResult:
     """What a run came to: the model, its figures (of this very model, in float32), the files that could not be read,
     and the photographs that it learned from."""
 
@@ -60,7 +60,7 @@ def finetune(
     scratch: bool = False,
     class_map: str | Path | Mapping[str, int] | None = None,
     **options: Any,
-) -> Report:
+) -> FinetuneResult:
     """Fine-tune `model` with a method, and save the result in `settings.out` (for `vitrim.load`).
 
     model:    the dense model; it stays as it is and teaches, the student is a copy
@@ -97,7 +97,7 @@ def finetune(
     signals, judge = Signals(lockstep=accelerator.num_processes > 1), None
     if judge_on is not None and accelerator.is_main_process:
         beside = None if scratch else teacher.model if teacher else copy.deepcopy(model)
-        judge = Judge(beside, judge_on, settings, partial(as_saved, some=some), signals.leave_if_told)
+        judge = Validation(beside, judge_on, settings, partial(as_saved, some=some), signals.leave_if_told)
     objective = objective_of(recipe, student, macs)
     run = Run(accelerator, student, teacher, objective, photographs, settings, identity, judge, signals)
     if resume:
@@ -109,7 +109,7 @@ def finetune(
         save_and_compare(trained, settings.out)
     figures = judge.final(trained) if judge is not None else {}
     accelerator.wait_for_everyone()
-    return Report(trained, figures, run.step, run.unreadable, photographs.photographs)
+    return FinetuneResult(trained, figures, run.step, run.unreadable, photographs.photographs)
 
 
 def make_teacher(model: nn.Module, student: ReducedViT, recipe: Recipe) -> Teacher:

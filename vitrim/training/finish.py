@@ -13,7 +13,7 @@ from ..data.loading import data_config
 from ..methods import ToFe
 from ..runtime.model import ReducedViT
 from ..runtime.saving import check_saves, remade, save
-from .settle import settle
+from .calibration import calibrate
 
 
 def bare(model: ReducedViT) -> ReducedViT:
@@ -36,15 +36,15 @@ def check_result_saves(student: ReducedViT) -> None:
 
 
 def finished(model: ReducedViT, some: Callable[[], list[Tensor]]) -> ReducedViT:
-    """The model itself, as it is saved: bare, ToFe's decisions settled on `some` images."""
+    """The model itself, as it is saved: bare, ToFe's decisions calibrated on `some` images."""
     model = bare(model)
     if any(isinstance(method, ToFe) for method in model.methods):
-        settle(model, some())
+        calibrate(model, some())
     return model
 
 
 def as_saved(model: ReducedViT, some: Callable[[], list[Tensor]]) -> ReducedViT:
-    """The model to judge in the middle of a run. Where settling changes what it says, a copy that is settled as the
+    """The model to judge in the middle of a run. Where calibration changes what it says, a copy, calibrated as the
     saved one will be; what trains stays as it is."""
     if not any(isinstance(method, ToFe) and method.ragged for method in model.methods):
         return model

@@ -17,7 +17,7 @@ from .checkpoints import RunStopped
 
 
 class Table:
-    """A CSV file that grows by whole rows; columns are settled by the first row.
+    """A CSV file that grows by whole rows; the first row fixes the columns.
 
     Rows at or after `step` are dropped on opening, so that a resumed run does not say things twice, and so is what a
     killed run has left of a row. The file is then replaced, whole.

@@ -13,14 +13,14 @@ from ..backbones import LVViT, TokenLogits, find_family
 from ..runtime.cost import plan_macs
 from ..runtime.model import ReducedViT
 from ..runtime.profile import image_macs
-from ..runtime.records import Learning
+from ..runtime.records import LossInputs
 from . import losses
 from .recipes import Recipe
 from .shares import approximates, at_origin, frozen_tokens, held_by_ratio, held_places, learns_counts, own_counts
 
 
 @dataclass(frozen=True)
-class Lesson:
+class TeacherOutputs:
     """What the teacher says of a batch: logits, final tokens [b, p+n0, c] after the norm, the tokens after chosen
     blocks, before the norm, and each patch's own logits [b, n0, k] (LV-ViT, where they are asked for)."""
 
@@ -46,7 +46,7 @@ class Teacher(nn.Module):
         return super().train(False)
 
     @torch.no_grad()
-    def forward(self, images: Float[Tensor, "b 3 h w"]) -> Lesson:
+    def forward(self, images: Float[Tensor, "b 3 h w"]) -> TeacherOutputs:
         body = find_family(self.model)(self.model)
         tokens, stages = body.begin(body.embed(body.receive(images))), {}
         for i in range(body.depth):
@@ -56,9 +56,9 @@ class Teacher(nn.Module):
         tokens = body.finish(tokens)
         tokens = tokens.with_x(body.norm(tokens.x))
         if not self.labels_patches:
-            return Lesson(body.deliver(body.head(tokens)), tokens.x, stages)
+            return TeacherOutputs(body.deliver(body.head(tokens)), tokens.x, stages)
         said = self.model.token_logits(tokens.x)
-        return Lesson(said.prediction(), tokens.x, stages, said.token_logits)
+        return TeacherOutputs(said.prediction(), tokens.x, stages, said.token_logits)
 
 
 def check_labels_patches(model: nn.Module) -> None:
@@ -81,7 +81,7 @@ class Objective:
     """The parts of a recipe's loss for one student.
 
     budget, dense: the MACs to learn towards (ToFe), and the dense model's
-    student:       the model whose methods left the witnesses, for the losses that look at them
+    student:       the model whose methods left the records, for the losses that look at them
     """
 
     recipe: Recipe
@@ -90,7 +90,7 @@ class Objective:
     student: ReducedViT | None = None
 
     def parts(
-        self, said: Tensor | TokenLogits, learned: Learning, target: Tensor, lesson: Lesson | None
+        self, said: Tensor | TokenLogits, loss_inputs: LossInputs, target: Tensor, teacher: TeacherOutputs | None
     ) -> dict[str, Tensor]:
         """Unweighted parts, scalars, by the names in `Weights`; only those whose weight is not 0.
 
@@ -101,25 +101,25 @@ class Objective:
         both, smoothing = isinstance(said, TokenLogits), self.recipe.augmentation.smoothing
         ways = {
             "classification": lambda: losses.classification(said.logits if both else said, target, smoothing),
-            "token_labels": lambda: token_label_loss(said, lesson),
-            "logit_kl": lambda: losses.logit_kl(said.prediction() if both else said, lesson.logits),
-            "features": lambda: feature_loss(learned, lesson),
-            "token_mse": lambda: kept_token_loss(learned, lesson),
-            "cut": lambda: cut_loss(learned, self.recipe.cut_part, self.recipe.cut_row_mean),
-            "approximation": lambda: approximation_loss(self.student, learned, lesson),
-            "budget": lambda: self._over_budget(learned),
-            "ratio": lambda: self._off_ratio(learned),
+            "token_labels": lambda: token_label_loss(said, teacher),
+            "logit_kl": lambda: losses.logit_kl(said.prediction() if both else said, teacher.logits),
+            "features": lambda: feature_loss(loss_inputs, teacher),
+            "token_mse": lambda: kept_token_loss(loss_inputs, teacher),
+            "cut": lambda: cut_loss(loss_inputs, self.recipe.cut_part, self.recipe.cut_row_mean),
+            "approximation": lambda: approximation_loss(self.student, loss_inputs, teacher),
+            "budget": lambda: self._over_budget(loss_inputs),
+            "ratio": lambda: self._off_ratio(loss_inputs),
         }
         return {name: way() for name, way in ways.items() if getattr(weights, name)}
 
-    def _over_budget(self, learned: Learning) -> Tensor:
-        counts = [own_counts(method, learned)[0] for method in self.student.methods if learns_counts(method)]
+    def _over_budget(self, loss_inputs: LossInputs) -> Tensor:
+        counts = [own_counts(method, loss_inputs)[0] for method in self.student.methods if learns_counts(method)]
         macs = image_macs(self.student, torch.cat(counts, dim=1))
         return losses.macs_budget(macs, self.budget, self.dense, self.recipe.budget_of_mean)
 
-    def _off_ratio(self, learned: Learning) -> Tensor:
+    def _off_ratio(self, loss_inputs: LossInputs) -> Tensor:
         held = held_by_ratio(self.student.methods, self.recipe.weights)
-        places = held_places(self.student, learned, held)
+        places = held_places(self.student, loss_inputs, held)
         return losses.keep_ratio([p.mask for p in places], [p.keep for p in places], [p.whole for p in places])
 
     def total(self, parts: dict[str, Tensor]) -> Tensor:
@@ -127,57 +127,59 @@ class Objective:
         return sum(getattr(self.recipe.weights, name) * part for name, part in parts.items())
 
 
-def token_label_loss(said: TokenLogits, lesson: Lesson) -> Tensor:
+def token_label_loss(said: TokenLogits, teacher: TeacherOutputs) -> Tensor:
     """LV-ViT's token labels, which the teacher's auxiliary head gives: each token left learns the mean label of the
     patches that it stands for; tokens that are masked out do not count."""
-    targets = said.token_targets(lesson.patch_logits.float().softmax(dim=-1))
+    targets = said.token_targets(teacher.patch_logits.float().softmax(dim=-1))
     return losses.patch_labels(said.token_logits, targets, None if said.mask is None else said.mask.detach())
 
 
-def feature_loss(learned: Learning, lesson: Lesson) -> Tensor:
+def feature_loss(loss_inputs: LossInputs, teacher: TeacherOutputs) -> Tensor:
     """MSE of the l2-normalised final prefix tokens ([CLS]); of the patch tokens' means where there is no prefix."""
-    tokens, p = learned.tokens, learned.tokens.prefix
+    tokens, p = loss_inputs.tokens, loss_inputs.tokens.prefix
     if p:
         own = tokens.x[:, :p] if tokens.layout is None else tokens.layout.prefix_rows(tokens.x)
-        return losses.feature_mse(own, lesson.tokens[:, :p])
+        return losses.feature_mse(own, teacher.tokens[:, :p])
     weight = tokens.weight
     mean = (tokens.x * weight.unsqueeze(-1)).sum(1, keepdim=True) / weight.sum(1)[:, None, None]
-    return losses.feature_mse(mean, lesson.tokens.mean(1, keepdim=True))
+    return losses.feature_mse(mean, teacher.tokens.mean(1, keepdim=True))
 
 
-def kept_token_loss(learned: Learning, lesson: Lesson) -> Tensor:
+def kept_token_loss(loss_inputs: LossInputs, teacher: TeacherOutputs) -> Tensor:
     """DynamicViT's: squared difference to the teacher's final patch tokens, mean over the tokens that are kept."""
-    tokens, layout = learned.tokens, learned.tokens.layout
+    tokens, layout = loss_inputs.tokens, loss_inputs.tokens.layout
     own = tokens.patches if layout is None else layout.patches.pad(tokens.patches)
-    error = (own.float() - at_origin(lesson.tokens[:, tokens.prefix :], tokens).float()).square().mean(dim=-1)
+    error = (own.float() - at_origin(teacher.tokens[:, tokens.prefix :], tokens).float()).square().mean(dim=-1)
     kept = torch.ones_like(error) if tokens.mask is None else tokens.mask.detach()
     kept = kept if layout is None else (tokens.origin() >= 0).to(error.dtype)
     return (error * kept).sum() / kept.sum().clamp(min=1)
 
 
-def cut_loss(learned: Learning, part: losses.Cut, row_mean: bool = False) -> Tensor:
+def cut_loss(loss_inputs: LossInputs, part: losses.Cut, row_mean: bool = False) -> Tensor:
     """IdleViT's token cut, averaged over the blocks that idle; 0 where none does (a schedule that starts at 1)."""
-    seen = [w for w in learned.witnesses if w.attention is not None]
+    seen = [w for w in loss_inputs.place_records if w.attention is not None]
     cuts = [losses.token_cut(w.attention, w.selected > 0.5, part, row_mean) for w in seen]
-    return torch.stack(cuts).mean() if cuts else _zero(learned)
+    return torch.stack(cuts).mean() if cuts else _zero(loss_inputs)
 
 
-def approximation_loss(student: ReducedViT, learned: Learning, lesson: Lesson) -> Tensor:
+def approximation_loss(student: ReducedViT, loss_inputs: LossInputs, teacher: TeacherOutputs) -> Tensor:
     """ToFe's L_apr, mean over the stages that put their frozen tokens back; 0 where none does (`reuse=False`)."""
-    stages, prefix = [], learned.tokens.prefix
-    for witness, frozen in frozen_tokens(student, learned.witnesses):
-        teacher = at_origin(lesson.stages[witness.until - 1][:, prefix:], learned.tokens)
-        stages.append(losses.approximation(witness.restored[:, prefix:], teacher, frozen))
-    return torch.stack(stages).mean() if stages else _zero(learned)
+    stages, prefix = [], loss_inputs.tokens.prefix
+    for place_record, frozen in frozen_tokens(student, loss_inputs.place_records):
+        rows = at_origin(teacher.stages[place_record.restore_before - 1][:, prefix:], loss_inputs.tokens)
+        stages.append(losses.approximation(place_record.restored[:, prefix:], rows, frozen))
+    return torch.stack(stages).mean() if stages else _zero(loss_inputs)
 
 
-def _zero(learned: Learning) -> Tensor:
-    return learned.tokens.x.new_zeros((), dtype=torch.float32)
+def _zero(loss_inputs: LossInputs) -> Tensor:
+    return loss_inputs.tokens.x.new_zeros((), dtype=torch.float32)
 
 
 def restore_blocks(student: ReducedViT) -> list[int]:
     """The blocks after which a method puts back tokens that something has stood in for meanwhile."""
-    ends = [method.until(place) for method in student.methods if approximates(method) for place in method.places]
+    ends = [
+        method.restore_before(place) for method in student.methods if approximates(method) for place in method.places
+    ]
     return sorted({end - 1 for end in ends if end is not None})
 
 

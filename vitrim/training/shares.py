@@ -14,7 +14,7 @@ from ..core.reductions import Mask
 from ..core.tokens import Tokens
 from ..methods import Method
 from ..runtime.model import ReducedViT
-from ..runtime.records import Learning, Witness
+from ..runtime.records import LossInputs, PlaceRecord
 from .recipes import Weights
 
 
@@ -32,9 +32,9 @@ class Held:
     whole: float | Tensor
 
 
-def method_of(student: ReducedViT, witness: Witness) -> Method:
-    """The method of the stack that left this witness."""
-    return student.methods[witness.index]
+def method_of(student: ReducedViT, place_record: PlaceRecord) -> Method:
+    """The method of the stack that left this record."""
+    return student.methods[place_record.index]
 
 
 def learns_counts(method: Method) -> bool:
@@ -52,13 +52,15 @@ def place_names(methods: Sequence[Method]) -> dict[tuple[Method, int], str]:
     }
 
 
-def kept_shares(student: ReducedViT, learned: Learning) -> dict[str, Tensor]:
+def kept_shares(student: ReducedViT, loss_inputs: LossInputs) -> dict[str, Tensor]:
     """Share of the tokens before it that each place has kept, mean over the batch, by `place_names`; 1 where it has
     decided nothing."""
     names = place_names(student.methods)
-    shares = dict.fromkeys(names.values(), learned.tokens.x.new_ones((), dtype=torch.float32))
-    for witness in learned.witnesses:
-        shares[names[method_of(student, witness), witness.place.index]] = witness.selected.detach().float().mean()
+    shares = dict.fromkeys(names.values(), loss_inputs.tokens.x.new_ones((), dtype=torch.float32))
+    for place_record in loss_inputs.place_records:
+        shares[names[method_of(student, place_record), place_record.place.index]] = (
+            place_record.selected.detach().float().mean()
+        )
     return shares
 
 
@@ -69,7 +71,7 @@ def turns_by_schedule(method: Method) -> bool:
 
 def approximates(method: Method) -> bool:
     """Whether something stands in for the blocks that its tokens outside skip (ToFe)."""
-    return type(method).thaw is not Method.thaw
+    return type(method).update_outside is not Method.update_outside
 
 
 def held_by_ratio(methods: Sequence[Method], weights: Weights) -> list[Method]:
@@ -80,45 +82,52 @@ def held_by_ratio(methods: Sequence[Method], weights: Weights) -> list[Method]:
     return free or masked
 
 
-def held_places(student: ReducedViT, learned: Learning, methods: Sequence[Method]) -> list[Held]:
+def held_places(student: ReducedViT, loss_inputs: LossInputs, methods: Sequence[Method]) -> list[Held]:
     """One `Held` for each place of these methods, in the order of the blocks."""
-    ways = ((method_of(student, witness), witness, before) for witness, before in in_order(student, learned.witnesses))
-    return [_held(method, *rest, learned.tokens) for method, *rest in ways if method in methods]
+    ways = (
+        (method_of(student, place_record), place_record, before)
+        for place_record, before in in_order(student, loss_inputs.place_records)
+    )
+    return [_held(method, *rest, loss_inputs.tokens) for method, *rest in ways if method in methods]
 
 
-def _held(method: Method, witness: Witness, before: Witness | None, tokens: Tokens) -> Held:
-    keep, n = witness.place.keep, witness.selected.shape[1]
+def _held(method: Method, place_record: PlaceRecord, before: PlaceRecord | None, tokens: Tokens) -> Held:
+    keep, n = place_record.place.keep, place_record.selected.shape[1]
     if not method.share_of_all:
-        return Held(witness.selected, keep, n if before is None else before.selected.detach().sum(dim=1))
-    whole = patches_at(witness, tokens)
-    return Held(witness.selected, min(keep, n / whole), whole)  # no more than there are
+        return Held(place_record.selected, keep, n if before is None else before.selected.detach().sum(dim=1))
+    whole = patches_at(place_record, tokens)
+    return Held(place_record.selected, min(keep, n / whole), whole)  # no more than there are
 
 
-def in_order(student: ReducedViT, witnesses: Sequence[Witness]) -> Iterator[tuple[Witness, Witness | None]]:
-    """Every witness, in the order of the blocks, with the last one before it that has dropped tokens for good while
+def in_order(
+    student: ReducedViT, place_records: Sequence[PlaceRecord]
+) -> Iterator[tuple[PlaceRecord, PlaceRecord | None]]:
+    """Every record, in the order of the blocks, with the last one before it that has dropped tokens for good while
     all of them go on, masked."""
     before = None
-    for witness in sorted(witnesses, key=lambda witness: witness.place.block):
-        yield witness, before
-        if witness.until is None and method_of(student, witness).masked:
-            before = witness
+    for place_record in sorted(place_records, key=lambda place_record: place_record.place.block):
+        yield place_record, before
+        if place_record.restore_before is None and method_of(student, place_record).masked:
+            before = place_record
 
 
-def frozen_tokens(student: ReducedViT, witnesses: Sequence[Witness]) -> Iterator[tuple[Witness, Float[Tensor, "b n"]]]:
+def frozen_tokens(
+    student: ReducedViT, place_records: Sequence[PlaceRecord]
+) -> Iterator[tuple[PlaceRecord, Float[Tensor, "b n"]]]:
     """The places where something stands in for the tokens left outside, and 1 for each of those tokens; a token that a
     method before has dropped for good is none of them."""
-    for witness, before in in_order(student, witnesses):
-        if witness.restored is not None and approximates(method_of(student, witness)):
-            outside = (witness.selected.detach() < 0.5).float()
-            yield witness, outside if before is None else outside * before.selected.detach()
+    for place_record, before in in_order(student, place_records):
+        if place_record.restored is not None and approximates(method_of(student, place_record)):
+            outside = (place_record.selected.detach() < 0.5).float()
+            yield place_record, outside if before is None else outside * before.selected.detach()
 
 
-def patches_at(witness: Witness, tokens: Tokens) -> int:
+def patches_at(place_record: PlaceRecord, tokens: Tokens) -> int:
     """All patch tokens of the image at the stage of this place; `tokens`: the final ones.
 
     Where the grid shrinks on the way (Swin) nothing is ever removed for good, so all of them are there.
     """
-    return math.prod(tokens.grid) if _removed(tokens) else witness.selected.shape[1]
+    return math.prod(tokens.grid) if _removed(tokens) else place_record.selected.shape[1]
 
 
 def _removed(tokens: Tokens) -> bool:
@@ -135,18 +144,20 @@ def at_origin(x: Float[Tensor, "b n0 c"], tokens: Tokens) -> Float[Tensor, "b n 
     return x.gather(1, origin.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
 
 
-def own_counts(method: Method, learned: Learning) -> tuple[Float[Tensor, "b places"], list[int]]:
+def own_counts(method: Method, loss_inputs: LossInputs) -> tuple[Float[Tensor, "b places"], list[int]]:
     """Patch tokens that each image kept at the places of one method, with gradient to the masks, and all patch tokens
-    of the image there. A place that left no witness decided nothing: all that are there stay."""
-    found = {w.place.index: w for w in learned.witnesses if w.index == method.number}
+    of the image there. A place that left no record decided nothing: all that are there stay."""
+    found = {w.place.index: w for w in loss_inputs.place_records if w.index == method.number}
     counts, patches = [], []
     for place in method.places:
-        witness = found.get(place.index)
-        patches.append(place.patches if witness is None else patches_at(witness, learned.tokens))
-        if witness is not None:
-            counts.append(witness.selected.sum(dim=1))
-        elif counts and method.until(method.places[place.index - 1]) is None:
+        place_record = found.get(place.index)
+        patches.append(place.patches if place_record is None else patches_at(place_record, loss_inputs.tokens))
+        if place_record is not None:
+            counts.append(place_record.selected.sum(dim=1))
+        elif counts and method.restore_before(method.places[place.index - 1]) is None:
             counts.append(counts[-1])
         else:
-            counts.append(torch.full((learned.tokens.batch,), float(patches[-1]), device=learned.tokens.x.device))
+            counts.append(
+                torch.full((loss_inputs.tokens.batch,), float(patches[-1]), device=loss_inputs.tokens.x.device)
+            )
     return torch.stack(counts, dim=1), patches

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..core.schedule import cosine_keep
 from ..runtime.model import ReducedViT
-from ..runtime.records import Learning
+from ..runtime.records import LossInputs
 from .checkpoints import RunStopped
 from .objective import Objective, Teacher
 from .optim import make_optimizer, make_schedule, set_learning, still_parameters
@@ -89,20 +89,20 @@ class Stepper:
 
     def _loss(self, images: Tensor, target: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         with self.accelerator.autocast():
-            lesson = None if self.teacher is None else self.teacher(images)
-            logits, learned = self.model(images, losses=True)
-        parts = self.objective.parts(logits, learned, target, lesson)
-        self._store_counts(learned)
-        shares = {f"kept {name}": share for name, share in kept_shares(self.student, learned).items()}
+            teacher = None if self.teacher is None else self.teacher(images)
+            logits, loss_inputs = self.model(images, losses=True)
+        parts = self.objective.parts(logits, loss_inputs, target, teacher)
+        self._store_counts(loss_inputs)
+        shares = {f"kept {name}": share for name, share in kept_shares(self.student, loss_inputs).items()}
         return self.objective.total(parts), {**parts, **shares}
 
-    def _store_counts(self, learned: Learning) -> None:
+    def _store_counts(self, loss_inputs: LossInputs) -> None:
         """ToFe's running means of the tokens kept, over all processes; they travel with the weights. Where a ratio
         loss holds the stages to fixed shares (its Table V), those stay."""
         held = held_by_ratio(self.student.methods, self.recipe.weights)
         for method in self.student.methods:
             if learns_counts(method) and method not in held:
-                counts, patches = own_counts(method, learned)
+                counts, patches = own_counts(method, loss_inputs)
                 method.update_counts(self.accelerator.gather(counts.detach()), patches)
 
     def _means(self, step: int, parts: dict[str, Tensor]) -> dict[str, float]:

@@ -102,7 +102,7 @@ def _check_masks(student: ReducedViT, recipe: Recipe) -> None:
     from those that are there."""
     for one in (m for m in student.methods if m.trains_masked):
         for place in one.places:
-            end = one.until(place)
+            end = one.restore_before(place)
             span = range(place.block, student.body.depth if end is None else end)
             for other in student.methods:
                 if other is not one and _blind_to_masks(other, span, recipe):

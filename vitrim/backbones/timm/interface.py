@@ -113,9 +113,9 @@ class TimmInterface:
         if output_fmt not in ("NCHW", "NLC"):
             raise ValueError(f"output_fmt={output_fmt!r} is not NCHW or NLC")
         body = self.body
-        take, last = feature_take_indices(len(body.taps), indices)
-        chosen = [body.taps[i] for i in take]
-        final, taken = self.features_after(x, chosen, body.taps[last] if stop_early else None, norm, fill)
+        take, last = feature_take_indices(len(body.feature_blocks), indices)
+        chosen = [body.feature_blocks[i] for i in take]
+        final, taken = self.features_after(x, chosen, body.feature_blocks[last] if stop_early else None, norm, fill)
         prefix = body.prefix
         spatial, front = [t.x[:, prefix:] for t in taken], [t.x[:, :prefix] for t in taken]
         if output_fmt == "NCHW":
@@ -149,8 +149,8 @@ class TimmInterface:
 
         Raises ValueError where a method would lose places that it has learned parts for.
         """
-        _, last = feature_take_indices(len(self.body.taps), indices)
-        depth = self.body.taps[last] + 1
+        _, last = feature_take_indices(len(self.body.feature_blocks), indices)
+        depth = self.body.feature_blocks[last] + 1
         for method in self.methods:
             if method.learns and any(place.block >= depth for place in method.places):
                 raise ValueError(

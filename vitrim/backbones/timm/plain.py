@@ -73,7 +73,7 @@ class PlainBackbone(Backbone):
         return self.model.num_prefix_tokens
 
     @property
-    def voters(self):
+    def class_tokens(self):
         if self.model.cls_token is None:
             return ()
         return (0, 1) if isinstance(self.model, VisionTransformerDistilled) else (0,)
@@ -135,16 +135,16 @@ class PlainBackbone(Backbone):
         block = self.model.blocks[i]
         bias = tokens.key_bias
         return Evidence(
-            lambda: self._normed(block, tokens.x), self._projections(i), self.prefix, self.voters, key_bias=bias
+            lambda: self._norm1(block, tokens.x), self._projections(i), self.prefix, self.class_tokens, key_bias=bias
         )
 
-    def _normed(self, block: nn.Module, x: Tensor) -> Tensor:
+    def _norm1(self, block: nn.Module, x: Tensor) -> Tensor:
         """What goes into the attention of a block."""
         return self.before(block.attn, block.norm1(x))
 
-    def attend(self, i, tokens, normed=None):
+    def attend(self, i, tokens, h=None):
         block = self.model.blocks[i]
-        h = self._normed(block, tokens.x) if normed is None else normed
+        h = self._norm1(block, tokens.x) if h is None else h
         out, evidence = self._attention(block.attn, h, tokens)
         return tokens.with_x(self.add(tokens.x, block.drop_path1(block.ls1(out)))), evidence
 
@@ -173,7 +173,7 @@ class PlainBackbone(Backbone):
 
     def _evidence(self, h: Tensor, layer: Any, tokens: Tokens, q: Tensor, k: Tensor, v: Tensor) -> Evidence:
         bias, layout = tokens.key_bias, tokens.layout
-        return Evidence(h, layer, self.prefix, self.voters, q=q, k=k, v=v, key_bias=bias, layout=layout)
+        return Evidence(h, layer, self.prefix, self.class_tokens, q=q, k=k, v=v, key_bias=bias, layout=layout)
 
     def mlp(self, i, tokens):
         block = self.model.blocks[i]

@@ -14,7 +14,7 @@ def has_no_head_norms(attn: nn.Module) -> bool:
 
 
 class Projections:
-    """Queries and keys of one `timm.layers.Attention`, from its normed input [b, n, c]."""
+    """Queries and keys of one `timm.layers.Attention`, from its normalised input [b, n, c]."""
 
     def __init__(self, attn: Attention):
         self.attn = attn
@@ -47,8 +47,8 @@ class Projections:
         return has_no_head_norms(self.attn) and self.readable
 
     def folded(self, h: Tensor) -> Tensor | None:
-        """u = W_K^T (W_Q h + b_Q) [b, c], meant over the voters h [b, v, c] and scaled to the mean over heads of the
-        attention logits; None where not foldable."""
+        """u = W_K^T (W_Q h + b_Q) [b, c], averaged over the class tokens h [b, v, c], on the scale of the mean
+        attention logit over heads; None where not foldable."""
         if not self.foldable:
             return None
         attn, rows = self.attn, self.attn.attn_dim

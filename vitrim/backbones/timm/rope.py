@@ -113,8 +113,8 @@ class RotaryProjections:
         return self.rows is None and has_no_head_norms(self.attn) and self.readable
 
     def folded(self, h: Tensor) -> Tensor | None:
-        """u = W_K^T (W_Q h + b_Q) [b, c], meant over the voters h [b, v, c] and scaled to the mean over heads of the
-        attention logits; None where not foldable."""
+        """u = W_K^T (W_Q h + b_Q) [b, c], averaged over the class tokens h [b, v, c], on the scale of the mean
+        attention logit over heads; None where not foldable."""
         if not self.foldable:
             return None
         weight, bias = self._part(0)
@@ -145,7 +145,7 @@ class RopeBackbone(PlainBackbone):
         check_pool(model)
 
     @property
-    def voters(self):
+    def class_tokens(self):
         return () if self.model.cls_token is None else (0,)
 
     @property
@@ -175,19 +175,19 @@ class RopeBackbone(PlainBackbone):
         block = self.model.blocks[i]
         bias = tokens.key_bias
         return Evidence(
-            lambda: self._normed(block, tokens.x), self._layer(i, tokens), self.prefix, self.voters, key_bias=bias
+            lambda: self._norm1(block, tokens.x), self._layer(i, tokens), self.prefix, self.class_tokens, key_bias=bias
         )
 
     def _layer(self, i: int, tokens: Tokens) -> RotaryProjections:
         prefix = self.prefix if tokens.layout is None else 0  # ragged rows come with the prefix tokens' own
         return RotaryProjections(self.model.blocks[i].attn, tokens.rope_rows(i), prefix)
 
-    def _normed(self, block: nn.Module, x: Tensor) -> Tensor:
+    def _norm1(self, block: nn.Module, x: Tensor) -> Tensor:
         return self.before(block.attn, x if isinstance(block, EvaBlockPostNorm) else block.norm1(x))
 
-    def attend(self, i, tokens, normed=None):
+    def attend(self, i, tokens, h=None):
         block = self.model.blocks[i]
-        h = self._normed(block, tokens.x) if normed is None else normed
+        h = self._norm1(block, tokens.x) if h is None else h
         out, evidence = self._rotary_attention(self._layer(i, tokens), h, tokens)
         out = block.norm1(out) if isinstance(block, EvaBlockPostNorm) else _scaled(out, block.gamma_1)
         return tokens.with_x(self.add(tokens.x, block.drop_path1(out))), evidence

@@ -85,7 +85,7 @@ class SwinBackbone(Backbone):
         return 0
 
     @property
-    def voters(self):
+    def class_tokens(self):
         return ()
 
     def heads(self, i):
@@ -93,7 +93,7 @@ class SwinBackbone(Backbone):
         return attn.num_heads, head_channels(attn)
 
     @property
-    def within(self):
+    def default_blocks(self):
         """The third stage, or the longest where there are fewer: where DynamicViT and IdleViT act on Swin."""
         depths = [len(stage.blocks) for stage in self.model.layers]
         chosen = 2 if len(depths) > 2 else depths.index(max(depths))
@@ -101,13 +101,13 @@ class SwinBackbone(Backbone):
         return range(start, start + depths[chosen])
 
     @property
-    def taps(self):
+    def feature_blocks(self):
         """The last block of every stage."""
         return [i for i in range(self.depth) if i + 1 == self.depth or self.places[i + 1][1] == 0]
 
-    def whole_by(self, block):
+    def restore_by(self, block):
         """The end of its stage: patch merging and the pooling at the end need the whole grid."""
-        return 1 + min(end for end in self.taps if end >= block)
+        return 1 + min(end for end in self.feature_blocks if end >= block)
 
     def admit(self, method):
         if not method.undoes:
@@ -118,11 +118,11 @@ class SwinBackbone(Backbone):
 
     def admit_places(self, method):
         for place in method.places:
-            until = method.until(place)
-            if until is None or until > self.whole_by(place.block):
+            end = method.restore_before(place)
+            if end is None or end > self.restore_by(place.block):
                 raise ValueError(
-                    f"{method.name} at block {place.block} holds tokens outside beyond its stage (stages end after "
-                    f"blocks {', '.join(map(str, self.taps))}): tokens must keep their grid where Swin merges patches"
+                    f"{method.name} at block {place.block} holds tokens beyond its stage (stages end after blocks "
+                    f"{', '.join(map(str, self.feature_blocks))}): tokens must keep their grid where patches merge"
                 )
 
     def check_ragged(self):
@@ -176,7 +176,7 @@ class SwinBackbone(Backbone):
 
     def leave(self, i, tokens):
         tokens, stage = self._hooked(self.after, self.block(i), tokens), self.model.layers[self.places[i][0]]
-        if i in self.taps:
+        if i in self.feature_blocks:
             tokens = self._hooked(self.after, stage, self._hooked(self.after, stage.blocks, tokens))
         return tokens
 
@@ -193,17 +193,19 @@ class SwinBackbone(Backbone):
 
     def probe(self, i, tokens):
         tokens, block = self._entered(i, tokens), self.block(i)
-        return WindowEvidence(lambda: on_grid(block.norm1, tokens).x, block, prefix=0, voters=(), grid=tokens.grid)
+        return WindowEvidence(
+            lambda: on_grid(block.norm1, tokens).x, block, prefix=0, class_tokens=(), grid=tokens.grid
+        )
 
-    def attend(self, i, tokens, normed=None):
+    def attend(self, i, tokens, h=None):
         tokens, block = self._entered(i, tokens), self.block(i)
-        normed = on_grid(block.norm1, tokens) if normed is None else tokens.with_x(normed)
-        if tokens.position is None and tokens.mask is None and not no_image(normed.x.shape[0]):
-            out = on_grid(block._attn, normed)
+        inside = on_grid(block.norm1, tokens) if h is None else tokens.with_x(h)
+        if tokens.position is None and tokens.mask is None and not no_image(inside.x.shape[0]):
+            out = on_grid(block._attn, inside)
         else:
-            h = self.before(block.attn, normed.x)
-            out = normed.with_x(self.after(block.attn, attend_windows(block, h, tokens)))
-        evidence = WindowEvidence(normed.x, block, prefix=0, voters=(), grid=tokens.grid)
+            h = self.before(block.attn, inside.x)
+            out = inside.with_x(self.after(block.attn, attend_windows(block, h, tokens)))
+        evidence = WindowEvidence(inside.x, block, prefix=0, class_tokens=(), grid=tokens.grid)
         return tokens.with_x(self.add(tokens.x, on_grid(block.drop_path1, out).x)), evidence
 
     def mlp(self, i, tokens):

@@ -86,7 +86,7 @@ def _bias(block: SwinTransformerBlock, padded: Float[Tensor, "1 h w 1"]) -> Floa
 
 
 def attend_windows(block: SwinTransformerBlock, h: Float[Tensor, "b m c"], tokens: Tokens) -> Float[Tensor, "b m c"]:
-    """Window attention of the tokens present; h are their normed features, and linear layers see them alone.
+    """Window attention of the tokens present; h are their normalised features, and linear layers see them alone.
 
     Keys: the tokens present, each as much as its mask says; the slots beyond the grid, as in timm; always the token
     itself.

@@ -16,7 +16,7 @@ from .measure import DENSE, Setting, accuracy_of, change_of, interval_of
 from .model import Subject, open_model
 from .options import ModelOptions
 from .plans import Plan
-from .table import Report, interval, percent, signed
+from .table import Printer, interval, percent, signed
 
 NAME = "dense (before fine-tuning)"
 
@@ -55,12 +55,12 @@ def judge_beside(
     return found[DENSE], found[plan.label]
 
 
-def tell_beside(report: Report, given: str, results: tuple[EvaluationResult, EvaluationResult]) -> None:
+def tell_beside(printer: Printer, given: str, results: tuple[EvaluationResult, EvaluationResult]) -> None:
     """One line of what the baseline reaches, and what the reduced model is beside it."""
     before, now = results
     what = "top-1" if before.top1 is not None else "nearest-neighbour accuracy"
     alike = f"agreement {percent(now.agreement)} %" if before.top1 is not None else f"cosine {percent(now.cosine, 4)}"
-    report.line(
+    printer.line(
         f"{NAME}, {given}: {what} {percent(accuracy_of(before))} % ({interval(interval_of(before))}); beside it the "
         f"reduced model's change is {signed(change_of(now, before))}, its {alike}"
     )

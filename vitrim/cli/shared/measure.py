@@ -24,7 +24,7 @@ CPU_BATCH, OTHER_BATCH = 16, 128
 
 @dataclass(frozen=True)
 class Setting:
-    """The run options, settled: nothing in them can fail any more."""
+    """The run options, checked: nothing in them can fail any more."""
 
     device: torch.device
     dtype: str
@@ -70,7 +70,7 @@ class Row:
         }
 
 
-def settle(run: RunOptions) -> Setting:
+def check_run(run: RunOptions) -> Setting:
     """Check the run options and put threads and seed in force. Raises ValueError for what this machine cannot do."""
     for name, value in (("threads", run.threads), ("batch-size", run.batch_size), ("rounds", run.rounds)):
         if value is not None and value < 1:

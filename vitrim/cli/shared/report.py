@@ -12,20 +12,20 @@ from ...data import Photographs, StreamedPhotographs
 from ...data.classes import Classes, in_words
 from ...evaluate.timing import processor_name
 from .measure import Row, Setting, accuracy_of, change_of, images_in, interval_of
-from .table import Report, interval, percent, signed, tokens_left
+from .table import Printer, interval, percent, signed, tokens_left
 
 NAMED = 10  # skipped images named on the terminal; the JSON names all
 
 
-def about(report: Report, name: str, loader: DataLoader, setting: Setting) -> None:
+def about(printer: Printer, name: str, loader: DataLoader, setting: Setting) -> None:
     """What is measured, on what, and what of the data is left out."""
     dataset = loader.dataset
     height, width = dataset.config["input_size"][1:]
-    report.line(
+    printer.line(
         f"{name}, {images_in_words(dataset)} at {height} x {width} (crop {dataset.config['crop_pct']:g}), labels "
         f"{in_words(dataset.classes)}; {machine(setting)}"
     )
-    left_out(report, dataset)
+    left_out(printer, dataset)
 
 
 def images_in_words(dataset: Photographs | StreamedPhotographs) -> str:
@@ -38,11 +38,11 @@ def images_in_words(dataset: Photographs | StreamedPhotographs) -> str:
     return f"{count:,}{every} images{chosen}"
 
 
-def left_out(report: Report, dataset: Photographs | StreamedPhotographs) -> None:
+def left_out(printer: Printer, dataset: Photographs | StreamedPhotographs) -> None:
     """What lies among the photographs and is not read, counted by kind."""
     if dataset.left_out:
         kinds = ", ".join(f"{kind} ({count:,})" for kind, count in sorted(dataset.left_out.items()))
-        report.line(f"left out: {kinds}")
+        printer.line(f"left out: {kinds}")
 
 
 def machine(setting: Setting) -> str:
@@ -51,12 +51,12 @@ def machine(setting: Setting) -> str:
     return f"{processor_name(setting.device)}{threads}, {setting.dtype}, batches of {setting.batch_size}"
 
 
-def comparison(report: Report, rows: Sequence[Row]) -> None:
+def comparison(printer: Printer, rows: Sequence[Row]) -> None:
     """The table of `compare`; `rows[0]` is the dense model."""
     accuracy = "top-1" if rows[0].result.top1 is not None else "kNN"
     likeness = "agreement" if accuracy == "top-1" else "cosine"
     columns = ["", "GMACs", "share", "tokens left", accuracy, "95 %", "change", likeness, "images/s", "speed-up"]
-    report.table(columns, [_cells(row, rows[0]) for row in rows])
+    printer.table(columns, [_cells(row, rows[0]) for row in rows])
 
 
 def _cells(row: Row, dense: Row) -> list[str]:
@@ -76,28 +76,28 @@ def _cells(row: Row, dense: Row) -> list[str]:
     ]
 
 
-def judged(report: Report, rows: Sequence[Row], loader: DataLoader) -> None:
+def judged(printer: Printer, rows: Sequence[Row], loader: DataLoader) -> None:
     """How many images the figures are of, which could not be read, and what makes the figures doubtful.
 
     `rows[0]` is the dense model.
     """
     result = rows[0].result
     if result.skipped:
-        report.line(f"{result.images:,} images were judged; {len(result.skipped):,} cannot be read:")
+        printer.line(f"{result.images:,} images were judged; {len(result.skipped):,} cannot be read:")
         for entry in result.skipped[:NAMED]:
-            report.line(f"  {entry.name}: {entry.reason}")
+            printer.line(f"  {entry.name}: {entry.reason}")
         if len(result.skipped) > NAMED:
-            report.line(f"  and {len(result.skipped) - NAMED} more (--json names all)")
-    not_finite(report, rows)
+            printer.line(f"  and {len(result.skipped) - NAMED} more (--json names all)")
+    not_finite(printer, rows)
     if (classes := getattr(loader.dataset, "classes", None)) and (doubt := doubtful(rows[0], classes)):
-        report.line(doubt)
+        printer.line(doubt)
 
 
-def not_finite(report: Report, rows: Sequence[Row]) -> None:
+def not_finite(printer: Printer, rows: Sequence[Row]) -> None:
     """Which models gave outputs that are no numbers."""
     for row in rows:
         if row.result.nonfinite:
-            report.line(
+            printer.line(
                 f"{row.label}: the outputs for {row.result.nonfinite:,} of {counted(row.result.images, 'image')} hold "
                 "NaN or infinity and count as wrong"
             )

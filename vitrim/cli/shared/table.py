@@ -22,7 +22,7 @@ class _Console(Console):
         raise BrokenPipeError
 
 
-class Report:
+class Printer:
     """Where a command prints what it found: standard output, or standard error when that is taken by `--json -`."""
 
     def __init__(self, json_target: str | None):

@@ -22,7 +22,7 @@ class LastClassAttention(nn.Module):
     def __init__(self, model: nn.Module):
         super().__init__()
         self._family = find_family(model)
-        if not self._family(model).voters:
+        if not self._family(model).class_tokens:
             raise ValueError(f"{type(model).__name__} has no [CLS] token: its class attention cannot guide")
         self.model = own_copy(model).requires_grad_(False)
         self.train()

@@ -38,12 +38,12 @@ class Scorer:
 
     def bind(self, body: Backbone, name: str) -> None:
         """Raises ValueError where the method of that name needs a [CLS] token and the model has none."""
-        if not body.voters and self.score in ("cls", "-cls"):
+        if not body.class_tokens and self.score in ("cls", "-cls"):
             raise ValueError(
                 f"{name} with score={self.score!r} needs a [CLS] token and {type(body.model).__name__} has none "
                 '(its prefix tokens, if any, are registers): use score="tokens"'
             )
-        self.has_class = bool(body.voters)
+        self.has_class = bool(body.class_tokens)
 
     def start_note(self, images: Tensor, scores: Tensor | None) -> Tensor | None:
         """Scores from outside [b, n], or what random scores are drawn from [b]."""
@@ -89,6 +89,6 @@ class Scorer:
 
 
 def class_row_macs(body: Backbone, place: Place, n: int) -> int:
-    """The [CLS] row beside the fused kernel: one product with every key, for every voter."""
+    """The [CLS] row beside the fused kernel: one product with every key, for every class token."""
     heads, channels = body.heads(place.block)
-    return len(body.voters) * heads * channels * (n + body.prefix)
+    return len(body.class_tokens) * heads * channels * (n + body.prefix)

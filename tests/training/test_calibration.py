@@ -1,4 +1,4 @@
-"""ToFe after training: the selectors' biases are settled so that masks without noise keep what was learned."""
+"""ToFe after training: the selectors' biases are shifted so that masks without noise keep what was learned."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from references.tofe_setup import put_on
 
 import vitrim
 from vitrim.data import data_config
+from vitrim.training.calibration import between, calibrate, some_of
 from vitrim.training.photographs import unlabelled
-from vitrim.training.settle import between, settle, some_of
 
 
 def kept_shares(fast, images):
     """What each place keeps on the mean in instance-adaptive inference."""
     _, learned = fast(images, losses=True)
-    return [w.selected.sum(dim=1).mean().item() / w.place.patches for w in learned.witnesses]
+    return [w.selected.sum(dim=1).mean().item() / w.place.patches for w in learned.place_records]
 
 
 @torch.no_grad()
@@ -27,7 +27,7 @@ def test_masks_keep_on_the_mean_the_shares_that_were_learned(options):
     for place in fast.methods[0].places:
         fast.methods[0].shift(place, -3.0)
     before = kept_shares(fast, images)
-    settle(fast, images.split(10))
+    calibrate(fast, images.split(10))
     after = kept_shares(fast, images)
     one = 1 / fast.methods[0].places[0].patches  # an image that would keep none keeps its best token
     assert max(abs(share - wanted) for share, wanted in zip(after, (0.7, 0.5, 0.3), strict=True)) < 0.5 * one
@@ -39,7 +39,7 @@ def test_batch_adaptive_inference_stays_as_it_is():
     fast = put_on("deit", keep=(0.7, 0.5, 0.3)).eval()
     images = torch.randn(6, 3, 40, 40)
     before, biases = fast(images), [s.decide.bias.clone() for s in fast.methods[0].selectors]
-    settle(fast, [images])
+    calibrate(fast, [images])
     assert torch.equal(fast(images), before)
     assert not any(torch.equal(s.decide.bias, b) for s, b in zip(fast.methods[0].selectors, biases, strict=True))
     assert fast.methods[0].adaptive == "batch"
@@ -50,7 +50,7 @@ def test_batch_adaptive_inference_stays_as_it_is():
 def test_a_place_that_keeps_all_is_left_alone():
     fast = put_on("deit", keep=(1.0, 0.5, 0.3), adaptive="instance").eval()
     bias = fast.methods[0].selectors[0].decide.bias.clone()
-    settle(fast, [torch.randn(6, 3, 40, 40)])
+    calibrate(fast, [torch.randn(6, 3, 40, 40)])
     assert torch.equal(fast.methods[0].selectors[0].decide.bias, bias)
 
 
@@ -72,7 +72,7 @@ def test_training_starts_at_the_counts_that_were_asked_for(share, selector):
     with torch.no_grad():
         for _ in range(20):
             _, learned = model(torch.randn(8, 3, 40, 40), losses=True)
-            drawn.append(learned.witnesses[0].selected.mean())
+            drawn.append(learned.place_records[0].selected.mean())
     assert torch.stack(drawn).mean().item() == pytest.approx(share, abs=0.08)
 
 

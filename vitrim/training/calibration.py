@@ -20,7 +20,7 @@ PHOTOGRAPHS, BATCH = 256, 32
 
 
 @torch.no_grad()
-def settle(student: ReducedViT, batches: Sequence[Float[Tensor, "b 3 h w"]]) -> None:
+def calibrate(student: ReducedViT, batches: Sequence[Float[Tensor, "b 3 h w"]]) -> None:
     """Shift the selectors' biases so that instance-adaptive inference keeps, on the mean over these images, the shares
     of tokens that were learned.
 
@@ -54,11 +54,11 @@ def _scores(student: ReducedViT, method: ToFe, place: Place, images: Tensor) -> 
         for one in student.methods:
             if isinstance(one, ToFe):
                 decisions.enter_context(one.own_decisions())
-        _, trace, learned = student(images, trace=True, losses=True)
-        witnesses = list(in_order(student, learned.witnesses))
-    for witness, before in witnesses:
-        if witness.index == method.number and witness.place.index == place.index:
-            scores, patches = trace[place.block].scores, patches_at(witness, learned.tokens)
+        _, trace, loss_inputs = student(images, trace=True, losses=True)
+        place_records = list(in_order(student, loss_inputs.place_records))
+    for place_record, before in place_records:
+        if place_record.index == method.number and place_record.place.index == place.index:
+            scores, patches = trace[place.block].scores, patches_at(place_record, loss_inputs.tokens)
             return scores if before is None else scores.masked_fill(before.selected == 0, float("-inf")), patches
     return None, 0
 

@@ -16,7 +16,7 @@ from .settings import Settings
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-class Judge:
+class Validation:
     """Accuracy and agreement of the student, on validation photographs, beside the dense model where there is one.
 
     prepare: the student to what is judged in its place, the model as it would be saved now
