@@ -53,7 +53,7 @@ def around_blocks(found: Iterable[nn.Module], blocks: Kinds, attentions: Kinds) 
 def look_over_traced(identity: int, family: type) -> Look:
     """`look_over` for code that is being compiled: torch before 2.11 takes no module as an argument here, so the model
     comes as its `id`."""
-    return look_over(next(one for one in gc.get_objects() if id(one) == identity), family)
+    return look_over(next(candidate for candidate in gc.get_objects() if id(candidate) == identity), family)
 
 
 def look_over(model: nn.Module, family: type) -> Look:
@@ -69,10 +69,15 @@ def _is_bare(around: Around) -> bool:
     """Whether nothing at all sits there: the common case, found in microseconds."""
     classes: dict[type, dict[str, FunctionType | None]] = {}
     for module, allowed in around:
-        own, known = module.__dict__, allowed.get(type(module))
-        if known is None or not known.keys().isdisjoint(own):
+        attributes, known = module.__dict__, allowed.get(type(module))
+        if known is None or not known.keys().isdisjoint(attributes):
             return False
-        if own["_forward_hooks"] or own["_forward_pre_hooks"] or own["_backward_hooks"] or own["_backward_pre_hooks"]:
+        if (
+            attributes["_forward_hooks"]
+            or attributes["_forward_pre_hooks"]
+            or attributes["_backward_hooks"]
+            or attributes["_backward_pre_hooks"]
+        ):
             return False
         classes[type(module)] = known
     return all(getattr(cls, step) is function for cls, known in classes.items() for step, function in known.items())
@@ -115,7 +120,7 @@ def _library(module: nn.Module) -> str:
 
 def path_of(model: nn.Module, module: nn.Module) -> str:
     """Where a module stands in a model: blocks.2.attn."""
-    name = next((name for name, one in model.named_modules() if one is module), "")
+    name = next((name for name, candidate in model.named_modules() if candidate is module), "")
     return name or kind(model).__name__
 
 
@@ -132,8 +137,8 @@ def is_fresh(blocks: Iterable[nn.Module]) -> bool:
         for layer in (*parts.values(), attn.get("proj"), attn.get("proj_drop"), mlp.get("fc2"), mlp.get("drop2")):
             if layer is None:
                 continue
-            own = layer.__dict__
-            if own["_forward_hooks"] or "forward" in own:
+            attributes = layer.__dict__
+            if attributes["_forward_hooks"] or "forward" in attributes:
                 return False
             if type(layer) not in _forgetful:
                 if not type(layer).__module__.startswith(_LIBRARIES):

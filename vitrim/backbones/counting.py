@@ -35,8 +35,8 @@ def linear_macs(module: nn.Module | None, width: int) -> int:
     if part_kind(module) is nn.Linear:
         layer = getattr(module, "_orig_mod", module)
         return layer.in_features * layer.out_features
-    if part_kind(module) in _BUILT_OF_LINEARS and all(_is_known(one) for one in module.children()):
-        return sum(linear_macs(one, width) for one in module.children())
+    if part_kind(module) in _BUILT_OF_LINEARS and all(_is_known(part) for part in module.children()):
+        return sum(linear_macs(part, width) for part in module.children())
     if _has_no_products(module):
         return 0
     states_all = not any(True for _ in module.parameters())  # quantised: nothing that torch could count
@@ -66,7 +66,7 @@ def conv_weights(conv: nn.Module | None) -> int:
 
 def count_params(model: nn.Module) -> int:
     """Parameters, those of quantised layers too, which torch packs away."""
-    packed = (one for one in model.modules() if _is_packed(one))
+    packed = (part for part in model.modules() if _is_packed(part))
     return sum(p.numel() for p in model.parameters()) + sum(map(_packed_params, packed))
 
 
@@ -107,9 +107,13 @@ def _is_known(module: nn.Module) -> bool:
 
 def _has_no_products(module: nn.Module) -> bool:
     """Norms, activations, dropout: torch's and timm's own modules with nothing of two dimensions in them."""
-    own = kind(module).__module__.startswith(("torch.nn.modules.", "timm.layers."))
-    below = (one for name, one in module.named_children() if name != "parametrizations")
-    return own and all(p.dim() < 2 for p in module.parameters(recurse=False)) and all(map(_has_no_products, below))
+    from_library = kind(module).__module__.startswith(("torch.nn.modules.", "timm.layers."))
+    below = (part for name, part in module.named_children() if name != "parametrizations")
+    return (
+        from_library
+        and all(p.dim() < 2 for p in module.parameters(recurse=False))
+        and all(map(_has_no_products, below))
+    )
 
 
 def _counted(module: nn.Module, shape: tuple[int, ...]) -> int:
@@ -129,8 +133,8 @@ def _without_data(module: nn.Module) -> nn.Module:
     memo: dict[int, Any] = {id(b): b.to("meta") for b in module.buffers()}
     for p in module.parameters():
         memo[id(p)] = nn.Parameter(p.detach().to("meta"), requires_grad=False)
-    for one in module.modules():
-        memo[id(one._forward_hooks)], memo[id(one._forward_pre_hooks)] = OrderedDict(), OrderedDict()
+    for part in module.modules():
+        memo[id(part._forward_hooks)], memo[id(part._forward_pre_hooks)] = OrderedDict(), OrderedDict()
     return copy.deepcopy(module, memo).eval()
 
 

@@ -39,8 +39,8 @@ def part_kind(module: Any) -> type:
 
 def has_hooks(module: nn.Module) -> bool:
     """Whether a hook of its own sits on the module."""
-    own = module.__dict__
-    return any(own.get(name) for name in _HOOKS)
+    attributes = module.__dict__
+    return any(attributes.get(name) for name in _HOOKS)
 
 
 def has_own(module: nn.Module, name: str) -> bool:
@@ -80,7 +80,7 @@ def wrapper_advice(module: nn.Module) -> str:
 
 def original(cls: type, name: str) -> FunctionType | None:
     """A method of a class as its library wrote it; None where somebody has put another in its place."""
-    owner = next(one for one in cls.__mro__ if name in vars(one))
+    owner = next(base for base in cls.__mro__ if name in vars(base))
     function = getattr(cls, name)
     foreign = getattr(function, "__module__", "").partition(".")[0] != owner.__module__.partition(".")[0]
     return None if foreign or hasattr(function, "__wrapped__") else function
@@ -94,5 +94,5 @@ def own_copy(model: nn.Module) -> nn.Module:
     try:
         return copy.deepcopy(model)
     except (RuntimeError, AssertionError, TypeError) as error:  # weight_norm of old, FSDP, parts that hold a lock
-        said = " ".join(str(error).split())[:160]
-        raise ValueError(f"this {type(model).__name__} cannot be copied: {said}") from error
+        message = " ".join(str(error).split())[:160]
+        raise ValueError(f"this {type(model).__name__} cannot be copied: {message}") from error

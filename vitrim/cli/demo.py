@@ -99,9 +99,9 @@ def _write_page(path: Path, rows: Sequence[Row], dataset: DigitCanvases, setting
 
 def _page_row(row: Row, dense: Row) -> TableRow:
     low, high = row.result.top1_interval
-    own: dict[str, Any] = {}
+    extra: dict[str, Any] = {}
     if row is not dense:
-        own = {"change": change_of(row.result, dense.result), "agreement": row.result.agreement}
+        extra = {"change": change_of(row.result, dense.result), "agreement": row.result.agreement}
     return TableRow(
         name=row.label,
         gmacs=row.cost.gmacs,
@@ -111,7 +111,7 @@ def _page_row(row: Row, dense: Row) -> TableRow:
         images_per_s=row.speed.images_per_s,
         top1_margin=(high - low) / 2,
         speedup=row.speed.speed_up,
-        **own,
+        **extra,
     )
 
 

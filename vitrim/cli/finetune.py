@@ -262,10 +262,10 @@ def _tell(
 
 def _in_words(figures: dict[str, float]) -> str:
     """The figures of the result, and those of the dense model as it was before fine-tuning, each by its name."""
-    own = "  ".join(f"{key} {value:.2f}" for key, value in figures.items() if not key.startswith("dense_"))
+    student = "  ".join(f"{key} {value:.2f}" for key, value in figures.items() if not key.startswith("dense_"))
     beside = {key.removeprefix("dense_"): value for key, value in figures.items() if key.startswith("dense_")}
     before = "  ".join(f"{key} {value:.2f}" for key, value in beside.items())
-    return f"{own}; {BEFORE}: {before}" if before else own
+    return f"{student}; {BEFORE}: {before}" if before else student
 
 
 def _tell_of(printer: Printer, photographs: Photographs, what: str) -> None:

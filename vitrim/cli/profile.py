@@ -62,27 +62,30 @@ def _print(printer: Printer, name: str, plan: Plan, cost: Profile, dense: Profil
 def _blocks(cost: Profile, dense: Profile) -> list[list[str]]:
     return [
         [
-            str(one.block),
-            _tokens(one.attention_tokens, one.mlp_tokens),
-            _millions(one.macs + one.method_macs),
-            _millions(one.method_macs) if one.method_macs else "-",
-            _share(one.macs + one.method_macs, all_.macs),
+            str(block.block),
+            _tokens(block.attention_tokens, block.mlp_tokens),
+            _millions(block.macs + block.method_macs),
+            _millions(block.method_macs) if block.method_macs else "-",
+            _share(block.macs + block.method_macs, all_.macs),
             _tokens(all_.attention_tokens, all_.mlp_tokens),
             _millions(all_.macs),
         ]
-        for one, all_ in zip(cost.blocks, dense.blocks, strict=True)
+        for block, all_ in zip(cost.blocks, dense.blocks, strict=True)
     ]
 
 
 def _totals(cost: Profile, dense: Profile) -> list[list[str]]:
     ends = [("embedding", cost.embed_macs, dense.embed_macs), ("head", cost.head_macs, dense.head_macs)]
-    rows = [[name, "", _millions(own), "-", _share(own, all_), "", _millions(all_)] for name, own, all_ in ends]
-    own = sum(block.method_macs for block in cost.blocks)
+    rows = [
+        [name, "", _millions(deciding), "-", _share(deciding, all_), "", _millions(all_)]
+        for name, deciding, all_ in ends
+    ]
+    deciding = sum(block.method_macs for block in cost.blocks)
     total = [
         "total",
         "",
         _millions(cost.macs),
-        _millions(own),
+        _millions(deciding),
         _share(cost.macs, dense.macs),
         "",
         _millions(dense.macs),

@@ -14,7 +14,8 @@ NAME_LENGTH, REASON_LENGTH = 80, 160
 def visible(text: object) -> str:
     """The text with every character that is not seen, or that a terminal would act on, written as its escape."""
     return "".join(
-        one.encode("unicode_escape").decode() if unicodedata.category(one) in _UNSEEN else one for one in str(text)
+        character.encode("unicode_escape").decode() if unicodedata.category(character) in _UNSEEN else character
+        for character in str(text)
     )
 
 

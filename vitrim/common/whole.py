@@ -141,8 +141,8 @@ def _lock(descriptor: int) -> bool | None:
 def _sync_written(name: Path, descriptor: int) -> None:
     """To disk, also where the writer has put a file of its own in the place of ours, which may have other rights."""
     os.fsync(descriptor)
-    ours, there = os.fstat(descriptor), os.lstat(name)
-    if (ours.st_dev, ours.st_ino) == (there.st_dev, there.st_ino):
+    ours, named = os.fstat(descriptor), os.lstat(name)
+    if (ours.st_dev, ours.st_ino) == (named.st_dev, named.st_ino):
         return
     other = os.open(name, _LOOK)
     try:

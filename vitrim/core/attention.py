@@ -134,9 +134,9 @@ def _by_bucket(x: Float[Tensor, "1 h t d"], layout: Layout) -> list[Float[Tensor
 def padded_attention(q, k, v, layout: Layout) -> Float[Tensor, "1 t hd"]:
     """The same as `ragged_attention` with padding and a mask: the reference that the tests hold it to."""
     rows = layout.numbers(q.device)
-    there = rows >= 0
+    present = rows >= 0
     q, k, v = (t[0].transpose(0, 1)[rows].transpose(1, 2) for t in (q, k, v))
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=there[:, None, None])
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=present[:, None, None])
     flat = out.new_empty(sum(layout.lengths), out.shape[1] * out.shape[3])
-    flat[rows[there]] = out.transpose(1, 2).flatten(2)[there]
+    flat[rows[present]] = out.transpose(1, 2).flatten(2)[present]
     return flat.unsqueeze(0)

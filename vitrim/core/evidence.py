@@ -147,4 +147,4 @@ def _products(q: Float[Tensor, "b h r d"], k: Float[Tensor, "b h n d"]) -> Float
     if one_image(q.shape[0]) or length(q, 2) > 4 or q.device.type != "cpu":
         return q @ k.transpose(-2, -1)
     heads = zip(q.unbind(1), k.unbind(1), strict=True)
-    return torch.stack([torch.bmm(one, keys.transpose(1, 2)) for one, keys in heads], dim=1)
+    return torch.stack([torch.bmm(query, keys.transpose(1, 2)) for query, keys in heads], dim=1)

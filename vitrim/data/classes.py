@@ -150,16 +150,16 @@ def _other_classes(strangers: list[str], known: Mapping[str, int], where: str) -
 
 
 def _other_count(names: Sequence[str], num_classes: int, empty: Sequence[str], where: str) -> str:
-    there = len(names)
+    count = len(names)
     hollow = f", besides {counted(len(empty), 'folder')} without a photograph ({few(empty)})" if empty else ""
-    size = counted(there, "class", "classes")
+    size = counted(count, "class", "classes")
     if infer_imagenet_subset({"num_classes": num_classes}):
         way = "name the classes by ImageNet wnid (n01440764)"
     else:
         way = f"say which of its classes these are ({MAP_HINT})"
     return (
         f"{where} has {size} ({few(names)}){hollow} and the model {num_classes}: {way}, or take a model with {size} "
-        f"(--num-classes {there})"
+        f"(--num-classes {count})"
     )
 
 
@@ -171,9 +171,9 @@ def check_same_classes(learned: Classes, judged: Classes, where: str) -> None:
     """
     if not (learned.names and judged.names):
         return
-    own, others = learned.mapping, judged.mapping
-    moved = [name for name in own.keys() & others.keys() if own[name] != others[name]]
-    strangers = sorted(own.keys() ^ others.keys()) if learned.by_order or judged.by_order else []
+    mapping, other_mapping = learned.mapping, judged.mapping
+    moved = [name for name in mapping.keys() & other_mapping.keys() if mapping[name] != other_mapping[name]]
+    strangers = sorted(mapping.keys() ^ other_mapping.keys()) if learned.by_order or judged.by_order else []
     if strangers or moved:
         raise ValueError(
             f"{where} has other classes ({few(judged.names)}) than the training photographs ({few(learned.names)}): "
@@ -186,10 +186,10 @@ def name_classes(model: nn.Module, classes: Classes) -> None:
 
     Only where they are all of the model's classes and it has no names for them yet; wnids need none.
     """
-    own = getattr(model, "pretrained_cfg", None) or {}
+    cfg = getattr(model, "pretrained_cfg", None) or {}
     complete = sorted(classes.indices) == list(range(model.num_classes)) and classes.names
-    if complete and not classes.by_wnid and not indices_of(own.get("label_names"), model.num_classes):
-        model.pretrained_cfg = {**own, "label_names": list(classes.mapping)}
+    if complete and not classes.by_wnid and not indices_of(cfg.get("label_names"), model.num_classes):
+        model.pretrained_cfg = {**cfg, "label_names": list(classes.mapping)}
 
 
 def in_words(classes: Classes) -> str:

@@ -52,13 +52,13 @@ def config_of(
 
 
 def _size(embed: PatchEmbed | None, img_size: int | tuple[int, int] | None) -> tuple[int, int] | None:
-    own = getattr(embed, "img_size", None)
-    size = (img_size, img_size) if isinstance(img_size, int) else img_size or own
+    fixed = getattr(embed, "img_size", None)
+    size = (img_size, img_size) if isinstance(img_size, int) else img_size or fixed
     if size is not None and min(size) < 1:
         raise ValueError(f"img_size is {img_size}: give pixels, from 1")
-    if own and embed.strict_img_size and tuple(size) != tuple(own):
+    if fixed and embed.strict_img_size and tuple(size) != tuple(fixed):
         raise ValueError(
-            f"the model takes {own[0]} x {own[1]} pixels and img_size asks for {size[0]} x {size[1]}: "
+            f"the model takes {fixed[0]} x {fixed[1]} pixels and img_size asks for {size[0]} x {size[1]}: "
             f"create the model with img_size={img_size} or dynamic_img_size=True"
         )
     return size
@@ -78,7 +78,8 @@ def _check(cfg: dict) -> None:
 
 def _are_numbers(values: Any, above: float) -> bool:
     return isinstance(values, Sequence) and all(
-        isinstance(one, (int, float)) and not isinstance(one, bool) and above < one < math.inf for one in values
+        isinstance(number, (int, float)) and not isinstance(number, bool) and above < number < math.inf
+        for number in values
     )
 
 

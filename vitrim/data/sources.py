@@ -91,10 +91,10 @@ class ReaderImages:
         """Close open tar files: two processes that share one would move each other's position."""
         states = getattr(self.reader, "tar_state", None) or {}
         for state in states.values() if isinstance(states, dict) else [states]:
-            for one in (state, *state.children.values()):
-                if one.tf is not None:
-                    one.tf.close()
-                one.reset()
+            for reader in (state, *state.children.values()):
+                if reader.tf is not None:
+                    reader.tf.close()
+                reader.reset()
         self._process = os.getpid()
 
     def name(self, index: int) -> str:
@@ -201,7 +201,7 @@ def _other_members(archive: tarfile.TarFile) -> dict[str, int]:
     """What timm's reader passes over without a word, counted by ending."""
     read = {*get_img_extensions(), ".tar"}
     endings = (os.path.splitext(member.name)[1].lower() for member in archive if member.isfile())
-    return dict(Counter(shortened(one, 20) or "without an ending" for one in endings if one not in read))
+    return dict(Counter(shortened(ending, 20) or "without an ending" for ending in endings if ending not in read))
 
 
 def _named(

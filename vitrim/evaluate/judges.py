@@ -67,14 +67,14 @@ def knn_hits(
     """
     if len(features) < 2 or k < 1:
         raise ValueError(f"{len(features)} rows and k = {k}: nearest neighbours need two rows and k of at least 1")
-    features, (classes, own) = normalize(features.float(), dim=1), labels.unique(return_inverse=True)
+    features, (classes, targets) = normalize(features.float(), dim=1), labels.unique(return_inverse=True)
     rows = torch.arange(len(features), device=features.device).split(chunk)
-    return torch.cat([_vote(features, own, len(classes), row, k, temperature) for row in rows])
+    return torch.cat([_vote(features, targets, len(classes), row, k, temperature) for row in rows])
 
 
 def _vote(
     features: Float[Tensor, "n c"],
-    own: Int[Tensor, " n"],
+    targets: Int[Tensor, " n"],
     classes: int,
     rows: Int[Tensor, " r"],
     k: int,
@@ -83,8 +83,10 @@ def _vote(
     cosines = features[rows] @ features.T
     cosines[torch.arange(len(rows), device=rows.device), rows] = -torch.inf
     near = cosines.topk(min(k, len(features) - 1), dim=1)
-    votes = torch.einsum("rk,rkc->rc", (near.values / temperature).exp(), one_hot(own[near.indices], classes).float())
-    return votes.argmax(dim=1) == own[rows]
+    votes = torch.einsum(
+        "rk,rkc->rc", (near.values / temperature).exp(), one_hot(targets[near.indices], classes).float()
+    )
+    return votes.argmax(dim=1) == targets[rows]
 
 
 def without_classifier(model: nn.Module) -> bool:

@@ -32,8 +32,10 @@ def as_device(device: str | torch.device) -> torch.device:
         found = torch.device(device)
     except RuntimeError as error:
         raise ValueError(f"{device!r} is no device: give cpu, cuda, cuda:1 or mps") from error
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not there.get(found.type, True) or (found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count()):
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not available.get(found.type, True) or (
+        found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count()
+    ):
         raise ValueError(f"device {device} is not available here ({torch.cuda.device_count()} CUDA devices): use cpu")
     return found
 

@@ -44,8 +44,8 @@ class DynamicViT(Method):
     def bind(self, body: Backbone) -> None:
         super().bind(body)
         height, width = body.grid()
-        one = self.keep if isinstance(self.keep, float) else self.keep[0] if len(self.keep) == 1 else None
-        shares = self.keep if one is None else [one ** (j + 1) for j in range(len(self.places))]
+        rate = self.keep if isinstance(self.keep, float) else self.keep[0] if len(self.keep) == 1 else None
+        shares = self.keep if rate is None else [rate ** (j + 1) for j in range(len(self.places))]
         if list(shares) != sorted(shares, reverse=True):
             raise ValueError(f"keep={self.keep}: a share of N above the one before it, and pruned tokens do not return")
         self.places = tuple(

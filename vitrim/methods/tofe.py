@@ -110,8 +110,8 @@ class ToFe(StoredShares, Method):
             return list(OPTIMISED)
         if isinstance(self.keep, Sequence) and len(check_keep(self.keep, stages)) > 1:
             return list(self.keep)
-        one = 0.5 if self.keep is None else self.keep[0] if isinstance(self.keep, Sequence) else self.keep
-        return [one ** (j + 1) for j in range(stages)]
+        rate = 0.5 if self.keep is None else self.keep[0] if isinstance(self.keep, Sequence) else self.keep
+        return [rate ** (j + 1) for j in range(stages)]
 
     def build(self, body: Backbone) -> None:
         sizes = [(body.channels(place.block), body.heads(place.block)[0]) for place in self.places]

@@ -24,9 +24,9 @@ def solve(body: Backbone, methods: Sequence[Method], macs: float, dial: str | No
     method, dense = methods[turn], plan_macs(body, (), grid)
 
     def turned(value) -> list[Method]:
-        stack = [one.with_dial(value) if j == turn else one for j, one in enumerate(methods)]
-        for one in stack:
-            one.bind(body)
+        stack = [method.with_dial(value) if j == turn else method for j, method in enumerate(methods)]
+        for method in stack:
+            method.bind(body)
         return stack
 
     def cost(value) -> int:

@@ -43,7 +43,7 @@ def reduce(
     (`UntrainedWarning`) where a method has learned parts: they are random until trained.
     """
     reduced = attach(model, method, macs=macs, dial=dial, copy=copy, **options)
-    learning = [one.name for one in reduced.methods if one.learns]
+    learning = [m.name for m in reduced.methods if m.learns]
     if learning:
         warnings.warn(
             f"{', '.join(learning)}: the learned parts that decide are random until they are trained: run "

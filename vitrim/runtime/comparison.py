@@ -55,12 +55,12 @@ def other_tables(model: ReducedViT, again: ReducedViT) -> dict[str, Tensor]:
     return {name: table for _, name, table in live_tables(model) if not same_bits(table, worked_out[name])}
 
 
-def same_bits(one: Tensor, other: Tensor) -> bool:
+def same_bits(this: Tensor, other: Tensor) -> bool:
     """Whether two tensors of one dtype hold the same bits, nan among them."""
-    one, other = one.detach().cpu().contiguous(), other.detach().cpu().contiguous()
-    if one.shape != other.shape or one.dtype != other.dtype:
+    this, other = this.detach().cpu().contiguous(), other.detach().cpu().contiguous()
+    if this.shape != other.shape or this.dtype != other.dtype:
         return False
-    return torch.equal(one.reshape(-1).view(torch.uint8), other.reshape(-1).view(torch.uint8))
+    return torch.equal(this.reshape(-1).view(torch.uint8), other.reshape(-1).view(torch.uint8))
 
 
 def _named(model: nn.Module) -> dict[str, nn.Module]:
@@ -80,8 +80,8 @@ def _modules(model: ReducedViT, again: ReducedViT) -> Iterator[str]:
     yield from (f"{name} ({_kind(theirs[name])}) is missing" for name in theirs if name not in ours)
 
 
-def _idle(one: nn.Module, other: nn.Module) -> bool:
-    return type(one) in _IDLE and type(other) in _IDLE
+def _idle(this: nn.Module, other: nn.Module) -> bool:
+    return type(this) in _IDLE and type(other) in _IDLE
 
 
 def _kind(module: nn.Module, beside: nn.Module | None = None) -> str:
@@ -97,25 +97,25 @@ def _tensors(path: str, module: nn.Module, other: nn.Module) -> Iterator[str]:
         ("buffer", module._buffers, other._buffers),
     ):
         for name in {**ours, **theirs}:
-            one, two, full = ours.get(name), theirs.get(name), f"{path}.{name}" if path else name
-            if (one is None) != (two is None):
-                yield f"{full} is {f'one {kind} too many' if two is None else 'missing'}"
-            elif one is not None:
-                yield from _tensor(full, one, two)
+            this, that, full = ours.get(name), theirs.get(name), f"{path}.{name}" if path else name
+            if (this is None) != (that is None):
+                yield f"{full} is {f'one {kind} too many' if that is None else 'missing'}"
+            elif this is not None:
+                yield from _tensor(full, this, that)
     if module._non_persistent_buffers_set != other._non_persistent_buffers_set:
         yield f"{path} has other buffers in its state dict"
 
 
-def _tensor(name: str, one: Tensor, two: Tensor) -> Iterator[str]:
-    plain = type(one) in (Tensor, nn.Parameter, nn.Buffer) and one.layout is torch.strided and not one.is_quantized
+def _tensor(name: str, this: Tensor, that: Tensor) -> Iterator[str]:
+    plain = type(this) in (Tensor, nn.Parameter, nn.Buffer) and this.layout is torch.strided and not this.is_quantized
     if not plain:
-        yield f"{name} is {type(one).__name__} of layout {one.layout}, no plain tensor"
-    elif one.is_meta:
+        yield f"{name} is {type(this).__name__} of layout {this.layout}, no plain tensor"
+    elif this.is_meta:
         yield f"{name} has no values: it is on the meta device"
-    elif one.shape != two.shape:
-        yield f"{name} is {list(one.shape)} and would be {list(two.shape)}"
-    elif one.dtype != two.dtype and not (one.dtype in _FLOATS and two.dtype in _FLOATS):
-        yield f"{name} is {one.dtype} and would be {two.dtype}"
+    elif this.shape != that.shape:
+        yield f"{name} is {list(this.shape)} and would be {list(that.shape)}"
+    elif this.dtype != that.dtype and not (this.dtype in _FLOATS and that.dtype in _FLOATS):
+        yield f"{name} is {this.dtype} and would be {that.dtype}"
 
 
 _FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
@@ -145,11 +145,11 @@ def _settings(path: str, module: nn.Module, other: nn.Module) -> Iterator[str]:
     if isinstance(module, (ReducedViT, Method)):  # the rest follows from their options
         return
     for key, value in theirs.items():
-        own = getattr(module, key, _MISSING)  # a part that was taken out is None among the parts
-        if own is _MISSING:
+        value_here = getattr(module, key, _MISSING)  # a part that was taken out is None among the parts
+        if value_here is _MISSING:
             yield f"{name}: its {key} is missing"
-        elif not same(own, value):
-            yield f"{name}: its {key} is {_brief(own)} and would be {_brief(value)}"
+        elif not same(value_here, value):
+            yield f"{name}: its {key} is {_brief(value_here)} and would be {_brief(value)}"
 
 
 def _attributes(module: nn.Module) -> dict[str, Any]:
@@ -157,7 +157,7 @@ def _attributes(module: nn.Module) -> dict[str, Any]:
 
 
 def _places(method: Method, other: Method) -> Iterator[str]:
-    ours, theirs = ([(p.block, p.keep) for p in one.places] for one in (method, other))
+    ours, theirs = ([(p.block, p.keep) for p in this.places] for this in (method, other))
     if ours != theirs:
         yield f"{method.name} keeps {_brief(ours)} (block, rate) and would keep {_brief(theirs)}"
     if method._masked is not other._masked:
@@ -169,20 +169,20 @@ def _brief(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def same(one: Any, other: Any) -> bool:
+def same(this: Any, other: Any) -> bool:
     """Whether two settings are alike: values equal, functions of the same code, objects alike in all their parts."""
-    if one is other:
+    if this is other:
         return True
-    if isinstance(one, Tensor) or isinstance(other, Tensor):
-        return isinstance(one, Tensor) and isinstance(other, Tensor) and same_bits(one, other)
-    if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
-        return len(one) == len(other) and all(map(same, one, other))
-    if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
-    if isinstance(one, functools.partial) and isinstance(other, functools.partial):
-        return same((one.func, one.args, one.keywords), (other.func, other.args, other.keywords))
-    if hasattr(one, "__code__") and hasattr(other, "__code__"):
-        return one.__code__ is other.__code__
-    if isinstance(one, nn.Module):
-        return type(one) is type(other)  # as a part it is compared by itself
-    return type(one) is type(other) and one == other if isinstance(one, bool) else bool(one == other)
+    if isinstance(this, Tensor) or isinstance(other, Tensor):
+        return isinstance(this, Tensor) and isinstance(other, Tensor) and same_bits(this, other)
+    if isinstance(this, (list, tuple)) and isinstance(other, (list, tuple)):
+        return len(this) == len(other) and all(map(same, this, other))
+    if isinstance(this, dict) and isinstance(other, dict):
+        return this.keys() == other.keys() and all(same(this[key], other[key]) for key in this)
+    if isinstance(this, functools.partial) and isinstance(other, functools.partial):
+        return same((this.func, this.args, this.keywords), (other.func, other.args, other.keywords))
+    if hasattr(this, "__code__") and hasattr(other, "__code__"):
+        return this.__code__ is other.__code__
+    if isinstance(this, nn.Module):
+        return type(this) is type(other)  # as a part it is compared by itself
+    return type(this) is type(other) and this == other if isinstance(this, bool) else bool(this == other)

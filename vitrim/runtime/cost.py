@@ -38,7 +38,7 @@ class OwnCounts:
 
 
 def plan_cost(
-    body: Backbone, methods: Sequence[Method], grid: tuple[int, int], own: Sequence[OwnCounts] = ()
+    body: Backbone, methods: Sequence[Method], grid: tuple[int, int], own_counts: Sequence[OwnCounts] = ()
 ) -> tuple[list[BlockCost], int]:
     """Walk the blocks as the loop does: costs of the blocks, and the patch tokens at the end.
 
@@ -51,22 +51,22 @@ def plan_cost(
         n, deciding = n if patches == before else patches, 0
         for step in turn.before:
             outside = outside if step.restore_before is None else n
-            n, macs = _after(step, n, patches, body, own)
+            n, macs = _after(step, n, patches, body, own_counts)
             deciding += macs
         attended = n
         deciding += sum(method.observe_macs(i, n, body) for method in turn.observers)
         for step in turn.between:
-            n, macs = _after(step, n, patches, body, own)
+            n, macs = _after(step, n, patches, body, own_counts)
             deciding += macs
         blocks.append(BlockCost(i, attended, n, body.block_macs(i, attended, n, grid), deciding))
         n = outside if turn.closes else n
     return blocks, n
 
 
-def _after(step: Step, n: int | Tensor, patches: int, body: Backbone, own: Sequence[OwnCounts]):
+def _after(step: Step, n: int | Tensor, patches: int, body: Backbone, own_counts: Sequence[OwnCounts]):
     """Patch tokens after a step, of n before it, and the MACs of deciding it."""
     method, place = step.method, replace(step.place, patches=patches)
-    for counts in own:
+    for counts in own_counts:
         if method is counts.method:
             kept = counts.kept[:, step.index]
             return kept, method.macs(place, n, body, kept=kept) if step.acts_on(place, n) else 0
@@ -87,8 +87,10 @@ def _whole(n: Tensor, method: Method) -> list[int]:
     return n.tolist()
 
 
-def plan_macs(body: Backbone, methods: Sequence[Method], grid: tuple[int, int], own: Sequence[OwnCounts] = ()) -> int:
+def plan_macs(
+    body: Backbone, methods: Sequence[Method], grid: tuple[int, int], own_counts: Sequence[OwnCounts] = ()
+) -> int:
     """Total MACs of one image; with `own` [b], as for `plan_cost`, of each."""
-    blocks, left = plan_cost(body, methods, grid, own)
+    blocks, left = plan_cost(body, methods, grid, own_counts)
     ends = body.embed_macs(grid) + body.head_macs(left + body.prefix)
     return ends + sum(b.macs + b.method_macs for b in blocks)

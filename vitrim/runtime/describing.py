@@ -136,6 +136,6 @@ def _plain(value: Any) -> Any:
     """Python's own numbers and lists for numpy's and torch's; anything else as it is."""
     several = as_several(value)
     if several is not None:
-        return [_plain(one) for one in several]
+        return [_plain(item) for item in several]
     flag, number = as_flag(value), as_number(value)
     return value if flag is number is None else number if flag is None else flag

@@ -63,12 +63,12 @@ def _loaded(folder: Path) -> ReducedViT:
             config = _in_file(WEIGHTS, inside)
         elif inside is not None:
             config = _edited(config, _in_file(WEIGHTS, inside))
-        there = shapes_in(weights)
-        config = _with_dtypes(config, there)
-        model = build_shapes(config, len(there))
-        check_tensors(model, there, config)
+        stored = shapes_in(weights)
+        config = _with_dtypes(config, stored)
+        model = build_shapes(config, len(stored))
+        check_tensors(model, stored, config)
         with on("cpu"):
-            tensors = {name: weights.get_tensor(name).clone() for name in there}
+            tensors = {name: weights.get_tensor(name).clone() for name in stored}
     if config.digest not in (None, digest(tensors)):
         raise ValueError(f"{WEIGHTS} is damaged: its tensors are not those that were saved")
     return fill(give_memory(model), tensors)
@@ -133,16 +133,16 @@ def _in_file(name: str, raw: Any) -> SavedConfig:
 def shapes_in(weights: Any) -> Shapes:
     """Shape and dtype of every tensor in an open file; no values are read."""
     slices = {name: weights.get_slice(name) for name in weights.keys()}  # noqa: SIM118  it is no mapping
-    unknown = {name: one.get_dtype() for name, one in slices.items() if one.get_dtype() not in CODES}
+    unknown = {name: entry.get_dtype() for name, entry in slices.items() if entry.get_dtype() not in CODES}
     if unknown:
         name, code = next(iter(unknown.items()))
         raise ValueError(f"{WEIGHTS}: {name} is {code}, which no model of vitrim has")
-    return {name: (tuple(one.get_shape()), CODES[one.get_dtype()]) for name, one in slices.items()}
+    return {name: (tuple(entry.get_shape()), CODES[entry.get_dtype()]) for name, entry in slices.items()}
 
 
-def _with_dtypes(config: SavedConfig, there: Shapes) -> SavedConfig:
+def _with_dtypes(config: SavedConfig, stored: Shapes) -> SavedConfig:
     """Where dtypes were not recorded, those of the file; most tensors have the model's."""
-    floating = {name: dtype for name, (_, dtype) in there.items() if dtype.is_floating_point}
+    floating = {name: dtype for name, (_, dtype) in stored.items() if dtype.is_floating_point}
     if config.dtype is not None or not floating:
         return config
     most = max(NAMES, key=list(floating.values()).count)
@@ -152,6 +152,6 @@ def _with_dtypes(config: SavedConfig, there: Shapes) -> SavedConfig:
 
 def _said(error: Exception) -> str:
     """One line of what went wrong; other people's errors with their names."""
-    said = " ".join(str(error).split())
+    message = " ".join(str(error).split())
     plain = type(error) is ValueError
-    return (said if plain else f"{type(error).__name__}: {said}")[:240]
+    return (message if plain else f"{type(error).__name__}: {message}")[:240]

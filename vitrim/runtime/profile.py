@@ -93,5 +93,5 @@ def image_macs(
     if kept.is_floating_point() and kept.device.type != "mps":
         kept = kept.double()
     size = (image_size, image_size) if isinstance(image_size, int) else image_size
-    own = [OwnCounts(method, counts) for method, counts in zip(free, kept.split(places, dim=1), strict=True)]
-    return plan_macs(model.body, methods, model.body.grid(size), own)
+    own_counts = [OwnCounts(method, counts) for method, counts in zip(free, kept.split(places, dim=1), strict=True)]
+    return plan_macs(model.body, methods, model.body.grid(size), own_counts)

@@ -92,19 +92,24 @@ def live_tables(model: nn.Module) -> Iterator[tuple[nn.Module, str, Tensor]]:
                 yield module, f"{path}.{name}" if path else name, module._buffers[name]
 
 
-def check_tensors(model: ReducedViT, there: Shapes, config: SavedConfig) -> None:
+def check_tensors(model: ReducedViT, stored: Shapes, config: SavedConfig) -> None:
     """Raise ValueError where the tensors of a file are not exactly the model's, by name, shape and dtype."""
     wanted = model.state_dict()
     tables = {name: table for _, name, table in live_tables(model)}
-    missing, strange = [n for n in wanted if n not in there], [n for n in there if n not in wanted and n not in tables]
+    missing, strange = (
+        [n for n in wanted if n not in stored],
+        [n for n in stored if n not in wanted and n not in tables],
+    )
     if missing or strange:
-        said = f"{missing[0]} is missing" if missing else f"{strange[0]} belongs to nothing in the model"
-        raise ValueError(f"the weights are of another model: {said} ({len(missing)} missing, {len(strange)} too many)")
-    for name, (shape, dtype) in there.items():
-        own = wanted[name] if name in wanted else tables[name]
-        if shape != tuple(own.shape):
-            raise ValueError(f"the weights are of another model: {name} is {list(shape)}, not {list(own.shape)}")
-        expected = DTYPES[config.dtypes[name]] if name in config.dtypes else own.dtype
+        message = f"{missing[0]} is missing" if missing else f"{strange[0]} belongs to nothing in the model"
+        raise ValueError(
+            f"the weights are of another model: {message} ({len(missing)} missing, {len(strange)} too many)"
+        )
+    for name, (shape, dtype) in stored.items():
+        tensor = wanted[name] if name in wanted else tables[name]
+        if shape != tuple(tensor.shape):
+            raise ValueError(f"the weights are of another model: {name} is {list(shape)}, not {list(tensor.shape)}")
+        expected = DTYPES[config.dtypes[name]] if name in config.dtypes else tensor.dtype
         if dtype != expected:
             raise ValueError(f"the weights are of another model: {name} is {dtype}, not {expected}")
 

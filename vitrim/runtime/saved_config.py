@@ -74,7 +74,7 @@ class SavedConfig:
 
     def as_json(self) -> dict[str, Any]:
         """As `config.json` has it; `save` names these contents."""
-        said = {
+        contents = {
             "format": FORMAT,
             **self.architecture.as_json(),
             "methods": [method.as_json() for method in self.methods],
@@ -84,12 +84,12 @@ class SavedConfig:
             "versions": self.versions,
             **({"tensors": self.digest} if self.digest else {}),
         }
-        return {**said, "save": fingerprint(said)}
+        return {**contents, "save": fingerprint(contents)}
 
 
-def fingerprint(said: Mapping[str, Any]) -> str:
+def fingerprint(contents: Mapping[str, Any]) -> str:
     """Names what a config says, `save` itself left out."""
-    bare = {key: value for key, value in said.items() if key != "save"}
+    bare = {key: value for key, value in contents.items() if key != "save"}
     return hashlib.sha256(json.dumps(bare, sort_keys=True).encode()).hexdigest()
 
 
@@ -130,8 +130,8 @@ def architecture_arguments() -> frozenset[str]:
     """Arguments of the supported models' classes. What `create_model` takes beside them (weights to fetch, files to
     read, a device) is none of them."""
     classes = {base for family in FAMILIES for model in family.models for base in model.__mro__}
-    own = [cls for cls in classes if issubclass(cls, nn.Module) and cls is not nn.Module]
-    names = {name for cls in own for name in inspect.signature(cls.__init__).parameters}
+    model_classes = [cls for cls in classes if issubclass(cls, nn.Module) and cls is not nn.Module]
+    names = {name for cls in model_classes for name in inspect.signature(cls.__init__).parameters}
     return frozenset(names - {"self", "args", "kwargs", "options", "device", "dtype"})
 
 
@@ -172,7 +172,11 @@ def _data(raw: dict[str, Any]) -> dict[str, Any]:
 def _colours(fits: Callable[[float], bool]) -> Callable[[Any], bool]:
     def fit(value: Any) -> bool:
         several = as_several(value)
-        return several is not None and 0 < len(several) <= 100 and all(_number(one) and fits(one) for one in several)
+        return (
+            several is not None
+            and 0 < len(several) <= 100
+            and all(_number(number) and fits(number) for number in several)
+        )
 
     return fit
 
@@ -182,8 +186,8 @@ def _number(value: Any) -> bool:
 
 
 _FITS: dict[str, Callable[[Any], bool]] = {
-    "mean": _colours(lambda one: abs(one) < 1e6),
-    "std": _colours(lambda one: 0 < one < 1e6),
+    "mean": _colours(lambda number: abs(number) < 1e6),
+    "std": _colours(lambda number: 0 < number < 1e6),
     "interpolation": lambda value: value in INTERPOLATIONS,
     "crop_pct": lambda value: _number(value) and 0 < value <= 10,
     "crop_mode": lambda value: value in CROPS,
@@ -209,6 +213,6 @@ def _get(raw: dict[str, Any], key: str, kind: type, default: Any = None) -> Any:
     return value
 
 
-def _check(holds: bool, said: str) -> None:
+def _check(holds: bool, message: str) -> None:
     if not holds:
-        raise ValueError(said)
+        raise ValueError(message)

@@ -36,8 +36,8 @@ class Save:
 class Another(Exception):
     """A config would make another model. early: it could not even be built."""
 
-    def __init__(self, said: str, early: bool = False):
-        super().__init__(said)
+    def __init__(self, message: str, early: bool = False):
+        super().__init__(message)
         self.early = early
 
 
@@ -50,14 +50,14 @@ def save(model: nn.Module, folder: str | Path) -> Path:
     Raises ValueError for a model that `load` could not make again, with the first difference, for a folder whose files
     are no save of vitrim's, and where the file system refuses.
     """
-    one = _made(model)
+    save_state = _made(model)
     if not os.fspath(folder):
         raise ValueError("the folder's name is empty: give one, '.' for the current folder")
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _check_folder(folder)
-        _write(one, folder)
+        _write(save_state, folder)
     except (OSError, SafetensorError) as error:
         good = "what it held before is as it was" if holds_save(folder) else "nothing was saved"
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
@@ -77,11 +77,11 @@ def remade(model: nn.Module) -> ReducedViT:
     return _made(model).again.eval()
 
 
-def _write(one: Save, folder: Path) -> None:
-    known = digest(one.tensors)
-    text = _text(replace(one.config, digest=known))
+def _write(save_state: Save, folder: Path) -> None:
+    known = digest(save_state.tensors)
+    text = _text(replace(save_state.config, digest=known))
     with Beside(folder / WEIGHTS) as weights, Beside(folder / CONFIG) as config:
-        write_tensors(weights.file, one.tensors, {"format": "pt", KEY: text})
+        write_tensors(weights.file, save_state.tensors, {"format": "pt", KEY: text})
         config.file.write(text.encode())
         weights.sync()
         config.sync()
@@ -100,10 +100,10 @@ def _check_written(path: Path, known: str) -> None:
 
 def _check_folder(folder: Path) -> None:
     """Raise ValueError where files of others would be replaced."""
-    there = [name for name in (CONFIG, WEIGHTS) if (folder / name).exists()]
-    if there and not holds_save(folder):
+    present = [name for name in (CONFIG, WEIGHTS) if (folder / name).exists()]
+    if present and not holds_save(folder):
         raise ValueError(
-            f"{folder} holds a {there[0]} that is no save of vitrim's: give another folder, or move that away"
+            f"{folder} holds a {present[0]} that is no save of vitrim's: give another folder, or move that away"
         )
 
 

@@ -51,9 +51,9 @@ def _scores(student: ReducedViT, method: ToFe, place: Place, images: Tensor) -> 
     """Scores at one place, where every image has kept its own tokens at those before, and all patches of the image
     there; None: it keeps all."""
     with ExitStack() as decisions:
-        for one in student.methods:
-            if isinstance(one, ToFe):
-                decisions.enter_context(one.own_decisions())
+        for tofe in student.methods:
+            if isinstance(tofe, ToFe):
+                decisions.enter_context(tofe.own_decisions())
         _, trace, loss_inputs = student(images, trace=True, losses=True)
         place_records = list(in_order(student, loss_inputs.place_records))
     for place_record, before in place_records:
@@ -71,5 +71,5 @@ def some_of(photographs: Photographs, device: torch.device) -> list[Float[Tensor
         read = [photographs[place] for place in range(0, len(photographs), every)]
     finally:
         photographs.transform = learning
-    images = [one[0] for one in read if not isinstance(one, Unreadable)]
+    images = [sample[0] for sample in read if not isinstance(sample, Unreadable)]
     return [torch.stack(images[first : first + BATCH]).to(device) for first in range(0, len(images), BATCH)]

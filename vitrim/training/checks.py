@@ -50,9 +50,11 @@ def check_start(recipe: Recipe, scratch: bool) -> None:
 
 def check_processes(accelerator) -> None:
     """Raise ValueError for more processes on this machine than devices."""
-    there = torch.cuda.device_count()
-    if accelerator.device.type == "cuda" and accelerator.local_process_index >= there:
-        raise ValueError(f"more processes than devices: process {accelerator.local_process_index + 1} of {there} GPUs")
+    devices = torch.cuda.device_count()
+    if accelerator.device.type == "cuda" and accelerator.local_process_index >= devices:
+        raise ValueError(
+            f"more processes than devices: process {accelerator.local_process_index + 1} of {devices} GPUs"
+        )
 
 
 @torch.no_grad()

@@ -32,8 +32,8 @@ def make_accelerator(settings: Settings, learns: bool) -> Accelerator:
 
     Raises ValueError for trackers that are not installed.
     """
-    there = [str(getattr(tracker, "value", tracker)) for tracker in get_available_trackers()]
-    missing = [name for name in settings.trackers if name not in there]
+    available = [str(getattr(tracker, "value", tracker)) for tracker in get_available_trackers()]
+    missing = [name for name in settings.trackers if name not in available]
     if missing:
         raise ValueError(f'--trackers {" ".join(missing)}: not installed; pip install "vitrim[trackers]"')
     return Accelerator(
@@ -115,7 +115,7 @@ class Run:
         self.batches.epoch, self.batches.start = epoch, done
         self.stepper.begin_epoch(epoch)
         for images, labels, unreadable in self.loader:
-            self.unreadable.update({one.name: one.reason for one in unreadable})
+            self.unreadable.update({file.name: file.reason for file in unreadable})
             if not self.signals.lockstep:
                 self.signals.leave_if_told()
             self._take(journal, images, labels)

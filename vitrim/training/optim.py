@@ -23,16 +23,16 @@ def make_optimizer(student: ReducedViT, recipe: Recipe) -> Optimizer:
         groups = param_groups_layer_decay(student, recipe.weight_decay, skip, layer_decay=recipe.layer_decay)
     else:
         groups = param_groups_weight_decay(student, recipe.weight_decay, skip)
-    own = {id(p) for p in student.methods.parameters()}
-    split = [part for group in groups for part in _split(group, own, recipe.backbone_scale)]
+    method_ids = {id(p) for p in student.methods.parameters()}
+    split = [part for group in groups for part in _split(group, method_ids, recipe.backbone_scale)]
     return create_optimizer_v2(split, opt="adamw", lr=recipe.lr, weight_decay=recipe.weight_decay)
 
 
-def _split(group: dict, own: set[int], scale: float) -> list[dict]:
+def _split(group: dict, method_ids: set[int], scale: float) -> list[dict]:
     """One group as two: the method's learned parts at the full rate, the backbone's parameters at `scale` of it."""
     rate = group.get("lr_scale", 1.0)
-    method = [p for p in group["params"] if id(p) in own]
-    backbone = [p for p in group["params"] if id(p) not in own]
+    method = [p for p in group["params"] if id(p) in method_ids]
+    backbone = [p for p in group["params"] if id(p) not in method_ids]
     rest = {key: value for key, value in group.items() if key not in ("params", "param_names", "lr_scale")}
     parts = [{**rest, "params": method, "lr_scale": 1.0}, {**rest, "params": backbone, "lr_scale": rate * scale}]
     return [part for part in parts if part["params"]]
@@ -68,8 +68,8 @@ def still_parameters(student: ReducedViT) -> frozenset[str]:
 
 def check_learning(student: ReducedViT, recipe: Recipe) -> None:
     """Raise ValueError for a run, or for first epochs, in which nothing would learn."""
-    own, still = any(p.requires_grad for p in student.methods.parameters()), still_parameters(student)
-    if own:
+    has_learned, still = any(p.requires_grad for p in student.methods.parameters()), still_parameters(student)
+    if has_learned:
         return
     if recipe.frozen_epochs:
         names = " and ".join(method.name for method in student.methods)

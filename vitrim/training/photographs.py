@@ -153,15 +153,15 @@ def part_size(size: int, recipe: Recipe, processes: int) -> int:
     share, rest = divmod(recipe.batch_size, processes)
     if rest:
         raise ValueError(f"batch size {recipe.batch_size} does not divide among {processes} processes")
-    there = min(recipe.batch_size, size) // processes
+    whole = min(recipe.batch_size, size) // processes
     if not mixes(recipe):
-        return max(1, there)
+        return max(1, whole)
     if share % 2:
         raise ValueError(
             f"batch size {recipe.batch_size} makes parts of {share} for {processes} process{'es' * (processes > 1)}, "
             f"and mixup pairs the images of a part: give a multiple of {2 * processes}, or set mixup and cutmix to 0"
         )
-    return max(2, there - there % 2)
+    return max(2, whole - whole % 2)
 
 
 def training_loader(dataset: TrainingPhotographs, batches: GlobalBatches, workers: int) -> DataLoader:
@@ -191,8 +191,10 @@ def make_mixup(recipe: Recipe, classes: int) -> Mixup | None:
     """timm's mixup and cutmix, or None where the recipe does not mix."""
     if not mixes(recipe):
         return None
-    own = recipe.augmentation
-    return Mixup(own.mixup, own.cutmix, label_smoothing=own.smoothing, num_classes=max(1, classes))
+    augmentation = recipe.augmentation
+    return Mixup(
+        augmentation.mixup, augmentation.cutmix, label_smoothing=augmentation.smoothing, num_classes=max(1, classes)
+    )
 
 
 def mixed(mixup: Mixup | None, images: Float[Tensor, "b c h w"], labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:

@@ -222,12 +222,12 @@ def get_recipe(name: str, *, small: bool = False) -> Recipe:
 
 def override(recipe: Recipe, **changes) -> Recipe:
     """The recipe with some fields changed; fields of the weights and the augmentation by their own names."""
-    own = {f.name for f in fields(Recipe)} - {"weights", "augmentation", "name", "method"}
+    names = {f.name for f in fields(Recipe)} - {"weights", "augmentation", "name", "method"}
     parts = {"weights": {f.name for f in fields(Weights)}, "augmentation": {f.name for f in fields(Augmentation)}}
-    unknown = [key for key in changes if key not in own.union(*parts.values())]
+    unknown = [key for key in changes if key not in names.union(*parts.values())]
     if unknown:
         raise ValueError(f"a recipe has no field {', '.join(unknown)}")
     for part, names in parts.items():
         chosen = {key: value for key, value in changes.items() if key in names}
         recipe = replace(recipe, **{part: replace(getattr(recipe, part), **chosen)}) if chosen else recipe
-    return replace(recipe, **{key: value for key, value in changes.items() if key in own})
+    return replace(recipe, **{key: value for key, value in changes.items() if key in names})

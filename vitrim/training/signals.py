@@ -19,8 +19,8 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class Interrupted(KeyboardInterrupt):
     """A run that was told to stop. Its message says how to go on; `code` is the exit code of such a process."""
 
-    def __init__(self, said: str, number: int):
-        super().__init__(said)
+    def __init__(self, message: str, number: int):
+        super().__init__(message)
         self.code = 128 + number
 
 

@@ -110,10 +110,10 @@ class Stepper:
         means = self.accelerator.reduce(torch.stack(list(parts.values())), "mean")
         figures = dict(zip(parts, means.tolist(), strict=True))
         if not math.isfinite(figures["loss"]):
-            said = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
+            values = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
             last = self.settings.checkpoints / "last.pt"
             good = f"the last good checkpoint is {last}" if last.exists() else "no checkpoint has been written yet"
-            raise RunStopped(f"the loss is not finite at step {step} ({said}); {good}: lower the learning rate")
+            raise RunStopped(f"the loss is not finite at step {step} ({values}); {good}: lower the learning rate")
         return figures
 
     def _update(self, step: int) -> None:

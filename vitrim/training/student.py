@@ -38,9 +38,9 @@ def make_student(
 def _carry_over(method: str | Method | Sequence[Method], student: ReducedViT) -> None:
     """Methods that have learned already go on from there."""
     given = [] if isinstance(method, str) else [method] if isinstance(method, Method) else method
-    for one, own in zip(given, student.methods, strict=False):
-        if one.learns:
-            own.load_state_dict(one.state_dict())
+    for trained, fresh in zip(given, student.methods, strict=False):
+        if trained.learns:
+            fresh.load_state_dict(trained.state_dict())
 
 
 def _learns_like(method: Method) -> str:
@@ -52,9 +52,9 @@ def _learns_like(method: Method) -> str:
 def _check_losses(recipe: Recipe, student: ReducedViT) -> None:
     names = [m.name for m in student.methods]
     masked = [m.name for m in student.methods if m.trains_masked]
-    able: dict[str, Any] = {"cut": ("idlevit",), "approximation": ("tofe",), "budget": ("tofe",)}
-    able["ratio"] = tuple(dict.fromkeys(["dynamicvit", "tofe", *masked]))
-    for part, methods in able.items():
+    serving: dict[str, Any] = {"cut": ("idlevit",), "approximation": ("tofe",), "budget": ("tofe",)}
+    serving["ratio"] = tuple(dict.fromkeys(["dynamicvit", "tofe", *masked]))
+    for part, methods in serving.items():
         if getattr(recipe.weights, part) and not set(methods) & set(names):
             raise ValueError(
                 f"recipe {recipe.name} has the loss {part!r}, which only {' and '.join(methods)} can compute, and the "
@@ -100,14 +100,14 @@ def _check_schedule(recipe: Recipe, student: ReducedViT) -> None:
 def _check_masks(student: ReducedViT, recipe: Recipe) -> None:
     """Raise ValueError where a method would train on tokens that another one has only masked: it cannot tell them
     from those that are there."""
-    for one in (m for m in student.methods if m.trains_masked):
-        for place in one.places:
-            end = one.restore_before(place)
+    for masked in (m for m in student.methods if m.trains_masked):
+        for place in masked.places:
+            end = masked.restore_before(place)
             span = range(place.block, student.body.depth if end is None else end)
             for other in student.methods:
-                if other is not one and _blind_to_masks(other, span, recipe):
+                if other is not masked and _blind_to_masks(other, span, recipe):
                     raise ValueError(
-                        f"{one.name} trains on masks over all tokens, and {other.name}, which acts after it, would "
+                        f"{masked.name} trains on masks over all tokens, and {other.name}, which acts after it, would "
                         f"choose among masked tokens too: put {other.name} before block {place.block}, or train with "
                         "one of them"
                     )

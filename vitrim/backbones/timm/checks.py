@@ -57,7 +57,7 @@ def check_pool(model: nn.Module) -> None:
 
 def check_block(i: int, block: nn.Module, cls: type[Block]) -> None:
     """Raise ValueError for a block that is not `cls`, or holds attention or an MLP of other kinds."""
-    if any(kind(one) is cls for one in block.children()):
+    if any(kind(child) is cls for child in block.children()):
         raise ValueError(f"block {i} is a {type(block).__name__} around timm's: {wrapper_advice(block)}")
     if kind(block) is not cls:
         raise ValueError(

@@ -19,11 +19,11 @@ def misfit(weights: Mapping[str, Tensor], model: nn.Module, raw: Mapping[str, Te
     weights: the state dict after timm's conversion
     raw:     as the file has it
     """
-    own = model.state_dict()
-    missing = [key for key in own if key not in weights]
-    unexpected = [key for key in weights if key not in own]
-    bad = [key for key in own if key in weights and own[key].shape != weights[key].shape]
-    misshapen = [f"{key} ({in_words(raw.get(key, weights[key]))}, not {in_words(own[key])})" for key in bad]
+    state = model.state_dict()
+    missing = [key for key in state if key not in weights]
+    unexpected = [key for key in weights if key not in state]
+    bad = [key for key in state if key in weights and state[key].shape != weights[key].shape]
+    misshapen = [f"{key} ({in_words(raw.get(key, weights[key]))}, not {in_words(state[key])})" for key in bad]
     named = {"missing": missing, "unexpected": unexpected, "misshapen": misshapen}
     shown = 1 if sum(map(bool, named.values())) > 1 else 2 if misshapen else 3
     found = [f"{len(keys)} {what}: {few(keys, shown)}" for what, keys in named.items() if keys]
@@ -69,8 +69,8 @@ def _classes(weights: Mapping[str, Tensor], keys: list[str]) -> int:
 
 
 def _differences(weights: Mapping[str, Tensor], model: nn.Module) -> str:
-    own = model.state_dict()
-    pairs = {"blocks": (_depth(weights), _depth(own)), "channels": (_width(weights), _width(own))}
+    state = model.state_dict()
+    pairs = {"blocks": (_depth(weights), _depth(state)), "channels": (_width(weights), _width(state))}
     found = [f"{there} {what}, not {here}" for what, (there, here) in pairs.items() if there and there != here]
     return f" (it has {' and '.join(found)})" if found else ""
 

@@ -69,7 +69,9 @@ def tell_beside(printer: Printer, given: str, results: tuple[EvaluationResult, E
 def beside_figures(given: str, results: tuple[EvaluationResult, EvaluationResult]) -> dict[str, Any]:
     """The same for JSON."""
     before, now = results
-    own = {key: value for key, value in before.as_dict().items() if key not in ("images", "skipped", "agreement")}
+    before_figures = {
+        key: value for key, value in before.as_dict().items() if key not in ("images", "skipped", "agreement")
+    }
     likeness = {"agreement": now.agreement, "agreement_interval": now.agreement_interval, "cosine": now.cosine}
     beside = {key: value for key, value in likeness.items() if value is not None}
-    return {"baseline": {"from": given, **own, "change": change_of(now, before), **beside}}
+    return {"baseline": {"from": given, **before_figures, "change": change_of(now, before), **beside}}

@@ -96,11 +96,13 @@ def _given(subject: Subject, config: Any) -> dict[str, Any]:
                 f"--guide-checkpoint {config.guide_checkpoint}: say with --guide which model it belongs to"
             )
         return given
-    deaf = [name for name in config.method if name in METHODS and not METHODS[name].guided]
-    if deaf or "score" in given:
-        reason = f"{deaf[0]} takes none" if deaf else "leave out --score"
-        able = ", ".join(name for name, cls in METHODS.items() if cls.guided)
-        raise ValueError(f"--guide {config.guide} gives scores from outside, and {reason}: methods that do are {able}")
+    unguided = [name for name in config.method if name in METHODS and not METHODS[name].guided]
+    if unguided or "score" in given:
+        reason = f"{unguided[0]} takes none" if unguided else "leave out --score"
+        guided = ", ".join(name for name, cls in METHODS.items() if cls.guided)
+        raise ValueError(
+            f"--guide {config.guide} gives scores from outside, and {reason}: methods that do are {guided}"
+        )
     return {**given, "score": LastClassAttention(open_guide(subject, config.guide, config.guide_checkpoint))}
 
 
@@ -198,11 +200,11 @@ def remarks(plans: Sequence[Plan], config: Any) -> list[str]:
     names = [name for name in dict.fromkeys(plan.name for plan in plans) if name in METHODS]
     found = []
     for option in given:
-        deaf = [name for name in names if option not in METHODS[name].option_names()]
+        without = [name for name in names if option not in METHODS[name].option_names()]
         if option in {METHODS[name].dial for name in names}:
-            deaf = [name for name in deaf if METHODS[name].dial not in given]
-        if deaf:
-            found.append(f"--{option.replace('_', '-')} is no option of {' and '.join(deaf)}")
+            without = [name for name in without if METHODS[name].dial not in given]
+        if without:
+            found.append(f"--{option.replace('_', '-')} is no option of {' and '.join(without)}")
     for name in names:
         rows = [plan for plan in plans if plan.name == name]
         if len(rows) == 1 < len(plans) and not config.macs and METHODS[name].dial not in given:
@@ -238,4 +240,4 @@ def _label(method: Method) -> str:
     if value is None:  # what the method chose for this model
         value = [place.keep for place in method.places]
     values = value if isinstance(value, (tuple, list)) else (value,)
-    return f"{method.name} {method.dial}={' '.join(f'{one:g}' for one in values)}"
+    return f"{method.name} {method.dial}={' '.join(f'{value:g}' for value in values)}"

@@ -97,8 +97,10 @@ def _weights(
     parts: Parts, importance: Float[Tensor, "b n"], group: Int[Tensor, "b n"], m: int, normalise: bool
 ) -> Float[Tensor, "b n"]:
     """Eq. 8: by importance within the group. Attentive tokens that stay alone weigh 1."""
-    own = parts.groups.weights
-    importance = importance if own is None else importance.scatter(1, parts.inattentive, own.to(importance.dtype))
+    weights = parts.groups.weights
+    importance = (
+        importance if weights is None else importance.scatter(1, parts.inattentive, weights.to(importance.dtype))
+    )
     share = importance.clamp(min=TINY)
     share = share / share.new_zeros(share.shape[0], m).scatter_add(1, group, share).gather(1, group)
     if normalise:
@@ -106,5 +108,5 @@ def _weights(
     members = share.new_zeros(share.shape[0], m).scatter_add(1, group, torch.ones_like(share)).gather(1, group)
     clustered = group >= m - length(parts.groups.lead, 1)
     joined = members > 1
-    literal = joined | clustered if own is None else joined & ~clustered
+    literal = joined | clustered if weights is None else joined & ~clustered
     return torch.where(literal, importance, share)

@@ -43,7 +43,7 @@ def check_counts(
     if value is None:
         return None
     several = as_several(value)
-    checked = tuple(check_count(option, one, lowest) for one in ((value,) if several is None else several))
+    checked = tuple(check_count(option, item, lowest) for item in ((value,) if several is None else several))
     if not checked or (places is not None and len(checked) not in (1, places)):
         raise ValueError(f"{len(checked)} {option} for {places or 'several'} places: give one, or one for each place")
     return checked[0] if several is None else checked

@@ -71,8 +71,8 @@ class Scorer:
         """What a token weighs in a fused or merged one: the class attention where there is one, else its score."""
         if not self.has_class:
             return scores
-        own = {"cls": scores, "-cls": -scores} if self._given(tokens, number) is None else {}
-        return own[self.score] if self.score in own else evidence.class_attention()
+        by_name = {"cls": scores, "-cls": -scores} if self._given(tokens, number) is None else {}
+        return by_name[self.score] if self.score in by_name else evidence.class_attention()
 
     def _given(self, tokens: Tokens, number: int) -> Float[Tensor, "b n"] | None:
         """Scores from outside, of the tokens now present."""
