@@ -98,7 +98,7 @@ def training_macs(student: ReducedViT, recipe: Recipe) -> float:
     if any(method.trains_masked for method in student.methods):
         total = cost.dense_macs + sum(_masked(method, body) for method in student.methods)
     for method in student.methods:
-        if method.map_of and recipe.weights.cut:
+        if "cut" in method.losses and recipe.weights.cut:
             total += sum(_map_macs(body, place.block) for place in method.places)
     return total
 
@@ -106,7 +106,7 @@ def training_macs(student: ReducedViT, recipe: Recipe) -> float:
 def _masked(method, body) -> int:
     """What the method's own parts cost where all tokens run: selectors and approximators see every patch."""
     patches = {place: _patches(body, place.block) for place in method.places}
-    every = {"kept": 0} if method.per_image else {}
+    every = {"kept": 0} if method.counts == "own" else {}
     places = [replace(place, patches=n) for place, n in patches.items()]
     return sum(method.macs(place, place.patches, body, **every) for place in places)
 

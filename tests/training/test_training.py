@@ -85,10 +85,10 @@ def test_published_numbers():
 
 def test_distill_adds_what_a_method_cannot_be_trained_without():
     distill, tofe = get_recipe("distill"), get_recipe("tofe")
-    assert for_methods(distill, ["tofe"]).weights.budget == 400
-    assert for_methods(distill, ["dynamicvit"]).weights.ratio == 2
-    assert for_methods(distill, ["evit"]) == distill
-    assert for_methods(tofe, ["dynamicvit"]) == tofe
+    assert for_methods(distill, [vitrim.ToFe()]).weights.budget == 400
+    assert for_methods(distill, [vitrim.DynamicViT()]).weights.ratio == 2
+    assert for_methods(distill, [vitrim.EViT()]) == distill
+    assert for_methods(tofe, [vitrim.DynamicViT()]) == tofe
 
 
 def test_override_reaches_every_part_and_refuses_the_rest():

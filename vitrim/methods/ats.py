@@ -39,8 +39,7 @@ class ATS(Method):
 
     name = "ats"
     title = "sample tokens by significance, each image its own number"
-    per_image = True
-    ragged = True
+    counts = "own"
 
     def __init__(self, keep: Any = 0.7, at: Any = None):
         super().__init__(keep, at)

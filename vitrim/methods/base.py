@@ -31,11 +31,9 @@ class Method(Sealed, nn.Module):
     dial:    the option that a budget solves
     guided:  whether it has a scorer, and so takes scores from outside
     weighs:  whether it leaves tokens that weigh more than one patch in pooling
-    map_of:  "maps" or "logits" where its loss needs the attention map over all tokens (`Evidence.mean_map`)
-    per_image: whether images may keep counts of their own; `macs` then takes them as `kept`
-    ragged:  whether it leaves another number of tokens in every image of a batch
+    counts:  "fixed": a plan says how many tokens are left; "own": each image may keep a count of its own, and `macs`
+             then takes these counts as `kept`
     trains_masked: whether it trains on soft masks over all tokens instead of gathers
-    share_of_all: whether its keep rates are shares of all patches of the image, however many are left at a place
     switches: options that may change after training: its learned parts serve any of their values
     """
 
@@ -45,12 +43,9 @@ class Method(Sealed, nn.Module):
     dial: ClassVar[str] = "keep"
     guided: ClassVar[bool] = False
     weighs: ClassVar[bool] = False
-    per_image: ClassVar[bool] = False
-    ragged: bool = False
-    trains_masked: ClassVar[bool] = False
-    share_of_all: ClassVar[bool] = False
+    counts: ClassVar[Literal["fixed", "own"]] = "fixed"
+    trains_masked: bool = False
     switches: ClassVar[tuple[str, ...]] = ()
-    map_of: str | None = None
     number: int = 0  # of the method in its stack; what it carries in `Tokens.notes` goes by it
 
     def __init__(self, keep: Any = 1.0, at: Any = None, *, scorer: Scorer | None = None, zero: bool = False):
@@ -143,6 +138,17 @@ class Method(Sealed, nn.Module):
             raise ValueError(f"{self.name} has no masked form: it trains through its gathers")
         self._masked = value
 
+    @property
+    def ragged(self) -> bool:
+        """Whether it leaves another number of tokens in every image of a batch."""
+        return self.counts == "own"
+
+    @property
+    def losses(self) -> dict[str, float]:
+        """The parts of a recipe's loss that only methods like this one can be trained by, and the weight of each in
+        recipes for any method; 0: it can do without, and has it where a recipe says so."""
+        return {"ratio": 2.0} if self.trains_masked else {}
+
     def acts_on(self, place: Place, n: int) -> bool:
         """Whether anything happens at this place, with n patch tokens before it; the core asks nothing where not. A
         method without a `count` is always asked."""
@@ -208,6 +214,11 @@ class Method(Sealed, nn.Module):
     def option_names(cls) -> list[str]:
         """Names of the options, in order."""
         return list(inspect.signature(cls).parameters)
+
+    @classmethod
+    def has_defaults(cls) -> bool:
+        """Whether it can be made without a word about its options."""
+        return all(p.default is not p.empty for p in inspect.signature(cls).parameters.values())
 
     def with_dial(self, value: Any) -> Method:
         """The same method with its dial turned to `value`, not bound to a model yet."""

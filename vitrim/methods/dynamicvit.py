@@ -36,7 +36,6 @@ class DynamicViT(Method):
     title = "prune by a learned predictor"
     acts = "before"
     trains_masked = True
-    share_of_all = True
 
     def __init__(self, keep: Any = 0.7, at: Any = None):
         super().__init__(keep, at)

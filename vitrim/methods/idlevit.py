@@ -42,13 +42,16 @@ class IdleViT(Method):
     name = "idlevit"
     title = "idle tokens for one block, let them come back"
     acts = "before"
-    map_of = "maps"  # for the cut loss of training; "logits" for the authors' code
 
     def __init__(self, keep: Any = 0.7, blocks: Any = None, score: str = "logit", stages: int = 4):
         super().__init__(keep)
         self.blocks = blocks if blocks is None else as_places(blocks, "blocks")
         self.score, self.stages = check_one_of("score", score, SCORES), check_count("stages", stages, 2)
         self.trains_masked = self.score == "predictor"
+
+    @property
+    def losses(self) -> dict[str, float]:
+        return {"cut": 0.0, **super().losses}
 
     def bind(self, body: Backbone) -> None:
         cut = body.default_blocks

@@ -55,9 +55,8 @@ class ToFe(StoredShares, Method):
     name = "tofe"
     title = "freeze tokens for a stage, let them come back"
     acts = "before"
-    per_image = True
+    counts = "own"
     trains_masked = True
-    share_of_all = True
     switches = ("adaptive",)
 
     def __init__(
@@ -80,6 +79,12 @@ class ToFe(StoredShares, Method):
     @property
     def ragged(self) -> bool:
         return self.adaptive == "instance"
+
+    @property
+    def losses(self) -> dict[str, float]:
+        """The paper's own weight of the budget, 5, lets short runs drift far above it (docs/recipes/tofe.md); 400 on
+        the mean of a batch holds it. A ratio loss holds its stages to fixed shares instead (Table V)."""
+        return {"approximation": 2.0, "budget": 400.0, "ratio": 0.0}
 
     def bind(self, body: Backbone) -> None:
         at = self.blocks_of(body)

@@ -26,7 +26,7 @@ _FREE = {
     "drop_rate",
     "feature_info",
 }
-_FREE |= {"token_labels", "mix_token", "map_of", "_ref_window_sizes", "_ref_grid_size", "target_shift_size"}
+_FREE |= {"token_labels", "mix_token", "_ref_window_sizes", "_ref_grid_size", "target_shift_size"}
 _MISSING = object()
 _IDLE = (nn.Identity, nn.Dropout, DropPath)  # alike in eval mode
 

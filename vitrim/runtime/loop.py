@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from ..core.evidence import Evidence
 from ..core.reductions import Keep, Reduction
 from ..core.tokens import Tokens
 from .records import BlockTrace, PlaceRecord, Span, record_place, trace_block
-from .turns import Turn
+from .turns import Step, Turn
 
 
 @dataclass(frozen=True)
@@ -23,12 +24,13 @@ class Request:
 
     trace:    a `BlockTrace` for every block
     remember: features from before every reduction, so that dense features can be restored
-    losses:   a `PlaceRecord` for every place
+    losses:   a `PlaceRecord` for every place: with the attention "maps" that the cut loss looks at, the same from mean
+              "logits" (the authors' code), or "masks" alone; None: no records
     """
 
     trace: bool = False
     remember: bool = False
-    losses: bool = False
+    losses: Literal["maps", "logits", "masks"] | None = None
 
 
 @dataclass
@@ -96,7 +98,7 @@ class Loop:
             decision = step.method(tokens, evidence, place)
             if decision is None:
                 continue
-            place_record = record_place(step, tokens.n, evidence, decision) if self.request.losses else None
+            place_record = self._record(step, tokens, evidence, decision)
             if step.restore_before is not None:
                 span = Span(tokens, decision, step, place_record)
             elif place_record is not None:
@@ -118,11 +120,16 @@ class Loop:
             decision = step.method(tokens, evidence, place)
             if decision is None:
                 continue
-            if self.request.losses:
-                record.place_records.append(record_place(step, tokens.n, evidence, decision))
+            left = self._record(step, tokens, evidence, decision)
+            if left is not None:
+                record.place_records.append(left)
             record.decision = decision
             tokens = tokens.shrink(decision, remember=self.request.remember)
         return tokens
+
+    def _record(self, step: Step, tokens: Tokens, evidence: Evidence, decision: Reduction) -> PlaceRecord | None:
+        losses = self.request.losses
+        return None if losses is None else record_place(step, tokens.n, evidence, decision, losses)
 
 
 def _patches(tokens: Tokens) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Any, Literal
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -52,24 +53,26 @@ class ReducedViT(TimmInterface, nn.Module):
         images: Float[Tensor, "b 3 h w"],
         scores: Float[Tensor, "b n0"] | None = None,
         trace: bool = False,
-        losses: bool = False,
+        losses: bool | Literal["maps", "logits", "masks"] = False,
     ):
         """Logits [b, classes], features where the model has no classifier.
 
         scores: from outside, one for each patch; guides the selection in place of the method's own (EViT Table 14).
                 In a stack, that of every method that takes scores
         trace:  also return a list of `BlockTrace`, one for each block
-        losses: also return a `LossInputs`: what the losses of training need
+        losses: also return a `LossInputs`: what the losses of training need. True or "maps": with the attention maps of
+                methods that have a cut loss; "logits": these from averaged logits (IdleViT's code); "masks": without
+        Raises ValueError for other values of `losses`, and for scores that are not one for each patch.
         """
         body = self.body
         # The older ONNX exporter binds defaults by position, and hands flags over as tensors.
-        trace, losses = bool(trace), bool(losses)
-        tokens, records = self._run(body, body.receive(images), scores, Request(trace=trace, losses=losses))
+        request = Request(trace=bool(trace), losses=_maps(losses))
+        tokens, records = self._run(body, body.receive(images), scores, request)
         tokens = tokens.with_x(body.norm(tokens.x))
         out = (body.deliver(body.head(tokens)),)
-        if trace:
+        if request.trace:
             out += ([record.trace for record in records],)
-        if losses:
+        if request.losses:
             out += (LossInputs(tokens, tuple(w for record in records for w in record.place_records)),)
         return out if len(out) > 1 else out[0]
 
@@ -156,6 +159,14 @@ class ReducedViT(TimmInterface, nn.Module):
         for method in self.methods:
             method.fit_again(self.body)
         self._turns = plan_turns(list(self.methods), self.body.depth)
+
+
+def _maps(losses: bool | str) -> Any:
+    if not isinstance(losses, str):
+        return "maps" if losses else None
+    if losses not in ("maps", "logits", "masks"):
+        raise ValueError(f'losses={losses!r} is not True, "maps", "logits" or "masks"')
+    return losses
 
 
 def unwrap(model: nn.Module) -> nn.Module:

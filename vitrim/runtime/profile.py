@@ -84,7 +84,7 @@ def image_macs(
     """
     model = unwrap(model)
     methods = list(model.methods) if isinstance(model, ReducedViT) else []
-    free = [method for method in methods if method.per_image]
+    free = [method for method in methods if method.counts == "own"]
     if not free:
         raise ValueError("image_macs needs a model with a method whose images keep counts of their own, such as tofe")
     places = [len(method.places) for method in free]

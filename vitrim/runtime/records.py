@@ -77,11 +77,11 @@ def trace_block(i: int, tokens: Tokens, span: Span | None, reduction: Reduction 
     return BlockTrace(i, inside.origin(), inside.owners(), scores, inside.mask)
 
 
-def record_place(step: Step, n: int, evidence: Evidence | None, reduction: Reduction) -> PlaceRecord:
-    """What this place leaves for the losses, of the n patch tokens before it."""
+def record_place(step: Step, n: int, evidence: Evidence, reduction: Reduction, losses: str) -> PlaceRecord:
+    """What this place leaves for the losses, of the n patch tokens before it. `losses`: as in `Request`."""
     method = step.method
     selected = reduction.mask if isinstance(reduction, Mask) else _positions(reduction, n)
-    attention = evidence.mean_map(method.map_of) if method.map_of else None
+    attention = evidence.mean_map(losses) if losses != "masks" and "cut" in method.losses else None
     return PlaceRecord(method.name, method.number, step.place, step.restore_before, selected, attention)
 
 

@@ -18,21 +18,15 @@ from .calibration import calibrate
 
 def bare(model: ReducedViT) -> ReducedViT:
     """Without what training has put on it: the autocast around `forward` (Accelerate's; the result computes in its
-    weights' own precision), and the maps that losses ask for."""
+    weights' own precision)."""
     for name in ("forward", "_original_forward"):
         model.__dict__.pop(name, None)
-    for method in model.methods:
-        method.__dict__.pop("map_of", None)
     return model
 
 
 def check_result_saves(student: ReducedViT) -> None:
     """Raise ValueError where the result could not be saved: before the training, not after it."""
-    asked = [method.map_of for method in student.methods]
     check_saves(bare(student))
-    for method, maps in zip(student.methods, asked, strict=True):
-        if method.map_of != maps:
-            method.map_of = maps
 
 
 def finished(model: ReducedViT, some: Callable[[], list[Tensor]]) -> ReducedViT:

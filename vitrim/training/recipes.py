@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Literal
 
+from ..methods import Method, ToFe
 from .losses import Cut
 
 
@@ -173,7 +174,7 @@ def short(recipe: Recipe, epochs: int = 1) -> Recipe:
     Where a budget is learned it weighs as in `distill`: so few steps would end far above it otherwise.
     """
     smoothing = recipe.augmentation.smoothing if recipe.labels else 0.0
-    held = {"budget": NEEDED["tofe"]["budget"]} if recipe.weights.budget else {}
+    held = {"budget": ToFe().losses["budget"]} if recipe.weights.budget else {}
     return replace(
         recipe,
         epochs=epochs,
@@ -195,18 +196,10 @@ def short(recipe: Recipe, epochs: int = 1) -> Recipe:
     )
 
 
-# What a method cannot be trained without, under a recipe that is for any method. ToFe's own weight of the budget, 5,
-# lets short runs drift far above it (docs/recipes/tofe.md); 400 on the mean of a batch holds it. A recipe that has a
-# ratio loss holds its stages to fixed shares, and needs no budget (its Table V).
-NEEDED = {
-    "tofe": {"approximation": 2.0, "budget": 400.0},
-    "dynamicvit": {"ratio": 2.0},
-}
-
-
-def for_methods(recipe: Recipe, names: Sequence[str]) -> Recipe:
-    """A recipe for any method, with the losses that these methods need besides; others stay as they are."""
-    needed = {} if recipe.method else {key: value for name in names for key, value in NEEDED.get(name, {}).items()}
+def for_methods(recipe: Recipe, methods: Sequence[Method]) -> Recipe:
+    """A recipe for any method, with the losses that these methods need besides (`Method.losses`); others stay as they
+    are. A recipe with a ratio loss holds the places to fixed shares, and needs no budget (ToFe, Table V)."""
+    needed = {} if recipe.method else {key: weight for m in methods for key, weight in m.losses.items() if weight}
     held = ("budget",) if recipe.weights.ratio else ()
     missing = {key: value for key, value in needed.items() if not getattr(recipe.weights, key) and key not in held}
     return replace(recipe, weights=replace(recipe.weights, **missing))
@@ -222,12 +215,12 @@ def get_recipe(name: str, *, small: bool = False) -> Recipe:
 
 def override(recipe: Recipe, **changes) -> Recipe:
     """The recipe with some fields changed; fields of the weights and the augmentation by their own names."""
-    names = {f.name for f in fields(Recipe)} - {"weights", "augmentation", "name", "method"}
+    direct = {f.name for f in fields(Recipe)} - {"weights", "augmentation", "name", "method"}
     parts = {"weights": {f.name for f in fields(Weights)}, "augmentation": {f.name for f in fields(Augmentation)}}
-    unknown = [key for key in changes if key not in names.union(*parts.values())]
+    unknown = [key for key in changes if key not in direct.union(*parts.values())]
     if unknown:
         raise ValueError(f"a recipe has no field {', '.join(unknown)}")
     for part, names in parts.items():
         chosen = {key: value for key, value in changes.items() if key in names}
         recipe = replace(recipe, **{part: replace(getattr(recipe, part), **chosen)}) if chosen else recipe
-    return replace(recipe, **{key: value for key, value in changes.items() if key in names})
+    return replace(recipe, **{key: value for key, value in changes.items() if key in direct})

@@ -93,7 +93,7 @@ def held_places(student: ReducedViT, loss_inputs: LossInputs, methods: Sequence[
 
 def _held(method: Method, place_record: PlaceRecord, before: PlaceRecord | None, tokens: Tokens) -> Held:
     keep, n = place_record.place.keep, place_record.selected.shape[1]
-    if not method.share_of_all:
+    if place_record.place.patches is None:  # a share of the tokens that are there, not of the image's
         return Held(place_record.selected, keep, n if before is None else before.selected.detach().sum(dim=1))
     whole = patches_at(place_record, tokens)
     return Held(place_record.selected, min(keep, n / whole), whole)  # no more than there are

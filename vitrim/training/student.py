@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 from torch import nn
 
-from ..methods import Method
+from ..methods import METHODS, Method
 from ..runtime.build import attach
 from ..runtime.model import ReducedViT
 from .optim import check_frozen, check_learning, set_drop_path
-from .recipes import NEEDED, Recipe, for_methods
+from .recipes import Recipe, for_methods
 from .shares import learns_counts, turns_by_schedule
 
 
@@ -25,7 +24,7 @@ def make_student(
     """
     student = attach(model, method, macs=macs, copy=True, **options)
     _carry_over(method, student)
-    recipe = for_methods(recipe, [_learns_like(m) for m in student.methods])
+    recipe = for_methods(recipe, student.methods)
     _check_masks(student, recipe)
     _check_losses(recipe, student)
     _check_schedule(recipe, student)
@@ -43,26 +42,23 @@ def _carry_over(method: str | Method | Sequence[Method], student: ReducedViT) ->
             fresh.load_state_dict(trained.state_dict())
 
 
-def _learns_like(method: Method) -> str:
-    """The name by which `NEEDED` knows what a method cannot be trained without: other masked ones hold their keep
-    rates as DynamicViT does."""
-    return "dynamicvit" if method.trains_masked and method.name not in NEEDED else method.name
-
-
 def _check_losses(recipe: Recipe, student: ReducedViT) -> None:
-    names = [m.name for m in student.methods]
-    masked = [m.name for m in student.methods if m.trains_masked]
-    serving: dict[str, Any] = {"cut": ("idlevit",), "approximation": ("tofe",), "budget": ("tofe",)}
-    serving["ratio"] = tuple(dict.fromkeys(["dynamicvit", "tofe", *masked]))
-    for part, methods in serving.items():
-        if getattr(recipe.weights, part) and not set(methods) & set(names):
+    for part in ("cut", "approximation", "budget", "ratio"):
+        if getattr(recipe.weights, part) and not any(part in m.losses for m in student.methods):
+            able = " and ".join(_with_loss(part))
             raise ValueError(
-                f"recipe {recipe.name} has the loss {part!r}, which only {' and '.join(methods)} can compute, and the "
-                f"method is {', '.join(names)}: use another method, --recipe distill, or set its weight to 0"
+                f"recipe {recipe.name} has the loss {part!r}, which only {able} can compute, and the method is "
+                f"{', '.join(m.name for m in student.methods)}: use another method, --recipe distill, or set its "
+                "weight to 0"
             )
     _check_cut(recipe, student)
     if recipe.weights.budget:
         _check_budget(student.methods)
+
+
+def _with_loss(part: str) -> list[str]:
+    """The names of vitrim's methods that this part of a loss is for."""
+    return sorted(name for name, cls in METHODS.items() if cls.has_defaults() and part in cls().losses)
 
 
 def _check_budget(methods: Sequence[Method]) -> None:
@@ -80,7 +76,7 @@ def _check_budget(methods: Sequence[Method]) -> None:
 
 def _check_cut(recipe: Recipe, student: ReducedViT) -> None:
     """Raise ValueError where the cut loss has no idle token to look at."""
-    idling = [m for m in student.methods if m.map_of]
+    idling = [m for m in student.methods if "cut" in m.losses]
     grid = student.body.grid()
     counts = [(m, place, math.prod(student.body.grid_at(place.block, grid))) for m in idling for place in m.places]
     if recipe.weights.cut and all(m.count(place, n) == n and not m.trains_masked for m, place, n in counts):
@@ -116,7 +112,7 @@ def _check_masks(student: ReducedViT, recipe: Recipe) -> None:
 def _blind_to_masks(method: Method, span: range, recipe: Recipe) -> bool:
     """Whether a method looks at tokens in blocks where some of them are masked, and does not know it."""
     if method.trains_masked:  # it knows; the attention map of a cut loss does not
-        return bool(recipe.weights.cut and method.map_of) and any(p.block in span for p in method.places)
+        return bool(recipe.weights.cut and "cut" in method.losses) and any(p.block in span for p in method.places)
     if method.observes:
         return any(place.block > span.start for place in method.places)
     return any(p.block in span and (p.block > span.start or method.acts == "between") for p in method.places)
@@ -127,7 +123,4 @@ def _prepare(student: ReducedViT, recipe: Recipe) -> None:
         # LV-ViT: both heads in train mode where token labels are learned, else its prediction there too. Its own
         # mixing of patches would show the student another image than the teacher.
         student.backbone.token_labels, student.backbone.mix_token = bool(recipe.weights.token_labels), False
-    for method in student.methods:
-        if method.map_of:
-            method.map_of = recipe.cut_map if recipe.weights.cut else None
     set_drop_path(student.backbone, recipe.drop_path)
