@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         ToFe,
         ToMe,
         TopK,
+        register_method,
     )
     from .runtime.build import UntrainedWarning, reduce
     from .runtime.loading import load
@@ -68,6 +69,7 @@ __all__ = [
     "load",
     "profile",
     "reduce",
+    "register_method",
     "save",
 ]
 
@@ -78,7 +80,7 @@ _HOMES = {
     "core.tokens": ("Tokens",),
     "methods": (
         *("ATS", "BAT", "DPCKNN", "METHODS", "DynamicViT", "EViT", "EvoViT", "Grid", "IdleViT", "LastClassAttention"),
-        *("Method", "Random", "ToFe", "ToMe", "TopK"),
+        *("Method", "Random", "ToFe", "ToMe", "TopK", "register_method"),
     ),
     "runtime.build": ("UntrainedWarning", "reduce"),
     "runtime.model": ("ReducedViT",),

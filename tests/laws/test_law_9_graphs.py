@@ -55,7 +55,9 @@ def test_a_trace_with_gradients_passes_torchs_own_check(backbone, method):
 
 @torch.no_grad()
 @pytest.mark.parametrize(
-    ("backbone", "method"), [*families(), *pairs("star", lambda b, m: m.id == "bat", shallow=True)]
+    ("backbone", "method"),
+    # without Swin, which takes as long as all the others
+    [*(p for p in families() if p.id != "swin"), *pairs("star", lambda b, m: m.id == "bat", shallow=True)],
 )
 def test_compiled_for_one_image_then_for_three(backbone, method):
     x, model = images(backbone, batch=4), reduced(backbone, method)

@@ -26,14 +26,15 @@ def parts_of(recipe, method="idlevit", **options):
     student, recipe = student_of(method, recipe, **options)
     taught = make_teacher(small_model(), student, recipe)(IMAGES)
     torch.manual_seed(0)
-    logits, learned = student.train()(IMAGES, losses=True)
+    logits, learned = student.train()(IMAGES, losses=recipe.records)
     return objective_of(recipe, student, None).parts(logits, learned, torch.tensor([0, 1, 2, 0]), taught)
 
 
 def test_the_map_is_formed_for_the_cut_loss_alone():
     for cut, formed in ((0.0, False), (20.0, True)):
-        student, _ = student_of("idlevit", override(get_recipe("idlevit"), cut=cut), keep=0.6)
-        _, learned = student.train()(IMAGES, losses=True)
+        recipe = override(get_recipe("idlevit"), cut=cut)
+        student, _ = student_of("idlevit", recipe, keep=0.6)
+        _, learned = student.train()(IMAGES, losses=recipe.records)
         assert all((place_record.attention is not None) == formed for place_record in learned.place_records)
 
 

@@ -61,10 +61,18 @@ def _dispatch(argv: list[str]) -> int:
 
         print(f"vitrim {__version__}")
     elif argv[0] in COMMANDS:
-        import_module(f".{argv[0]}", __name__).run(argv[1:], f"vitrim {argv[0]}")
+        _run(argv[0], argv[1:])
     else:
         raise ValueError(_unknown(argv[0]))
     return 0
+
+
+def _run(command: str, arguments: list[str]) -> None:
+    if any(".py:" in argument for argument in arguments):  # a method of the user's own, whose options become options
+        from .shared.own_methods import by_name
+
+        arguments = by_name(arguments)
+    import_module(f".{command}", __name__).run(arguments, f"vitrim {command}")
 
 
 def _show_warning(message, *_) -> None:

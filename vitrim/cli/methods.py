@@ -6,10 +6,11 @@ import inspect
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import timm
 import torch
+from tyro.conf import arg
 
 from .._version import __version__
 from ..backbones import FAMILIES
@@ -44,6 +45,7 @@ class MethodsConfig:
     Every method is put on a model of every kind, so the table says what the code does.
     """
 
+    method: Annotated[tuple[str, ...], arg(help="methods of your own to list too: my_file.py:Mine")] = ()
     output: OutputOptions
 
 

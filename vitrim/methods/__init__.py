@@ -12,11 +12,12 @@ from .evit import EViT
 from .evovit import EvoViT
 from .idlevit import IdleViT
 from .parts.guide import LastClassAttention
+from .registry import METHODS, import_method, import_path, is_own, register_method
 from .tofe import ToFe
 from .tome import ToMe
 
-_ALL = (EViT, BAT, IdleViT, ToFe, ToMe, DynamicViT, DPCKNN, EvoViT, ATS, TopK, Random, Grid)
-METHODS: dict[str, type[Method]] = {cls.name: cls for cls in _ALL}
+for _cls in (EViT, BAT, IdleViT, ToFe, ToMe, DynamicViT, DPCKNN, EvoViT, ATS, TopK, Random, Grid):
+    register_method(_cls)
 
 __all__ = [
     "ATS",
@@ -34,4 +35,8 @@ __all__ = [
     "ToFe",
     "ToMe",
     "TopK",
+    "import_method",
+    "import_path",
+    "is_own",
+    "register_method",
 ]

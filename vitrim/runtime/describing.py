@@ -12,7 +12,7 @@ from torch import nn
 
 from .._version import __version__
 from ..core.values import as_flag, as_number, as_several
-from ..methods import METHODS, LastClassAttention, Method
+from ..methods import METHODS, LastClassAttention, Method, import_path, is_own
 from ..methods.parts.stored_shares import StoredShares
 from .model import ReducedViT
 from .saved_config import NAMES, Architecture, SavedConfig, SavedMethod, architecture_arguments, is_plain
@@ -52,7 +52,7 @@ def _label_names(backbone: nn.Module) -> dict[str, Any]:
 def methods_config(model: ReducedViT) -> list[dict[str, Any]]:
     """Name and options of every method, in plain values; a guide by the model that it asks.
 
-    Raises ValueError for methods that are not vitrim's own, and for a guide that is not `LastClassAttention`.
+    Raises ValueError for methods that are not registered, and for a guide that is not `LastClassAttention`.
     """
     return [_method(method).as_json() for method in model.methods]
 
@@ -97,21 +97,22 @@ def _as_it_stands(architecture: Architecture, backbone: nn.Module) -> Architectu
 
 
 def _method(method: Method) -> SavedMethod:
-    if METHODS.get(method.name) is not type(method):
+    cls = type(method)
+    if METHODS.get(method.name) is not cls:
         raise ValueError(
-            f"{type(method).__name__} is no method of vitrim's own, and load() would make another of {method.name!r}: "
-            "save its state_dict() yourself, and put it on the model again"
+            f"{cls.__name__} is no method of vitrim's own, and load() would make another of {method.name!r}: put "
+            "@vitrim.register_method on its class, in a file that can be imported"
         )
-    options = method.options()
+    options, path = method.options(), None if is_own(cls) else import_path(cls)
     if method.guide is None:
-        return SavedMethod(method.name, options)
+        return SavedMethod(method.name, options, path=path)
     if type(method.guide) is not LastClassAttention:
         raise ValueError(
             "a method guided by a callable cannot be saved: guide it by vitrim.LastClassAttention(model), or give the "
             "scores with each call"
         )
     options.pop("score")
-    return SavedMethod(method.name, options, architecture_of(method.guide.model))
+    return SavedMethod(method.name, options, architecture_of(method.guide.model), path)
 
 
 def _as_it_runs(saved: SavedMethod, method: Method) -> SavedMethod:

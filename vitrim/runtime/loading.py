@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from safetensors import SafetensorError
 
 from ..common.tensor_files import DTYPES as CODES
 from ..common.tensor_files import digest, open_tensors
+from ..methods import Method, import_method, register_method
 from .model import ReducedViT
 from .rebuilding import Shapes, build_shapes, check_tensors, fill, give_memory, on
 from .saved_config import NAMES, SavedConfig, parse_config
@@ -20,15 +22,20 @@ KEY = "vitrim"  # of the config in the metadata of the weights
 LARGEST_CONFIG = 1 << 22  # bytes
 
 
-def load(folder: str | Path) -> ReducedViT:
+def load(folder: str | Path, methods: Iterable[type[Method] | str] = ()) -> ReducedViT:
     """The model that `save` wrote, in eval mode, on the CPU, in the dtype that it had.
 
     The weights carry a copy of their config, so that a folder that is being written, by any number of writers, or
     whose writer was killed, gives one whole save. `config.json` may be edited; one of another save is left aside.
     Nothing is unpickled, and nothing outside of the folder is read.
 
-    Raises ValueError, in one line, if the folder is not one that `save` wrote.
+    methods: classes that are not vitrim's own and may run, as classes or as "my_file.py:Mine"; those that are
+             registered already may
+
+    Raises ValueError, in one line, if the folder is not one that `save` wrote, or has a method that may not run.
     """
+    for method in methods:
+        import_method(method) if isinstance(method, str) else register_method(method)
     folder = Path(folder)
     missing = [name for name in (CONFIG, WEIGHTS) if not (folder / name).is_file()]
     if missing:

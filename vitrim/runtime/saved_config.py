@@ -19,7 +19,7 @@ from torchvision.transforms import InterpolationMode
 
 from ..backbones import FAMILIES
 from ..core.values import as_number, as_several, as_whole, shown
-from ..methods import METHODS
+from ..methods import METHODS, import_path, is_own
 
 FORMAT = 2  # 1: without dtypes and without a copy beside the weights
 LARGEST = 10**7  # of a whole number in an architecture
@@ -44,15 +44,21 @@ class Architecture:
 
 @dataclass(frozen=True)
 class SavedMethod:
-    """A method's name and options; `guide` is the model that it asks for scores."""
+    """A method's name and options.
+
+    guide: the model that it asks for scores
+    path:  `module:Class` of a method that is not vitrim's own; nothing is ever imported by it
+    """
 
     name: str
     options: dict[str, Any]
     guide: Architecture | None = None
+    path: str | None = None
 
     def as_json(self) -> dict[str, Any]:
         score = {} if self.guide is None else {"score": {"last_class_attention": self.guide.as_json()}}
-        return {"method": self.name, "options": {**self.options, **score}}
+        path = {} if self.path is None else {"class": self.path}
+        return {"method": self.name, **path, "options": {**self.options, **score}}
 
 
 @dataclass(frozen=True)
@@ -149,14 +155,25 @@ def is_plain(value: Any, depth: int = 3) -> bool:
 def _method(entry: Any) -> SavedMethod:
     _check(isinstance(entry, dict), f"methods: {shown(entry)} is no method with its options")
     name, options = _get(entry, "method", str), dict(_get(entry, "options", dict))
-    _check(name in METHODS, f"method {shown(name)} is not known: it is one of {', '.join(METHODS)}")
+    path = _get(entry, "class", str) if "class" in entry else None
+    _check_known(name, path)
     strange = [key for key in options if key not in METHODS[name].option_names()]
     _check(not strange, f"{name} has no option {', '.join(map(shown, strange))}")
     guide = options.pop("score") if isinstance(options.get("score"), dict) else None
     if guide is not None:
         _check(list(guide) == ["last_class_attention"], f"score: {shown(guide)} is no guide that load() knows")
         guide = parse_architecture(_get(guide, "last_class_attention", dict))
-    return SavedMethod(name, options, guide)
+    return SavedMethod(name, options, guide, path)
+
+
+def _check_known(name: str, path: str | None) -> None:
+    """Raise ValueError for a method that is neither vitrim's own nor allowed by the caller: its code would run."""
+    cls = METHODS.get(name)
+    known = cls is not None and path == (None if is_own(cls) else import_path(cls))
+    if path is not None:
+        allow = "load(folder, methods=[its class]), on the command line --method FILE.py:CLASS"
+        _check(known, f"method {shown(name)} is {shown(path)}, not vitrim's own: allow its code by {allow}")
+    _check(known, f"method {shown(name)} is not known: it is one of {', '.join(METHODS)}")
 
 
 def _data(raw: dict[str, Any]) -> dict[str, Any]:

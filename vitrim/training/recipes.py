@@ -97,6 +97,11 @@ class Recipe:
         w = self.weights
         return bool(w.logit_kl or w.features or w.token_mse or w.approximation or w.token_labels)
 
+    @property
+    def records(self) -> Literal["maps", "logits", "masks"]:
+        """What the student's forward is to leave for these losses (`losses=`)."""
+        return self.cut_map if self.weights.cut else "masks"
+
 
 def evit_finetune() -> Recipe:
     """EViT, fine-tuned for 30 epochs from a pretrained model (its section 4, Table 7; the authors' script): fixed keep

@@ -90,7 +90,7 @@ class Stepper:
     def _loss(self, images: Tensor, target: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         with self.accelerator.autocast():
             teacher = None if self.teacher is None else self.teacher(images)
-            logits, loss_inputs = self.model(images, losses=self.recipe.cut_map if self.recipe.weights.cut else "masks")
+            logits, loss_inputs = self.model(images, losses=self.recipe.records)
         parts = self.objective.parts(logits, loss_inputs, target, teacher)
         self._store_counts(loss_inputs)
         shares = {f"kept {name}": share for name, share in kept_shares(self.student, loss_inputs).items()}

@@ -126,14 +126,24 @@ def _values(value: Any, dial: str, budgets: Sequence[float]) -> Sequence[Any]:
 
 
 def _as_saved(subject: Subject, names: Sequence[str], given: dict[str, Any], budgets: Sequence[float]) -> bool:
-    """Whether the command line leaves the model of a saved folder as it is."""
-    return subject.saved is not None and not (names or given or budgets)
+    """Whether the command line leaves the model of a saved folder as it is; its own methods may be named."""
+    return subject.saved is not None and not (given or budgets) and _names_saved(subject, names)
+
+
+def _names_saved(subject: Subject, names: Sequence[str]) -> bool:
+    return not names or list(names) == [method.name for method in subject.saved.methods]
 
 
 def _switched(subject: Subject, names: Sequence[str], given: dict[str, Any], budgets: Sequence[float]) -> bool:
     """Whether the command line turns only what a trained method of a saved folder leaves open."""
     saved = [] if subject.saved is None else subject.saved.methods
-    return len(saved) == 1 and saved[0].learns and not (names or budgets) and set(given) <= set(saved[0].switches)
+    return (
+        len(saved) == 1
+        and saved[0].learns
+        and not budgets
+        and _names_saved(subject, names)
+        and set(given) <= set(saved[0].switches)
+    )
 
 
 def _switch(saved: ReducedViT, given: dict[str, Any]) -> ReducedViT:

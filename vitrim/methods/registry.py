@@ -1,0 +1,114 @@
+"""Methods by name: vitrim's own, and those of other people."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import sys
+import traceback
+from pathlib import Path
+from typing import TypeVar
+
+from .base import Method
+
+METHODS: dict[str, type[Method]] = {}  # the one list that `reduce`, `load` and the command line read
+OWN = __package__
+AnyMethod = TypeVar("AnyMethod", bound=type[Method])
+
+
+def register_method(cls: AnyMethod) -> AnyMethod:
+    """Make a method known by its name, to `vitrim.reduce`, `vitrim.load` and the commands. A decorator.
+
+    cls: a subclass of `vitrim.Method` with a `name`, a `forward` and a `count`
+
+    Raises ValueError for what is no such class, and for a name that is taken.
+
+    Example:
+        >>> import vitrim
+        >>> from vitrim import Keep
+        >>> @vitrim.register_method
+        ... class First(vitrim.Method):
+        ...     '''The first patches of every image. keep: keep rate'''
+        ...     name, title = "first", "keep the first patches"
+        ...     def __init__(self, keep=0.5, at=None):
+        ...         super().__init__(keep, at)
+        ...     def forward(self, tokens, evidence, place):
+        ...         kept = torch.arange(self.count(place, tokens.n), device=tokens.x.device)
+        ...         return Keep(kept.expand(tokens.batch, -1))
+        ...     def count(self, place, n):
+        ...         return max(1, int(place.keep * n))
+        >>> model = timm.create_model("deit_tiny_patch16_224")
+        >>> vitrim.profile(vitrim.reduce(model, "first", keep=0.5)).tokens
+        [98, 49, 24]
+    """
+    _check(cls)
+    there = METHODS.get(cls.name)
+    if there is not None and import_path(there) != import_path(cls):
+        whose = "vitrim's own" if is_own(there) else import_path(there)
+        raise ValueError(f"the name {cls.name!r} of {cls.__name__} is taken by {whose}: give the class another name")
+    METHODS[cls.name] = cls
+    return cls
+
+
+def import_method(spec: str) -> type[Method]:
+    """Import a file, and register the method that it holds. The file's code runs.
+
+    spec: "my_file.py:Mine", a path and the name of a class in it
+
+    Raises ValueError where there is no such file or class, and where the file itself fails.
+    """
+    path, _, name = spec.rpartition(":")
+    file = Path(path).expanduser().resolve()
+    if not file.is_file():
+        raise ValueError(f"method {spec}: there is no file {path}")
+    cls = getattr(_imported(file), name, None)
+    if not isinstance(cls, type) or not issubclass(cls, Method):
+        raise ValueError(f"method {spec}: {path} has no class {name} that is a vitrim.Method")
+    return register_method(cls)
+
+
+def is_own(cls: type[Method]) -> bool:
+    """Whether a method is vitrim's own."""
+    return cls.__module__.startswith(f"{OWN}.")
+
+
+def import_path(cls: type) -> str:
+    """`module:Class`; of a script that runs, by the name that others import it under."""
+    module = cls.__module__
+    if module == "__main__":
+        module = Path(getattr(sys.modules["__main__"], "__file__", None) or "__main__").stem
+    return f"{module}:{cls.__qualname__}"
+
+
+def _check(cls: type) -> None:
+    if not isinstance(cls, type) or not issubclass(cls, Method):
+        raise ValueError(f"{cls!r} is no method: register a subclass of vitrim.Method")
+    name = getattr(cls, "name", None)
+    if not isinstance(name, str) or not re.fullmatch(r"[a-z][\w-]{0,50}", name):
+        raise ValueError(
+            f'{cls.__name__} has the name {name!r}: give it a word in small letters, such as name = "mine"'
+        )
+    missing = [part for part in ("forward", "count") if getattr(cls, part) is getattr(Method, part)]
+    if missing:
+        raise ValueError(f"{cls.__name__} has no {' and no '.join(missing)}: every method needs them")
+    if not hasattr(cls, "title"):
+        cls.title = (cls.__doc__ or cls.__name__).strip().splitlines()[0].rstrip(".")
+
+
+def _imported(file: Path):
+    """The module of a file, by the file's name, its folder being where it finds its neighbours."""
+    if str(file.parent) not in sys.path:
+        sys.path.insert(0, str(file.parent))
+    try:
+        module = importlib.import_module(file.stem)
+    except Exception as error:  # it is somebody else's code
+        line = max(
+            (f.lineno or 0 for f in traceback.extract_tb(error.__traceback__) if f.filename == str(file)), default=0
+        )
+        where = f"{file}:{line}" if line else str(file)
+        raise ValueError(f"{where} cannot be imported ({type(error).__name__}: {error})") from error
+    if Path(getattr(module, "__file__", None) or "").resolve() != file:
+        raise ValueError(
+            f"{file} cannot be imported: Python has another module {file.stem!r}; give the file another name"
+        )
+    return module
