@@ -12,7 +12,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 # What torch puts over a class: fully_shard, replicate, and torch.export while it records.
 _OVER_CLASSES = ("FSDPModule", "ReplicateModule", "AttrProxy")
 
@@ -39,8 +38,13 @@ def part_kind(module: Any) -> type:
 
 def has_hooks(module: nn.Module) -> bool:
     """Whether a hook of its own sits on the module."""
-    attributes = module.__dict__
-    return any(attributes.get(name) for name in _HOOKS)
+    attribute = module.__dict__.get  # written out: asked for several layers of every block
+    return bool(
+        attribute("_forward_hooks")
+        or attribute("_forward_pre_hooks")
+        or attribute("_backward_hooks")
+        or attribute("_backward_pre_hooks")
+    )
 
 
 def has_own(module: nn.Module, name: str) -> bool:

@@ -94,11 +94,11 @@ class Evidence:
         u = W_K^T q_cls the score of token j is h_j . u, N*C + C^2 multiply-adds instead of N*C^2 for all keys. Where
         keys are normalised per head or rotated by position it cannot be folded, and the keys are projected.
         """
-        patches = self.h[:, self.prefix :]
-        with without_autocast(self.h.device):
-            folded = self.layer.folded(self.h[:, list(self.class_tokens)].float())
+        h = self.h
+        with without_autocast(h.device):
+            folded = self.layer.folded(h[:, self._class_slice()].contiguous().float())
             if folded is not None:
-                logits = torch.bmm(patches.float(), folded.unsqueeze(2)).squeeze(2)
+                logits = torch.bmm(h[:, self.prefix :].float(), folded.unsqueeze(2)).squeeze(2)
             else:
                 q, k = self._class_queries().float(), self.keys()[:, :, self.prefix :].float()
                 logits = (q @ k.transpose(-2, -1)).mean(dim=(1, 2)) * q.shape[-1] ** -0.5
@@ -117,9 +117,13 @@ class Evidence:
         logits = (q @ k.transpose(-2, -1)).mean(dim=1) * q.shape[-1] ** -0.5
         return (logits if self.key_bias is None else logits + self.key_bias[:, None].float()).softmax(dim=-1)
 
+    def _class_slice(self) -> slice:
+        """The class tokens, which stand side by side."""
+        return slice(self.class_tokens[0], self.class_tokens[-1] + 1)
+
     def _class_queries(self) -> Float[Tensor, "b h v d"]:
         """Queries of the class tokens alone; before the attention has run no other query is projected."""
-        rows = slice(self.class_tokens[0], self.class_tokens[-1] + 1)  # they stand side by side
+        rows = self._class_slice()
         if self.q is not None:
             return self.q[:, :, rows]
         return self.layer.queries(laid_out(self.h[:, rows]), prefix_only=True)
