@@ -3,9 +3,9 @@
     git worktree add /tmp/before COMMIT
     python benchmarks/versions.py --before /tmp/before --after .
 
-The two packages are imported under names of their own and put on the same model. Prints for each method and batch size the
-median over the rounds of after / before, its quartiles, and before / before, which is the noise of the machine. The logits
-must be the same bits.
+The two packages are imported under names of their own and put on the same model. Prints for each method and batch size
+the median over the rounds of after / before, its quartiles, and before / before, which is the noise of the machine. The
+logits must be the same bits.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import gc
 import warnings
 from collections.abc import Iterable
 from types import FunctionType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -128,7 +128,7 @@ _LIBRARIES = ("torch.nn.modules.", "timm.", "vitrim.")
 _forgetful: set[type] = set()  # their classes seen so far; looking a name up takes longer
 
 
-def is_fresh(blocks: Iterable[nn.Module]) -> bool:
+def is_fresh(blocks: Iterable[Any]) -> bool:
     """Whether what the branches of these blocks give is nobody else's: every layer that it may come from is torch's,
     timm's or vitrim's own, with nothing on it that could keep it."""
     for block in blocks:

@@ -33,7 +33,7 @@ def linear_macs(module: nn.Module | None, width: int) -> int:
     if module is None:
         return 0
     if part_kind(module) is nn.Linear:
-        layer = getattr(module, "_orig_mod", module)
+        layer: Any = getattr(module, "_orig_mod", module)
         return layer.in_features * layer.out_features
     if part_kind(module) in _BUILT_OF_LINEARS and all(_is_known(part) for part in module.children()):
         return sum(linear_macs(part, width) for part in module.children())
@@ -76,7 +76,7 @@ def _is_packed(layer: nn.Module) -> bool:
     )
 
 
-def _packed_params(layer: nn.Module) -> int:
+def _packed_params(layer: Any) -> int:
     bias = layer.bias() if callable(getattr(layer, "bias", None)) else None
     return layer.in_features * layer.out_features + (0 if bias is None else bias.numel())
 
@@ -89,7 +89,7 @@ def latent_pool_macs(pool: AttentionPoolLatent, tokens: int, width: int) -> int:
     return tokens * linear_macs(pool.kv, width) + pool.latent_len * per_latent
 
 
-def pixels_of(embed: nn.Module, grid: tuple[int, int]) -> tuple[int, int]:
+def pixels_of(embed: Any, grid: tuple[int, int]) -> tuple[int, int]:
     """(height, width) in pixels of an image of so many patches; the model's own size may leave a rest."""
     if is_strict(embed) and tuple(grid) == tuple(embed.grid_size):
         return tuple(embed.img_size)
@@ -144,7 +144,7 @@ def _dtype(module: nn.Module) -> torch.dtype:
 
 def _stated(module: nn.Module) -> int:
     """By the in_features and out_features of the outermost layers that state them."""
-    sizes = [getattr(module, size, None) for size in _SIZES]
+    sizes: Any = [getattr(module, size, None) for size in _SIZES]
     stated = all(isinstance(size, int) for size in sizes)
     macs = math.prod(sizes) if stated else sum(map(_stated_below, module.children()))
     if not macs:

@@ -60,7 +60,7 @@ def is_bare(module: nn.Module | None, cls: type[nn.Module]) -> bool:
     return type(module) is cls and not has_own(module, "forward") and not has_hooks(module)
 
 
-def is_bare_linear(layer: nn.Module | None) -> bool:
+def is_bare_linear(layer: Any) -> bool:
     """Whether x W^T + b over the layer's weights is what calling it gives."""
     return (
         is_bare(layer, nn.Linear)

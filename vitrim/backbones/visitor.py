@@ -24,7 +24,7 @@ class Visitor(ABC):
     """
 
     def __init__(self, model: nn.Module):
-        self.model = model
+        self.model: Any = model  # each family knows what its models have
         self.looked, self.hooked, self.in_place = False, False, False
         self._inside: dict[nn.Module, hooks.Inside] = {}
 

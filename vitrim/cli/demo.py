@@ -83,8 +83,8 @@ def run(arguments: Sequence[str], prog: str) -> None:
     write_json(config.output.json, {**common_figures(NAME, rows, setting), "rows": [r.figures(rows[0]) for r in rows]})
 
 
-def _write_page(path: Path, rows: Sequence[Row], dataset: DigitCanvases, setting: Setting) -> Path:
-    shown = next(row for row in rows[1:] if row.plan.options["keep"] == SHOWN_RATE)
+def _write_page(path: Path, rows: Sequence[Any], dataset: DigitCanvases, setting: Setting) -> Path:
+    shown: Any = next(row for row in rows[1:] if row.plan.options["keep"] == SHOWN_RATE)
     return write_page(
         path,
         table_rows=[_page_row(row, rows[0]) for row in rows],
@@ -97,7 +97,7 @@ def _write_page(path: Path, rows: Sequence[Row], dataset: DigitCanvases, setting
     )
 
 
-def _page_row(row: Row, dense: Row) -> TableRow:
+def _page_row(row: Any, dense: Row) -> TableRow:
     low, high = row.result.top1_interval
     extra: dict[str, Any] = {}
     if row is not dense:

@@ -56,7 +56,7 @@ def run(arguments: Sequence[str], prog: str) -> None:
     judged(printer, rows, loader)
     common = {**data_figures(config.model, config.data, loader), **common_figures(subject.name, rows, setting)}
     figures = {**common, **reduced.figures(dense), "dense": dense.figures(dense), "dense_label": dense.label}
-    if baseline is not None:
+    if baseline is not None and config.baseline is not None:
         beside = judge_beside(baseline, plan, loader, setting)
         tell_beside(printer, config.baseline, beside)
         figures |= beside_figures(config.baseline, beside)
@@ -76,7 +76,7 @@ def _accuracies(dense: Row, reduced: Row) -> list[list[str]]:
         return [*lines, [f"cosine with the features of {dense.label}", "", percent(b.cosine, 4), ""]]
     lines = [["top-1, %", percent(a.top1), percent(b.top1), signed(change_of(b, a))]]
     lines.append(["  95 % interval", interval(a.top1_interval), interval(b.top1_interval), ""])
-    if a.top5 is not None:
+    if a.top5 is not None and b.top5 is not None:
         lines.append(["top-5, %", percent(a.top5), percent(b.top5), signed(b.top5 - a.top5)])
         lines.append(["  95 % interval", interval(a.top5_interval), interval(b.top5_interval), ""])
     lines.append([f"agreement with {dense.label}, %", "", percent(b.agreement), ""])

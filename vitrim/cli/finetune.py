@@ -16,14 +16,12 @@ from torch.utils.data import DataLoader
 from ..common.files import check_output, write_json
 from ..data.classes import in_words
 from ..data.loading import open_dataset, open_loader
-from ..data.photographs import Photographs
 from ..evaluate.accuracy import environment
 from ..evaluate.timing import as_dtype
 from ..runtime.build import UntrainedWarning
 from ..runtime.loading import CONFIG, WEIGHTS
 from ..runtime.profile import profile
 from ..training import (
-    RECIPES,
     Augmentation,
     FinetuneResult,
     Interrupted,
@@ -63,7 +61,7 @@ class TrainingOptions:
     """only so many training photographs, drawn at random, as many of each class as there can be"""
     class_map: Annotated[Path | None, hinted("none: by the names")] = None
     """which class of the model each name is: a file with lines `name,index`, or JSON such as {"cat": 0, "dog": 1}"""
-    recipe: Literal[tuple(RECIPES)] = "distill"
+    recipe: Literal[tuple(RECIPES)] = "distill"  # ty: ignore[invalid-type-form]
     """the published run; distill needs no labels"""
     scratch: bool = False
     """start from random weights, not from trained ones (evit_scratch, bat_scratch; no recipe that has a teacher)"""
@@ -101,9 +99,9 @@ class MachineOptions:
     """for everything that is drawn"""
 
 
-def _field_options(cls: type) -> list[tuple[str, Any, Any]]:
+def _field_options(cls: Any) -> list[tuple[str, Any, Any]]:
     """Every field of a recipe's part as an option that is None where nobody typed it."""
-    hints = typing.get_type_hints(cls)
+    hints: Any = typing.get_type_hints(cls)
     skipped = ("name", "method", "weights", "augmentation", "labels")
     names = [f.name for f in fields(cls) if f.name not in skipped]
     return [(name, Annotated[hints[name] | None, hinted("the recipe's")], field(default=None)) for name in names]
@@ -229,7 +227,7 @@ def _settings(config: FinetuneConfig) -> Settings:
 def _judging(config: FinetuneConfig, model: torch.nn.Module):
     if config.training.val is None:
         return None
-    options = {"crop_pct": config.training.val_crop_pct, "class_map": config.training.class_map}
+    options: dict[str, Any] = {"crop_pct": config.training.val_crop_pct, "class_map": config.training.class_map}
     photographs = open_dataset(config.training.val, model, **options)
     return open_loader(photographs, batch_size=32, workers=config.machine.workers)
 
@@ -268,7 +266,7 @@ def _in_words(figures: dict[str, float]) -> str:
     return f"{student}; {BEFORE}: {before}" if before else student
 
 
-def _tell_of(printer: Printer, photographs: Photographs, what: str) -> None:
+def _tell_of(printer: Printer, photographs: Any, what: str) -> None:
     """How many photographs there were, how their labels were understood, and what was left out."""
     labels = f", labels {in_words(photographs.classes)}" if photographs.classes.names else ""
     printer.line(f"{what}: {images_in_words(photographs)}{labels}")

@@ -12,7 +12,7 @@ import re
 import secrets
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -76,7 +76,7 @@ class Beside:
 
 
 @contextlib.contextmanager
-def held(folder: Path) -> Iterator[None]:
+def held(folder: Path) -> Generator[None]:
     """Alone with the folder among all writers that hold it, threads and processes; where the system has no such locks,
     or nobody lets go, it goes on all the same."""
     descriptor = None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -56,7 +57,7 @@ def attention(
         if key_bias is not None:
             by_key = key_bias[:, None, None].expand(-1, 1, q.shape[2], -1)
             bias = by_key if bias is None else bias + by_key
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype), dropout_p=dropout)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=_in_dtype(bias, q), dropout_p=dropout)
     else:
         out = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
     b, h, n, d = out.shape
@@ -92,6 +93,10 @@ def masked_attention(q, k, v, key_mask, key_bias=None, bias=None, dropout=0.0) -
     return F.dropout(weights, dropout, training=dropout > 0).to(v.dtype) @ v
 
 
+def _in_dtype(bias: Tensor | None, q: Tensor) -> Tensor | None:
+    return None if bias is None else bias.to(q.dtype)
+
+
 @torch.compiler.disable
 def ragged_attention(q, k, v, layout: Layout, dropout: float = 0.0) -> Float[Tensor, "1 t hd"]:
     """Attention of every image of a ragged batch over its own rows; q, k, v are [1, h, T, d].
@@ -118,7 +123,8 @@ def _has_kernel(q: Tensor) -> bool:
 def _in_one_kernel(q, k, v, layout: Layout) -> Float[Tensor, "1 t hd"]:
     bounds = layout.cumulative(q.device)
     q, k, v = (t[0].transpose(0, 1) for t in (q, k, v))
-    out = varlen_attn(q, k, v, bounds, bounds, layout.longest, layout.longest, **_ONE_SPLIT)
+    kernel: Any = varlen_attn
+    out = kernel(q, k, v, bounds, bounds, layout.longest, layout.longest, **_ONE_SPLIT)
     return out.flatten(1).unsqueeze(0)
 
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .packing import Layout
 from .precision import without_autocast
 from .recording import laid_out, length, one_image
 
@@ -34,21 +34,23 @@ class Evidence:
     """
 
     source: Tensor | Callable[[], Tensor]
-    layer: object
+    layer: Any
     prefix: int
     class_tokens: tuple[int, ...]
-    q: Tensor | None = None
-    k: Tensor | None = None
-    v: Tensor | None = None
+    q: Any = None
+    k: Any = None
+    v: Any = None
     key_bias: Tensor | None = None
-    layout: Layout | None = None
+    layout: Any = None
 
     @property
     def h(self) -> Float[Tensor, "b pn c"]:
         """The normalised input of the attention layer, computed when first asked for."""
-        if not isinstance(self.source, Tensor):
-            object.__setattr__(self, "source", self.source())
-        return self.source
+        source = self.source
+        if not isinstance(source, Tensor):
+            source = source()
+            object.__setattr__(self, "source", source)
+        return source
 
     @property
     def asked(self) -> bool:

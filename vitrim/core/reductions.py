@@ -89,10 +89,15 @@ class Keep(Reduction):
         return put_rows(x, behind_prefix(self.index, prefix), y)
 
     def take_rest(self, x, prefix=0):
-        return take_rows(x, self.rest + prefix)
+        return take_rows(x, self._left_out() + prefix)
 
     def put_rest(self, x, rows, prefix=0):
-        return put_rows(x, self.rest + prefix, rows)
+        return put_rows(x, self._left_out() + prefix, rows)
+
+    def _left_out(self) -> Tensor:
+        if self.rest is None:
+            raise ValueError("this reduction does not know the tokens that it leaves out: give Keep(index, rest)")
+        return self.rest
 
     def restore_note(self, inside, before):
         return put_rows(before, self.index, inside)
@@ -189,16 +194,16 @@ class Merge(Reduction):
         index = self.group.view(*self.group.shape, *[1] * (rows.dim() - 2)).expand_as(rows)
         return out.scatter_add(1, index, rows)
 
-    def _move(self, x: Tensor, prefix: int) -> Tensor:
+    def _move(self, x: Tensor, moved: Tensor, prefix: int) -> Tensor:
         """The leads, each moved towards its other members: lead + sum of weight * (member - lead)."""
         kept = take_rows(x, behind_prefix(self.lead, prefix))
-        target = take_rows(self.group, self.moved) + prefix
-        weights = take_rows(self.weights, self.moved).unsqueeze(-1).to(x.dtype)
-        return add_rows(kept, target, weights * (take_rows(x, self.moved + prefix) - take_rows(kept, target)))
+        target = take_rows(self.group, moved) + prefix
+        weights = take_rows(self.weights, moved).unsqueeze(-1).to(x.dtype)
+        return add_rows(kept, target, weights * (take_rows(x, moved + prefix) - take_rows(kept, target)))
 
     def shrink(self, x, prefix=0):
         if self.moved is not None:
-            return self._move(x, prefix)
+            return self._move(x, self.moved, prefix)
         merged = self._sum(x[:, prefix:] * self.weights.unsqueeze(-1).to(x.dtype))
         return torch.cat([x[:, :prefix], merged], dim=1)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from .values import as_number, as_several, as_whole, shown
 
@@ -20,8 +21,15 @@ class Place:
 
     index: int
     block: int
-    keep: float | None = None
+    keep: float = 1.0
     patches: int | None = None
+
+    @property
+    def whole(self) -> int:
+        """`patches`, for methods whose keep rates are shares of them."""
+        if self.patches is None:
+            raise ValueError(f"the place at block {self.block} does not know the patches of the image")
+        return self.patches
 
 
 def even_places(depth: int, places: int) -> tuple[int, ...]:
@@ -53,7 +61,7 @@ def as_places(at: Iterable[int] | int, option: str = "at") -> tuple[int, ...]:
     if None in places:
         wrong = at if several is None else several[places.index(None)]
         raise ValueError(f"{option}: {shown(wrong)} is not a block: give block numbers from 0, such as (3, 6, 9)")
-    return places
+    return tuple(place for place in places if place is not None)
 
 
 def check_places(at: Iterable[int] | int, depth: int, option: str = "at") -> tuple[int, ...]:
@@ -75,14 +83,47 @@ def check_keep(
 
     zero: 0 is allowed too
     """
+    rates = _rates(keep, places, zero)
+    return rates[0] if as_several(keep) is None else rates
+
+
+def shares(keep: float | Sequence[float], places: int, stages: Sequence[int] | None = None) -> list[float]:
+    """The share of all N patch tokens that each of `places` keeps.
+
+    keep:   κ, and a place of stage s keeps κ^s; or the shares themselves, one for all or one for each place
+    stages: the stage of each place, from 1; default: every place is the next one
+
+    Raises ValueError for another number of shares than of places.
+
+    Example:
+        >>> shares(0.5, 3)
+        [0.5, 0.25, 0.125]
+        >>> shares(0.5, 4, stages=(1, 1, 2, 2))
+        [0.5, 0.5, 0.25, 0.25]
+        >>> shares((0.9, 0.4), 2)
+        [0.9, 0.4]
+    """
+    if as_several(keep) is None:
+        return [rate_at(keep, 0) ** stage for stage in stages or range(1, places + 1)]
+    rates = _rates(keep, places)
+    return list(rates) * (places if len(rates) == 1 else 1)
+
+
+def alone(keep: float | Sequence[float]) -> float | Sequence[float]:
+    """A list of one number as that number."""
+    several = as_several(keep)
+    return several[0] if several is not None and len(several) == 1 else keep
+
+
+def _rates(keep: Any, places: int | None, zero: bool = False) -> tuple[float, ...]:
     several = as_several(keep)
     rates = tuple(_rate(rate, zero) for rate in ((keep,) if several is None else several))
     if places is not None and len(rates) not in (1, places):
         raise ValueError(f"{len(rates)} keep rates for {places} places: give one rate, or one for each place")
-    return rates[0] if several is None else rates
+    return rates
 
 
-def _rate(given: float, zero: bool) -> float:
+def _rate(given: Any, zero: bool) -> float:
     rate = as_number(given)
     if rate is None or not 0 <= rate <= 1 or (rate == 0 and not zero):
         allowed = "[0, 1]" if zero else "(0, 1]"
@@ -92,8 +133,8 @@ def _rate(given: float, zero: bool) -> float:
     return float(rate)
 
 
-def rate_at(keep: float | Sequence[float], index: int) -> float:
-    """The keep rate of the `index`-th place."""
+def rate_at(keep: Any, index: int) -> Any:
+    """The keep rate, or count, of the `index`-th place, of one for all places or one for each."""
     if isinstance(keep, (int, float)):
         return keep
     return keep[index] if len(keep) > 1 else keep[0]

@@ -16,7 +16,8 @@ def image_seed(images: Float[Tensor, "b c h w"]) -> Int[Tensor, " b"]:
     """One integer for each image, from its pixels: exact integer sums, so that the batch does not matter."""
     height, width = image_size(images)
     channels = images.detach().flatten(2).unbind(1)
-    return sum(_weighted_sum(channel, 1 + j * height * width) for j, channel in enumerate(channels)).remainder(PRIME)
+    sums = [_weighted_sum(channel, 1 + j * height * width) for j, channel in enumerate(channels)]
+    return torch.stack(sums).sum(dim=0).remainder(PRIME)
 
 
 def _weighted_sum(pixels: Float[Tensor, "b p"], first: int) -> Int[Tensor, " b"]:

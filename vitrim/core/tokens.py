@@ -29,6 +29,12 @@ class Step:
     before: Tensor | None = None
 
 
+def _kept(step: Step) -> Tensor:
+    if step.before is None:
+        raise ValueError("dense features need what stood before every reduction: ask the forward to remember it")
+    return step.before
+
+
 @dataclass(frozen=True)
 class Tokens:
     """Features x [b, p+n, c] and their companions. `None` companions are the trivial ones and cost nothing.
@@ -165,9 +171,9 @@ class Tokens:
 
     def _packed_positions(self, reduction: Pack) -> Int[Tensor, "1 t"]:
         """Places of all rows; -1 for prefix tokens."""
-        places = self.position
+        places = self._patch_numbers() if self.position is None else self.position
         if self.layout is None:
-            places = F.pad(self._patch_numbers() if places is None else places, (self.prefix, 0), value=-1)
+            places = F.pad(places, (self.prefix, 0), value=-1)
         return reduction.shrink(places.unsqueeze(-1)).squeeze(-1)
 
     def _shrunk_sizes(self, reduction: Reduction) -> tuple[Tensor | None, Tensor | None]:
@@ -246,7 +252,7 @@ class Tokens:
         """
         x, pruned = self.x, self.owners() < 0
         for step in reversed(self.steps):
-            x = step.reduction.restore(x, step.before, self.prefix)
+            x = step.reduction.restore(x, _kept(step), self.prefix)
         if fill == "zeros":
             patches = x[:, self.prefix :].masked_fill(pruned.unsqueeze(-1), 0.0)
             x = torch.cat([x[:, : self.prefix], patches], dim=1)

@@ -6,9 +6,9 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from timm.data import ImageNetInfo, infer_imagenet_subset
-from torch import nn
 
 from ..common.text import counted, few, shortened
 from .folders import in_order
@@ -181,7 +181,7 @@ def check_same_classes(learned: Classes, judged: Classes, where: str) -> None:
         )
 
 
-def name_classes(model: nn.Module, classes: Classes) -> None:
+def name_classes(model: Any, classes: Classes) -> None:
     """Let a model that is trained on these classes carry their names, in its `pretrained_cfg["label_names"]`.
 
     Only where they are all of the model's classes and it has no names for them yet; wnids need none.

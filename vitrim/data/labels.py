@@ -36,7 +36,7 @@ def read_labels(label_file: str | Path, files: list[str]) -> tuple[list[str], bo
             f"{label_file} has no label for {len(missing)} of {len(files)} images: {few(missing)}; "
             "lines read `file label` or `file,label`"
         )
-    return [table[key] for key in keys], False, len(table.keys() - set(keys))
+    return [table[key] for key in keys if key is not None], False, len(table.keys() - set(keys))
 
 
 def _rows(path: Path) -> list[list[str]]:
@@ -74,8 +74,9 @@ def _key(table: dict[str, str], file: str) -> str | None:
 
 def _labels_in_order(labels: list[str], files: list[str], label_file: str | Path) -> list[str]:
     numbers = [_IMAGENET_VALIDATION.fullmatch(Path(file).stem) for file in files]
-    if len(labels) == 50_000 and all(numbers):
-        return [labels[int(number[1]) - 1] for number in numbers]
+    known = [int(number[1]) for number in numbers if number]
+    if len(labels) == 50_000 and len(known) == len(files):
+        return [labels[number - 1] for number in known]
     if len(labels) != len(files):
         raise ValueError(
             f"{label_file} has {len(labels)} lines of one label each, and there are {len(files)} images: "

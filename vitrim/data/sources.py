@@ -51,8 +51,9 @@ class Files:
 
     def with_empty(self) -> Files:
         """The same photographs, the folders without one counted as classes, too."""
-        names = in_order({*self.names, *self.empty})
-        label = [names.index(name) for name in self.names]
+        present = self.names or []
+        names = in_order({*present, *self.empty})
+        label = [names.index(name) for name in present]
         return Files(self.root, [(file, label[own]) for file, own in self.samples], names, self.left_out)
 
 
@@ -64,9 +65,11 @@ class ReaderImages:
 
     def __init__(self, reader: Any, left_out: dict[str, int] | None = None):
         self.reader, self._process = reader, os.getpid()
-        mapping = getattr(reader, "class_to_idx", None) or getattr(reader, "class_name_to_idx", None) or {}
+        mapping: Any = getattr(reader, "class_to_idx", None) or getattr(reader, "class_name_to_idx", None) or {}
         names = sorted(mapping, key=mapping.get)
-        self.left_out, self._places, self._labels = dict(left_out or {}), None, None
+        self.left_out = dict(left_out or {})
+        self._places: list[int] | None = None
+        self._labels: list[int] = []
         if "" in names:
             self._leave_out(names.index(""))
         self.names = [name for name in names if name] or None
@@ -108,7 +111,7 @@ class ReaderImages:
         return self.reader[self._places[index]][0], self._labels[index]
 
     def labels(self) -> list[int]:
-        return self._targets() if self._labels is None else self._labels
+        return self._targets() if self._places is None else self._labels
 
     def _targets(self) -> list[int]:
         targets = self.reader.targets if hasattr(self.reader, "targets") else self.reader.iter_targets()
@@ -146,7 +149,7 @@ class Stream:
 
     def __init__(self, dataset: Any, where: str):
         self.dataset, self.where = dataset, where
-        mapping = getattr(dataset.reader, "class_to_idx", None) or {}
+        mapping: Any = getattr(dataset.reader, "class_to_idx", None) or {}
         self.names = sorted(mapping, key=mapping.get) or None
 
 
@@ -177,7 +180,7 @@ def _files(found: ClassFolders) -> Files:
     return Files(found.root, found.samples, found.names, found.left_out, found.empty)
 
 
-def _tar(path: Path) -> ReaderImages | Stream:
+def _tar(path: Path) -> ReaderImages | TorchImages | Stream:
     try:
         with tarfile.open(path) as archive:
             webdataset = any(member.name.endswith(".cls") for member in islice(archive, 4))
@@ -213,12 +216,13 @@ def _named(
     where = name
     if prefix == "wds" and root is None:
         name, root, split = _shards(name, split)
-    options = {"num_samples": limit} if prefix == "hfids" else {}
+    options: dict[str, Any] = {"num_samples": limit} if prefix == "hfids" else {}
     if prefix in ("hfids", "wds"):
         options["input_img_mode"] = ""  # or timm would make sixteen bits a pixel white; `decode` makes the mode
-    root, split = root and str(root), split or "validation"
+    where_to = None if root is None else str(root)
+    split = split or "validation"
     try:
-        dataset = create_dataset(name, root=root, split=split, search_split=False, **options)
+        dataset = create_dataset(name, root=where_to, split=split, search_split=False, **options)
     except (Exception, SystemExit) as error:
         reason = first_line(error).replace("`num_samples`", "a limit")
         raise ValueError(f"timm cannot open {where} with split {split!r}: {reason}") from error

@@ -1,6 +1,6 @@
 """Accuracy, agreement with the dense model, and throughput of one or more models."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager, nullcontext
 
 import torch
@@ -153,7 +153,7 @@ def _reporting(progress: bool | ProgressCallback, total: int | None):
 
 
 @contextmanager
-def progress_bar(total: int | None) -> Iterator[ProgressCallback]:
+def progress_bar(total: int | None) -> Generator[ProgressCallback]:
     """A bar on standard error with the running figure of each model, where standard error is a terminal."""
     console = Console(stderr=True)
     columns = (TextColumn("evaluating"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

@@ -4,7 +4,7 @@ import math
 import os
 import platform
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -66,14 +66,14 @@ def _has_bfloat16(device: torch.device) -> bool:
 
 
 @contextmanager
-def inference(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
+def inference(device: torch.device, dtype: torch.dtype) -> Generator[None]:
     """No gradients, and autocast to `dtype` unless it is float32. Weights stay as they are."""
     with torch.inference_mode(), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
         yield
 
 
 @contextmanager
-def evaluation_mode(models: Mapping[str, nn.Module]) -> Iterator[None]:
+def evaluation_mode(models: Mapping[str, nn.Module]) -> Generator[None]:
     """All modules in evaluation mode, and back as they were."""
     before = {module: module.training for model in models.values() for module in model.modules()}
     for model in models.values():

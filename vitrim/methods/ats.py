@@ -65,13 +65,13 @@ class ATS(Method):
     def forward(self, tokens: Tokens, evidence: Evidence, place: Place) -> Reduction:
         refuse_recording("ats", "export another method, such as evit or topk")
         scores = significance(evidence)
-        kept = sampled(scores, ceil_count(place.keep, place.patches))
+        kept = sampled(scores, ceil_count(place.keep, place.whole))
         return pack(kept, tokens.prefix, tokens.layout, scores)
 
     def count(self, place: Place, n: int) -> int:
-        return min(ceil_count(place.keep, place.patches), n)
+        return min(ceil_count(place.keep, place.whole), n)
 
-    def macs(self, place: Place, n: int, body: Backbone, kept: Tensor | None = None) -> int:
+    def macs(self, place: Place, n: int, body: Backbone, kept: Any = None) -> int:
         return class_row_macs(body, place, n)
 
 

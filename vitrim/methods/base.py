@@ -42,7 +42,7 @@ class Method(Sealed, nn.Module):
     acts: ClassVar[Literal["between", "before"]] = "between"
     dial: ClassVar[str] = "keep"
     guided: ClassVar[bool] = False
-    weighs: ClassVar[bool] = False
+    weighs: bool = False
     counts: ClassVar[Literal["fixed", "own"]] = "fixed"
     trains_masked: bool = False
     switches: ClassVar[tuple[str, ...]] = ()
@@ -103,7 +103,7 @@ class Method(Sealed, nn.Module):
     def _places_in(self, body: Backbone) -> tuple[Place, ...]:
         return tuple(place for place in self.places if place.block < body.depth)
 
-    def set_rates(self, rates: Sequence[float | None]) -> None:
+    def set_rates(self, rates: Sequence[float]) -> None:
         """Turn the keep rate of every place, for schedules of training. A model is saved at the rates that it runs."""
         check_keep(rates, zero=self._zero)
         self.places = tuple(replace(place, keep=rate) for place, rate in zip(self.places, rates, strict=True))
@@ -209,11 +209,6 @@ class Method(Sealed, nn.Module):
             if value != parameter.default:
                 given[key] = list(value) if isinstance(value, tuple) else value
         return given
-
-    @classmethod
-    def option_names(cls) -> list[str]:
-        """Names of the options, in order."""
-        return list(inspect.signature(cls).parameters)
 
     @classmethod
     def has_defaults(cls) -> bool:

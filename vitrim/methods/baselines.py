@@ -43,6 +43,7 @@ class TopK(_Ranking):
     name = "topk"
     title = "keep the attentive tokens, drop the rest"
     guided = True
+    scorer: Scorer
 
     def __init__(self, keep: Any = 0.7, at: Any = None, score: Any = "cls"):
         super().__init__(keep, at, scorer=Scorer(score))

@@ -56,6 +56,7 @@ class BAT(Method):
     name = "bat"
     title = "keep the attentive tokens, cluster the rest, match alike ones"
     guided = True
+    scorer: Scorer
     weighs = True
 
     def __init__(

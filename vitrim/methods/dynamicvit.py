@@ -11,7 +11,7 @@ from torch import nn
 from ..backbones.base import Backbone
 from ..core.evidence import Evidence
 from ..core.reductions import Keep, Mask, Reduction
-from ..core.schedule import Place, floor_count
+from ..core.schedule import Place, alone, floor_count, shares
 from ..core.tokens import Tokens
 from .base import Method, top
 from .parts.masks import best_mask, drawn
@@ -43,12 +43,11 @@ class DynamicViT(Method):
     def bind(self, body: Backbone) -> None:
         super().bind(body)
         height, width = body.grid()
-        rate = self.keep if isinstance(self.keep, float) else self.keep[0] if len(self.keep) == 1 else None
-        shares = self.keep if rate is None else [rate ** (j + 1) for j in range(len(self.places))]
-        if list(shares) != sorted(shares, reverse=True):
+        kept = shares(alone(self.keep), len(self.places))
+        if kept != sorted(kept, reverse=True):
             raise ValueError(f"keep={self.keep}: a share of N above the one before it, and pruned tokens do not return")
         self.places = tuple(
-            replace(place, keep=share, patches=height * width) for place, share in zip(self.places, shares, strict=True)
+            replace(place, keep=share, patches=height * width) for place, share in zip(self.places, kept, strict=True)
         )
 
     def build(self, body: Backbone) -> None:
@@ -63,7 +62,7 @@ class DynamicViT(Method):
         return Mask(drawn(decision, tokens.mask) if self.training else best_mask(scores, k, tokens.mask), scores=scores)
 
     def count(self, place: Place, n: int) -> int:
-        return min(max(floor_count(place.keep, place.patches), 1), n)
+        return min(max(floor_count(place.keep, place.whole), 1), n)
 
     def macs(self, place: Place, n: int, body: Backbone) -> int:
         return Predictor.macs(body.width, n)

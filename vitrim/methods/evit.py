@@ -34,6 +34,7 @@ class EViT(Method):
     name = "evit"
     title = "keep the attentive tokens, fuse the rest"
     guided = True
+    scorer: Scorer
 
     def __init__(self, keep: Any = 0.7, at: Any = None, fuse: bool = True, score: Any = "cls", seed: int = 0):
         super().__init__(keep, at, scorer=Scorer(score, seed))

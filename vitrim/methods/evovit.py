@@ -3,7 +3,6 @@ Dynamic Vision Transformer", AAAI 2022)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
@@ -11,8 +10,9 @@ from torch import Tensor
 from ..backbones.base import Backbone
 from ..core.evidence import Evidence
 from ..core.reductions import Fuse, Reduction
-from ..core.schedule import Place, as_places, check_keep, check_places, floor_count
+from ..core.schedule import Place, as_places, check_places, floor_count, shares
 from ..core.tokens import Tokens
+from ..core.values import as_several
 from .base import Method, top
 from .parts.checks import check_count, check_number
 from .parts.scorer import class_row_macs
@@ -53,18 +53,15 @@ class EvoViT(Method):
         blocks = default if self.blocks is None else check_places(self.blocks, body.depth, "blocks")
         if 0 in blocks:
             raise ValueError("blocks: evovit chooses by the class attention of the blocks before, and block 0 has none")
-        shares = self._shares(len(blocks))
-        self.places = tuple(Place(j, block, share) for j, (block, share) in enumerate(zip(blocks, shares, strict=True)))
+        kept = self._shares(len(blocks))
+        self.places = tuple(Place(j, block, share) for j, (block, share) in enumerate(zip(blocks, kept, strict=True)))
 
     def _shares(self, blocks: int) -> list[float]:
         """The share of N that each of the blocks keeps."""
-        if isinstance(self.keep, Sequence):
-            rates = check_keep(self.keep, blocks)
-            return list(rates) * (blocks if len(rates) == 1 else 1)
-        if self.stages > blocks:
+        if as_several(self.keep) is None and self.stages > blocks:
             raise ValueError(f"stages={self.stages} for {blocks} blocks: give no more stages than blocks")
         starts = [blocks * s // self.stages for s in range(self.stages)]
-        return [self.keep ** sum(j >= start for start in starts) for j in range(blocks)]
+        return shares(self.keep, blocks, [sum(j >= start for start in starts) for j in range(blocks)])
 
     def observe(self, tokens: Tokens, evidence: Evidence, block: int) -> Tensor | None:
         """Global class attention [b, n] so far."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,8 +10,9 @@ from torch import nn
 from ..backbones.base import Backbone
 from ..core.evidence import Evidence
 from ..core.reductions import Keep, Mask, Reduction
-from ..core.schedule import Place, as_places, check_keep, check_places, even_places, floor_count
+from ..core.schedule import Place, as_places, check_places, even_places, floor_count, shares
 from ..core.tokens import Tokens
+from ..core.values import as_several
 from .base import Method, top
 from .parts.checks import check_count, check_one_of
 from .parts.masks import best_mask, drawn
@@ -57,8 +57,8 @@ class IdleViT(Method):
         cut = body.default_blocks
         given = self.blocks is not None
         blocks = check_places(self.blocks, body.depth, "blocks") if given else range(self._bounds(cut)[0], cut.stop)
-        shares = self._shares(len(blocks), cut)
-        self.places = tuple(Place(j, block, shares[j]) for j, block in enumerate(blocks))
+        kept = self._shares(len(blocks), cut)
+        self.places = tuple(Place(j, block, kept[j]) for j, block in enumerate(blocks))
         if not body.class_tokens and self.score != "predictor":
             raise ValueError(
                 f"idlevit with score={self.score!r} needs a [CLS] token and {type(body.model).__name__} has none: "
@@ -76,12 +76,11 @@ class IdleViT(Method):
 
     def _shares(self, blocks: int, cut: range) -> list[float]:
         """The share of N that each idling block keeps."""
-        if isinstance(self.keep, Sequence):
-            rates = check_keep(self.keep, blocks)
-            return list(rates) * (blocks if len(rates) == 1 else 1)
+        if as_several(self.keep) is not None:
+            return shares(self.keep, blocks)
         bounds = self._bounds(cut)
-        powers = [p + 1 for p in range(self.stages - 1) for _ in range(bounds[p], bounds[p + 1])]
-        return [self.keep ** powers[min(j, len(powers) - 1)] for j in range(blocks)]
+        stages = [p + 1 for p in range(self.stages - 1) for _ in range(bounds[p], bounds[p + 1])]
+        return shares(self.keep, blocks, [stages[min(j, len(stages) - 1)] for j in range(blocks)])
 
     def build(self, body: Backbone) -> None:
         if self.score == "predictor":
@@ -103,8 +102,9 @@ class IdleViT(Method):
         if self.training:
             return Mask(drawn(decision, tokens.mask), scores=scores)
         if tokens.mask is not None:  # of those that a method before has left
-            k = torch.tensor([floor_count(place.keep, round(left)) for left in tokens.mask.sum(dim=1).tolist()])
-        return Mask(best_mask(scores, k, tokens.mask), scores=scores)
+            left = torch.tensor([floor_count(place.keep, round(n)) for n in tokens.mask.sum(dim=1).tolist()])
+            return Mask(best_mask(scores, left, tokens.mask), scores=scores)
+        return Mask(best_mask(scores, k, None), scores=scores)
 
     def restore_before(self, place: Place) -> int:
         return place.block + 1

@@ -4,7 +4,7 @@ Reusing for Efficient Vision Transformer Inference", 2025)."""
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -18,7 +18,7 @@ from ..core.evidence import Evidence
 from ..core.packing import pack
 from ..core.recording import refuse_recording
 from ..core.reductions import Keep, Mask, Reduction
-from ..core.schedule import Place, check_keep, round_count
+from ..core.schedule import Place, alone, round_count, shares
 from ..core.tokens import Tokens
 from .base import Method
 from .parts.checks import check_flag, check_number, check_one_of
@@ -88,9 +88,9 @@ class ToFe(StoredShares, Method):
 
     def bind(self, body: Backbone) -> None:
         at = self.blocks_of(body)
-        shares = zip(at, self._shares(len(at)), strict=True)
+        kept = zip(at, self._shares(len(at)), strict=True)
         patches = [math.prod(body.grid_at(block, body.grid())) for block in at]
-        self.places = tuple(Place(j, block, share, patches[j]) for j, (block, share) in enumerate(shares))
+        self.places = tuple(Place(j, block, share, patches[j]) for j, (block, share) in enumerate(kept))
         self._ends = self._recoveries(body)
         if self.ragged:
             try:
@@ -105,22 +105,19 @@ class ToFe(StoredShares, Method):
             return [None] * len(self.places)
         ends = []
         for place, following in zip(self.places, [*self.places[1:], None], strict=True):
-            known = [end for end in (following and following.block, body.restore_by(place.block)) if end is not None]
-            ends.append(min(known, default=None))
+            ends_at = (None if following is None else following.block, body.restore_by(place.block))
+            ends.append(min((end for end in ends_at if end is not None), default=None))
         return ends
 
     def _shares(self, stages: int) -> list[float]:
         """The share of N that each stage keeps at first."""
         if self.keep is None and stages == len(OPTIMISED):
             return list(OPTIMISED)
-        if isinstance(self.keep, Sequence) and len(check_keep(self.keep, stages)) > 1:
-            return list(self.keep)
-        rate = 0.5 if self.keep is None else self.keep[0] if isinstance(self.keep, Sequence) else self.keep
-        return [rate ** (j + 1) for j in range(stages)]
+        return shares(0.5 if self.keep is None else alone(self.keep), stages)
 
     def build(self, body: Backbone) -> None:
         sizes = [(body.channels(place.block), body.heads(place.block)[0]) for place in self.places]
-        self.selectors = nn.ModuleList(SELECTORS[self.selector](channels) for channels, _ in sizes)
+        self.selectors: Any = nn.ModuleList(SELECTORS[self.selector](channels) for channels, _ in sizes)
         for selector, place in zip(self.selectors, self.places, strict=True):
             start_at(selector, place.keep)
         approximator = APPROXIMATORS[self.approximator]
@@ -163,7 +160,7 @@ class ToFe(StoredShares, Method):
         return Mask(mask if tokens.mask is None else mask * tokens.mask, scores=keep_scores(z, tokens))
 
     @contextmanager
-    def own_decisions(self) -> Iterator[None]:
+    def own_decisions(self) -> Generator[None]:
         """Instance-adaptive for a while, its masks over all tokens, whatever `adaptive` says."""
         before = self.adaptive
         self.__dict__["adaptive"], self.masked = "instance", True
@@ -189,12 +186,12 @@ class ToFe(StoredShares, Method):
 
     def count(self, place: Place, n: int) -> int:
         """N^s: the stored share of all patches, rounded, at least 1 and no more than there are."""
-        return min(max(round_count(place.keep, place.patches), 1), n)
+        return min(max(round_count(place.keep, place.whole), 1), n)
 
     def acts_on(self, place: Place, n: int | Tensor) -> bool:
         """Whether the stored counts leave something to decide; the other images of a batch have no say in it."""
         earlier = self.places[place.index - 1] if place.index and not self.reuse else None
-        patches = place.patches
+        patches = place.whole
         before = patches if earlier is None else self.count(replace(earlier, patches=patches), patches)
         if isinstance(n, int) and not self.ragged:
             before = min(before, n)
@@ -217,7 +214,7 @@ class ToFe(StoredShares, Method):
 
     # -- what it will cost
 
-    def macs(self, place: Place, n: int, body: Backbone, kept: Tensor | None = None) -> int:
+    def macs(self, place: Place, n: int, body: Backbone, kept: Any = None) -> int:
         approximator = APPROXIMATORS[self.approximator]
         channels = body.channels(place.block)
         selecting = SELECTORS[self.selector].macs(channels, n)

@@ -15,9 +15,9 @@ KEEP_STEPS = 10**6  # how finely a budget is solved for a keep rate
 
 def solve(body: Backbone, methods: Sequence[Method], macs: float, dial: str | None = None) -> list[Method]:
     """The methods, the dial of one of them turned to the largest plan not above `macs` times the dense cost."""
-    given, macs = macs, as_number(macs)
-    if macs is None or not 0 < macs <= 1:
-        raise ValueError(f"macs={shown(given)} is not a share of the dense cost: give a number in (0, 1], such as 0.6")
+    share = as_number(macs)
+    if share is None or not 0 < share <= 1:
+        raise ValueError(f"macs={shown(macs)} is not a share of the dense cost: give a number in (0, 1], such as 0.6")
     for method in methods:
         body.admit(method)
     grid, turn = body.grid(), _dialled(methods, dial)
@@ -33,10 +33,10 @@ def solve(body: Backbone, methods: Sequence[Method], macs: float, dial: str | No
         return plan_macs(body, turned(value), grid)
 
     try:
-        value = solve_dial(cost, macs * dense, method.dial_values(body))
+        value = solve_dial(cost, share * dense, method.dial_values(body))
     except ValueError as error:
-        raise ValueError(f"{method.name} cannot meet macs={macs} ({macs * dense / 1e9:.3f} GMACs): {error}") from None
-    _check_given(method, value, macs)
+        raise ValueError(f"{method.name} cannot meet macs={share} ({share * dense / 1e9:.3f} GMACs): {error}") from None
+    _check_given(method, value, share)
     return turned(value)
 
 

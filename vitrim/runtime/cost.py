@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -63,9 +64,10 @@ def plan_cost(
     return blocks, n
 
 
-def _after(step: Step, n: int | Tensor, patches: int, body: Backbone, own_counts: Sequence[OwnCounts]):
+def _after(step: Step, n: Any, patches: int, body: Backbone, own_counts: Sequence[OwnCounts]):
     """Patch tokens after a step, of n before it, and the MACs of deciding it."""
-    method, place = step.method, replace(step.place, patches=patches)
+    method: Any = step.method  # those with counts of their own take them in `macs`
+    place = replace(step.place, patches=patches)
     for counts in own_counts:
         if method is counts.method:
             kept = counts.kept[:, step.index]
@@ -89,7 +91,7 @@ def _whole(n: Tensor, method: Method) -> list[int]:
 
 def plan_macs(
     body: Backbone, methods: Sequence[Method], grid: tuple[int, int], own_counts: Sequence[OwnCounts] = ()
-) -> int:
+) -> Any:
     """Total MACs of one image; with `own` [b], as for `plan_cost`, of each."""
     blocks, left = plan_cost(body, methods, grid, own_counts)
     ends = body.embed_macs(grid) + body.head_macs(left + body.prefix)

@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from ..backbones import Backbone, find_family
 from ..backbones.admission import refuse_wrapper
 from ..backbones.timm.interface import TimmInterface
+from ..core.recording import image_size
 from ..core.tokens import Tokens
 from ..methods import Method
 from .loop import BlockRecord, Loop, Request, features_of_every_patch
 from .records import LossInputs
-from .stack import as_stack, bind_stack
+from .stack import Methods, as_stack, bind_stack
 from .turns import plan_turns
 
 
@@ -33,11 +34,11 @@ class ReducedViT(TimmInterface, nn.Module):
 
     def __init__(self, backbone: nn.Module, methods: Sequence[Method]):
         super().__init__()
-        self.backbone = backbone
+        self.backbone: Any = backbone
         self._family = find_family(backbone)
         stack = as_stack(methods)
         bind_stack(self.body, stack)
-        self.methods = nn.ModuleList(stack)
+        self.methods = Methods(stack)
         self._turns = plan_turns(stack, self.body.depth)
         self.grad_checkpointing: bool | None = None  # None: as the model itself has been told
         self.training = backbone.training
@@ -140,13 +141,13 @@ class ReducedViT(TimmInterface, nn.Module):
             tokens = tokens.with_note(method.number, note)
         return tokens
 
-    def _check_scores(self, scores: Tensor, images: Tensor) -> None:
+    def _check_scores(self, scores: Any, images: Tensor) -> None:
         """Raise ValueError for scores from outside, given or made by a guide, that are not one for each patch."""
         if not any(method.scorer for method in self.methods):
             raise ValueError(f"scores: {', '.join(m.name for m in self.methods)} takes none from outside; evit does")
         if not isinstance(scores, Tensor):
             raise ValueError(f"scores are a {type(scores).__name__}: give a tensor, one score for each patch")
-        height, width = self.body.grid(tuple(images.shape[-2:]))
+        height, width = self.body.grid(image_size(images))
         wanted = [images.shape[0], height * width]
         if list(scores.shape) != wanted:
             raise ValueError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from jaxtyping import Num
@@ -10,7 +9,6 @@ from torch import Tensor, nn
 
 from ..backbones import find_family
 from ..backbones.counting import count_params
-from ..methods import Method
 from .cost import BlockCost, OwnCounts, plan_cost, plan_macs
 from .model import ReducedViT, unwrap
 
@@ -59,11 +57,10 @@ def profile(model: nn.Module, image_size: tuple[int, int] | int | None = None) -
     Raises ValueError for a model that no backbone family supports.
     """
     model = unwrap(model)
-    methods: Sequence[Method] = ()
+    methods = list(model.methods) if isinstance(model, ReducedViT) else []
     params = count_params(model)
-    if isinstance(model, ReducedViT):
-        model, methods = model.backbone, list(model.methods)
-    body = find_family(model)(model)
+    backbone = model.backbone if isinstance(model, ReducedViT) else model
+    body = find_family(backbone)(backbone)
     size = (image_size, image_size) if isinstance(image_size, int) else image_size
     grid = body.grid(size)
     blocks, left = plan_cost(body, methods, grid)
@@ -82,10 +79,10 @@ def image_macs(
     image_size: (height, width) in pixels; default: the model's own
     Raises ValueError for a model without a method that leaves images counts of their own, and for other shapes.
     """
-    model = unwrap(model)
-    methods = list(model.methods) if isinstance(model, ReducedViT) else []
+    reduced = unwrap(model)
+    methods = list(reduced.methods) if isinstance(reduced, ReducedViT) else []
     free = [method for method in methods if method.counts == "own"]
-    if not free:
+    if not isinstance(reduced, ReducedViT) or not free:
         raise ValueError("image_macs needs a model with a method whose images keep counts of their own, such as tofe")
     places = [len(method.places) for method in free]
     if kept.dim() != 2 or kept.shape[1] != sum(places):
@@ -94,4 +91,4 @@ def image_macs(
         kept = kept.double()
     size = (image_size, image_size) if isinstance(image_size, int) else image_size
     own_counts = [OwnCounts(method, counts) for method, counts in zip(free, kept.split(places, dim=1), strict=True)]
-    return plan_macs(model.body, methods, model.body.grid(size), own_counts)
+    return plan_macs(reduced.body, methods, reduced.body.grid(size), own_counts)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from torch import nn
 
 from ..backbones import Backbone
 from ..core.schedule import Place
@@ -17,6 +20,18 @@ def as_stack(methods: Sequence[Method]) -> list[Method]:
         names = ", ".join(METHODS)
         raise ValueError(f"method {wrong or methods!r}: give a name ({names}) or a method such as EViT(keep=0.7)")
     return [copy.deepcopy(m) for m in methods]
+
+
+if TYPE_CHECKING:
+
+    class Methods(nn.ModuleList):
+        """The methods of a model, in the order of their stack."""
+
+        def __iter__(self) -> Iterator[Method]: ...
+        def __getitem__(self, index: int) -> Method: ...  # ty: ignore[incompatible-method-override]
+
+else:
+    Methods = nn.ModuleList
 
 
 def bind_stack(body: Backbone, methods: Sequence[Method]) -> None:

@@ -33,8 +33,9 @@ def calibrate(student: ReducedViT, batches: Sequence[Float[Tensor, "b 3 h w"]]) 
     for method in student.methods:
         for place in method.places if isinstance(method, ToFe) else ():
             found = [_scores(student, method, place, images) for images in batches]
-            if all(scores is not None for scores, _ in found):
-                scores = torch.cat([scores for scores, _ in found])
+            known = [scores for scores, _ in found if scores is not None]
+            if len(known) == len(found):
+                scores = torch.cat(known)
                 kept = min(place.keep * found[0][1], scores.shape[1])  # a share of all patches of the image
                 method.shift(place, -between(scores.flatten(), round(kept * len(scores))))
 

@@ -33,7 +33,11 @@ def write(path: Path, state: dict[str, Any]) -> None:
         full = _disk_full(error, path.parent)
         if isinstance(error, RuntimeError) and not full:
             raise
-        problem = f"no space left for {path}" if full else f"{path} cannot be written: {error.strerror or error}"
+        problem = (
+            f"no space left for {path}"
+            if full
+            else f"{path} cannot be written: {getattr(error, 'strerror', None) or error}"
+        )
         good = f"the last good checkpoint is {path}" if path.exists() else "there is no checkpoint yet"
         raise RunStopped(f"{problem}; {good}: make room for it and go on with --resume") from None
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -24,7 +26,7 @@ def check_model(model: nn.Module) -> None:
         )
 
 
-def check_recipe(recipe: Recipe, model: nn.Module) -> None:
+def check_recipe(recipe: Recipe, model: Any) -> None:
     """Raise ValueError where the recipe and the model cannot go together."""
     if recipe.labels and model.num_classes < 2:
         raise ValueError(

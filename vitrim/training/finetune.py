@@ -128,7 +128,7 @@ def open_photographs(
 ) -> TrainingPhotographs:
     """Training photographs, labelled or not as the recipe says. Raises ValueError for what cannot be trained on."""
     if recipe.labels:
-        photographs = open_dataset(data, model, limit=limit, seed=settings.seed, class_map=class_map)
+        photographs: Any = open_dataset(data, model, limit=limit, seed=settings.seed, class_map=class_map)
         if not hasattr(photographs, "chosen"):
             raise ValueError(
                 f"{data} can only be read from start to end, and training needs random access: use a folder"

@@ -47,7 +47,7 @@ class Table:
 
     def _as_text(self, rows: Iterable[dict[str, Any]], header: bool) -> str:
         text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, self.columns, extrasaction="ignore")
+        writer = csv.DictWriter(text, self.columns or [], extrasaction="ignore")
         if header:
             writer.writeheader()
         writer.writerows(rows)

@@ -165,7 +165,7 @@ class Run:
                 self.save()
         finally:
             self.signals.restore()
-        number, last = self.signals.came, self.settings.checkpoints / LAST
+        number, last = self.signals.came or int(signal.SIGINT), self.settings.checkpoints / LAST
         where = f"the state is in {last}: go on with --resume" if last.exists() else "nothing had been learned yet"
         return Interrupted(
             f"stopped by {signal.Signals(number).name} after {self.step} of {self.steps} steps; {where}", number

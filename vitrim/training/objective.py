@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -57,7 +58,7 @@ class Teacher(nn.Module):
         tokens = tokens.with_x(body.norm(tokens.x))
         if not self.labels_patches:
             return TeacherOutputs(body.deliver(body.head(tokens)), tokens.x, stages)
-        said = self.model.token_logits(tokens.x)
+        said = body.model.token_logits(tokens.x)
         return TeacherOutputs(said.prediction(), tokens.x, stages, said.token_logits)
 
 
@@ -87,11 +88,9 @@ class Objective:
     recipe: Recipe
     budget: float
     dense: float
-    student: ReducedViT | None = None
+    student: Any = None
 
-    def parts(
-        self, said: Tensor | TokenLogits, loss_inputs: LossInputs, target: Tensor, teacher: TeacherOutputs | None
-    ) -> dict[str, Tensor]:
+    def parts(self, said: Any, loss_inputs: LossInputs, target: Tensor, teacher: Any) -> dict[str, Tensor]:
         """Unweighted parts, scalars, by the names in `Weights`; only those whose weight is not 0.
 
         said: the student's logits [b, k], or of both heads (LV-ViT with token labels): then its class token alone
@@ -127,7 +126,7 @@ class Objective:
         return sum(getattr(self.recipe.weights, name) * part for name, part in parts.items())
 
 
-def token_label_loss(said: TokenLogits, teacher: TeacherOutputs) -> Tensor:
+def token_label_loss(said: TokenLogits, teacher: Any) -> Tensor:
     """LV-ViT's token labels, which the teacher's auxiliary head gives: each token left learns the mean label of the
     patches that it stands for; tokens that are masked out do not count."""
     targets = said.token_targets(teacher.patch_logits.float().softmax(dim=-1))
@@ -157,8 +156,11 @@ def kept_token_loss(loss_inputs: LossInputs, teacher: TeacherOutputs) -> Tensor:
 
 def cut_loss(loss_inputs: LossInputs, part: losses.Cut, row_mean: bool = False) -> Tensor:
     """IdleViT's token cut, averaged over the blocks that idle; 0 where none does (a schedule that starts at 1)."""
-    seen = [w for w in loss_inputs.place_records if w.attention is not None]
-    cuts = [losses.token_cut(w.attention, w.selected > 0.5, part, row_mean) for w in seen]
+    cuts = [
+        losses.token_cut(record.attention, record.selected > 0.5, part, row_mean)
+        for record in loss_inputs.place_records
+        if record.attention is not None
+    ]
     return torch.stack(cuts).mean() if cuts else _zero(loss_inputs)
 
 
@@ -166,8 +168,10 @@ def approximation_loss(student: ReducedViT, loss_inputs: LossInputs, teacher: Te
     """ToFe's L_apr, mean over the stages that put their frozen tokens back; 0 where none does (`reuse=False`)."""
     stages, prefix = [], loss_inputs.tokens.prefix
     for place_record, frozen in frozen_tokens(student, loss_inputs.place_records):
-        rows = at_origin(teacher.stages[place_record.restore_before - 1][:, prefix:], loss_inputs.tokens)
-        stages.append(losses.approximation(place_record.restored[:, prefix:], rows, frozen))
+        end, restored = place_record.restore_before, place_record.restored
+        if end is not None and restored is not None:
+            rows = at_origin(teacher.stages[end - 1][:, prefix:], loss_inputs.tokens)
+            stages.append(losses.approximation(restored[:, prefix:], rows, frozen))
     return torch.stack(stages).mean() if stages else _zero(loss_inputs)
 
 

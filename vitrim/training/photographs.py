@@ -11,6 +11,7 @@ import random
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -77,14 +78,14 @@ class TrainingPhotographs(Dataset):
         raise ValueError(f"none of the {len(self)} images can be read, the first because: {bad[0].reason}")
 
 
-def training_transform(config: dict, augmentation: Augmentation):
+def training_transform(config: dict[str, Any], augmentation: Augmentation):
     """timm's training transform for a model's data configuration."""
     return create_transform(
         input_size=config["input_size"],
         is_training=True,
         scale=augmentation.scale,
         hflip=augmentation.hflip,
-        color_jitter=augmentation.color_jitter or None,
+        color_jitter=augmentation.color_jitter or None,  # ty: ignore[invalid-argument-type]
         auto_augment=augmentation.rand_augment,
         interpolation=config["interpolation"],
         mean=config["mean"],

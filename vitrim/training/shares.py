@@ -84,14 +84,14 @@ def held_by_ratio(methods: Sequence[Method], weights: Weights) -> list[Method]:
 
 def held_places(student: ReducedViT, loss_inputs: LossInputs, methods: Sequence[Method]) -> list[Held]:
     """One `Held` for each place of these methods, in the order of the blocks."""
-    ways = (
-        (method_of(student, place_record), place_record, before)
-        for place_record, before in in_order(student, loss_inputs.place_records)
-    )
-    return [_held(method, *rest, loss_inputs.tokens) for method, *rest in ways if method in methods]
+    return [
+        _held(record, before, loss_inputs.tokens)
+        for record, before in in_order(student, loss_inputs.place_records)
+        if method_of(student, record) in methods
+    ]
 
 
-def _held(method: Method, place_record: PlaceRecord, before: PlaceRecord | None, tokens: Tokens) -> Held:
+def _held(place_record: PlaceRecord, before: PlaceRecord | None, tokens: Tokens) -> Held:
     keep, n = place_record.place.keep, place_record.selected.shape[1]
     if place_record.place.patches is None:  # a share of the tokens that are there, not of the image's
         return Held(place_record.selected, keep, n if before is None else before.selected.detach().sum(dim=1))

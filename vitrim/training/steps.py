@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -50,13 +51,13 @@ class Stepper:
         self.ema = ModelEmaV3(student, decay=self.recipe.ema) if self.recipe.ema else None
         self.still = still_parameters(student)
         self.rates = {m: [p.keep for p in m.places] for m in student.methods if self.scheduled and turns_by_schedule(m)}
-        self.model: torch.nn.Module | None = None
+        self.model: Any = None
 
     def begin_epoch(self, epoch: int) -> None:
         """Settle who learns. DistributedDataParallel must be made anew when that has changed."""
         changed = set_learning(self.student, self.recipe, epoch, self.still)
         if changed or self.model is None:
-            model = torch.compile(self.student) if self.settings.compile else self.student
+            model: Any = torch.compile(self.student) if self.settings.compile else self.student
             self.model = self.accelerator.prepare_model(model)
 
     def take(self, step: int, images: Tensor, labels: Tensor) -> dict[str, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import nn
@@ -63,7 +64,7 @@ class Validation:
     def _judge(self, student: ReducedViT, batches: Iterable, dtype: torch.dtype) -> dict[str, float]:
         device = next(student.parameters()).device
         dense = {} if self.dense is None else {"dense": self.dense.to(device)}
-        where = {"device": device, "dtype": dtype, "progress": lambda *_: self.between()}
+        where: dict[str, Any] = {"device": device, "dtype": dtype, "progress": lambda *_: self.between()}
         results = evaluate_many({**dense, "student": student}, batches, **where)
         for name, result in results.items():
             if result.nonfinite:

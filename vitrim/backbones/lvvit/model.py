@@ -8,7 +8,7 @@ checkpoints; it is registered with timm (`timm.create_model("lvvit_s")` after `i
 from __future__ import annotations
 
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -73,7 +73,7 @@ class ConvStem(PatchEmbed):
             raise ValueError("the patch size of LV-ViT's convolutional stem cannot be changed: set img_size alone")
         super().set_input_size(img_size=img_size)
 
-    def forward(self, images: Float[Tensor, "b 3 h w"]) -> Tensor:
+    def forward(self, images: Float[Tensor, "b 3 h w"]) -> Tensor:  # ty: ignore[lost-keyword-for-regular-parameter]
         check_size(self, images)
         if self.dynamic_img_pad:
             height, width = image_size(images)
@@ -122,6 +122,11 @@ class LVViT(VisionTransformer):
         if any(side % 2 for side in sides):
             raise ValueError(f"patch_size={patch_size} is odd: LV-ViT's stem halves it")
         _check_pool(global_pool)
+        parts: dict[str, Any] = {
+            "global_pool": global_pool,
+            "embed_layer": partial(ConvStem, stem_channels=stem_channels),
+            "block_fn": partial(LVViTBlock, skip_lam=skip_lam),
+        }
         super().__init__(
             img_size=img_size,
             patch_size=patch_size,
@@ -130,11 +135,9 @@ class LVViT(VisionTransformer):
             num_heads=num_heads,
             mlp_ratio=mlp_ratio,
             num_classes=num_classes,
-            global_pool=global_pool,
             qkv_bias=False,
             norm_layer=nn.LayerNorm,  # eps 1e-5; timm's own has 1e-6
-            embed_layer=partial(ConvStem, stem_channels=stem_channels),
-            block_fn=partial(LVViTBlock, skip_lam=skip_lam),
+            **parts,
             **options,
         )
         self.aux_head = nn.Linear(embed_dim, num_classes) if num_classes > 0 else nn.Identity()
@@ -149,7 +152,7 @@ class LVViT(VisionTransformer):
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         _check_pool(global_pool or "token")
         super().reset_classifier(num_classes)
-        like = self.pos_embed
+        like: Any = self.pos_embed
         self.aux_head = nn.Linear(self.embed_dim, num_classes) if num_classes > 0 else nn.Identity()
         self._init_aux_head()
         self.aux_head.to(device=like.device, dtype=like.dtype).train(self.training)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from timm.layers import Attention, AttentionPoolLatent, GluMlp, Mlp, PatchEmbed, SwiGLU
 from timm.models.vision_transformer import Block
@@ -13,7 +14,7 @@ from ..counting import is_strict
 from ..layers import kind, part_kind, wrapper_advice
 
 
-def embedded_grid(embed: nn.Module, pixels: tuple[int, int] | None) -> tuple[int, int]:
+def embedded_grid(embed: Any, pixels: tuple[int, int] | None) -> tuple[int, int]:
     """(height, width) in patches of an image of that size in pixels; of the model's own size, if None."""
     size = embed.img_size if pixels is None else pixels
     if is_strict(embed) and tuple(size) == tuple(embed.img_size):
@@ -21,7 +22,7 @@ def embedded_grid(embed: nn.Module, pixels: tuple[int, int] | None) -> tuple[int
     return tuple(embed.dynamic_feat_size(size))
 
 
-def check_size(embed: nn.Module, images: Tensor) -> None:
+def check_size(embed: Any, images: Tensor) -> None:
     """Raise ValueError for images of a size that timm does not take. Of its own size a model leaves out what patches do
     not fill; other sizes, where it takes them, must be filled or padded."""
     size = image_size(images)
@@ -40,7 +41,7 @@ def check_size(embed: nn.Module, images: Tensor) -> None:
         )
 
 
-def check_scale(i: int, attn: nn.Module, channels: int) -> None:
+def check_scale(i: int, attn: Any, channels: int) -> None:
     """Raise ValueError for logits that are scaled in another way; timm's fused attention scales by itself."""
     if not attn.fused_attn and not math.isclose(attn.scale, channels**-0.5):
         raise ValueError(
@@ -55,7 +56,7 @@ def check_pool(model: nn.Module) -> None:
         raise ValueError(f"the pooling of this model is a {name}, only timm's AttentionPoolLatent is supported")
 
 
-def check_block(i: int, block: nn.Module, cls: type[Block]) -> None:
+def check_block(i: int, block: Any, cls: type[Block]) -> None:
     """Raise ValueError for a block that is not `cls`, or holds attention or an MLP of other kinds."""
     if any(kind(child) is cls for child in block.children()):
         raise ValueError(f"block {i} is a {type(block).__name__} around timm's: {wrapper_advice(block)}")

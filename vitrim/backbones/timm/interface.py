@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
+
+from ..base import Backbone
 
 PREFIX = "backbone."
 
@@ -15,7 +17,14 @@ PREFIX = "backbone."
 class TimmInterface:
     """Answers to timm's conventions by asking the model underneath; parameter names gain `backbone.` in front."""
 
-    backbone: nn.Module
+    backbone: Any
+    if TYPE_CHECKING:  # what `ReducedViT` has
+        methods: Any
+
+        @property
+        def body(self) -> Backbone: ...
+        def features_after(self, images: Tensor, take: Any, last: int | None, norm: bool, fill: str) -> Any: ...
+        def fit_again(self) -> None: ...
 
     @property
     def num_classes(self) -> int:
@@ -94,7 +103,7 @@ class TimmInterface:
     def forward_intermediates(
         self,
         x: Tensor,
-        indices: int | list[int] | None = None,
+        indices: Any = None,
         return_prefix_tokens: bool = False,
         norm: bool = False,
         stop_early: bool = False,

@@ -138,7 +138,7 @@ class PlainBackbone(Backbone):
             lambda: self._norm1(block, tokens.x), self._projections(i), self.prefix, self.class_tokens, key_bias=bias
         )
 
-    def _norm1(self, block: nn.Module, x: Tensor) -> Tensor:
+    def _norm1(self, block: Any, x: Tensor) -> Tensor:
         """What goes into the attention of a block."""
         return self.before(block.attn, block.norm1(x))
 
@@ -159,7 +159,7 @@ class PlainBackbone(Backbone):
         evidence = self._evidence(h, Projections(attn), tokens, q, k, v)
         return self.after(attn, attn.proj_drop(attn.proj(x))), evidence
 
-    def _attended(self, attn: nn.Module, q: Tensor, k: Tensor, v: Tensor, tokens: Tokens) -> Tensor:
+    def _attended(self, attn: Any, q: Tensor, k: Tensor, v: Tensor, tokens: Tokens) -> Tensor:
         return attention(
             q,
             k,

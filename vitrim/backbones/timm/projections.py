@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from timm.layers import Attention
 from torch import Tensor, nn
 
 from ..layers import is_bare, is_bare_linear
 
 
-def has_no_head_norms(attn: nn.Module) -> bool:
+def has_no_head_norms(attn: Any) -> bool:
     """Whether queries and keys leave their norms as they were."""
     return is_bare(attn.q_norm, nn.Identity) and is_bare(attn.k_norm, nn.Identity)
 

@@ -8,13 +8,13 @@ a fused token, the leading member of a merged one. Prefix tokens are never rotat
 from __future__ import annotations
 
 import math
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
 from timm.layers import AttentionRope, GluMlp, Mlp, SwiGLU, apply_rot_embed_cat
 from timm.models.eva import Eva, EvaAttention, EvaBlock, EvaBlockPostNorm
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import linear
 
 from ...core.evidence import Evidence
@@ -37,7 +37,8 @@ class RotaryProjections:
     """
 
     def __init__(self, attn: EvaAttention | AttentionRope, rows: Tensor | None = None, prefix: int = 0):
-        self.attn, self.rows, self.prefix = attn, rows, prefix
+        self.attn: Any = attn
+        self.rows, self.prefix = rows, prefix
         self.groups = getattr(attn, "num_kv_groups", 1)  # query heads that share a head of keys and values
 
     def project(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -182,7 +183,7 @@ class RopeBackbone(PlainBackbone):
         prefix = self.prefix if tokens.layout is None else 0  # ragged rows come with the prefix tokens' own
         return RotaryProjections(self.model.blocks[i].attn, tokens.rope_rows(i), prefix)
 
-    def _norm1(self, block: nn.Module, x: Tensor) -> Tensor:
+    def _norm1(self, block: Any, x: Tensor) -> Tensor:
         return self.before(block.attn, x if isinstance(block, EvaBlockPostNorm) else block.norm1(x))
 
     def attend(self, i, tokens, h=None):
@@ -232,7 +233,7 @@ def _scaled(x: Tensor, gamma: Tensor | None) -> Tensor:
     return x if gamma is None else gamma * x
 
 
-def _check_block(i: int, block: nn.Module) -> None:
+def _check_block(i: int, block: Any) -> None:
     for part, allowed in (
         (block, (EvaBlock, EvaBlockPostNorm)),
         (getattr(block, "attn", None), (EvaAttention, AttentionRope)),

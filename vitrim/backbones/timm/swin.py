@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from timm.layers import Mlp
 from timm.models.swin_transformer import (
@@ -249,7 +249,7 @@ class SwinBackbone(Backbone):
         merging = 0 if j else height * width * self._merging_macs(self.model.layers[stage].downsample)
         return merging + self.attention_macs(i, attended, grid) + self.mlp_macs(i, left)
 
-    def _merging_macs(self, merging: nn.Module) -> int:
+    def _merging_macs(self, merging: Any) -> int:
         """Patch merging, for one token after it."""
         if isinstance(merging, nn.Identity):
             return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -79,7 +80,7 @@ def lay_windows(block: SwinTransformerBlock, grid: tuple[int, int], like: Tensor
     return Windows(cells, slots, _bias(block, like.new_empty(1, *size[1:3], 1)))
 
 
-def _bias(block: SwinTransformerBlock, padded: Float[Tensor, "1 h w 1"]) -> Float[Tensor, "windows heads a a"]:
+def _bias(block: Any, padded: Float[Tensor, "1 h w 1"]) -> Float[Tensor, "windows heads a a"]:
     shift = block.get_attn_mask(padded) if block.dynamic_mask else block.attn_mask
     bias = block.attn._get_rel_pos_bias()
     return bias if shift is None else bias + shift.unsqueeze(1)

@@ -50,7 +50,7 @@ def judge_beside(
     model: nn.Module, plan: Plan, loader: DataLoader, setting: Setting
 ) -> tuple[EvaluationResult, EvaluationResult]:
     """The baseline's result, and the reduced model's with its agreement with the baseline."""
-    where = {"device": setting.device, "dtype": setting.dtype}
+    where: dict[str, Any] = {"device": setting.device, "dtype": setting.dtype}
     found = evaluate_many({DENSE: model, plan.label: plan.model}, loader, progress=True, **where)
     return found[DENSE], found[plan.label]
 

@@ -92,8 +92,13 @@ def _best_device() -> str:
 
 def open_images(subject: Subject, data: DataOptions, setting: Setting) -> DataLoader:
     """The images as the model wants them. Raises ValueError for what is no data set or does not match the model."""
-    limits = {"limit_per_class": data.limit_per_class, "limit": data.limit, "seed": setting.seed}
-    places = {"label_file": data.label_file, "split": data.split, "root": data.root, "class_map": data.class_map}
+    limits: dict[str, Any] = {"limit_per_class": data.limit_per_class, "limit": data.limit, "seed": setting.seed}
+    places: dict[str, Any] = {
+        "label_file": data.label_file,
+        "split": data.split,
+        "root": data.root,
+        "class_map": data.class_map,
+    }
     dataset = open_dataset(data.data, subject.dense, crop_pct=data.crop_pct, **places, **limits)
     return open_loader(dataset, setting.batch_size, data.workers, setting.device)
 
@@ -105,14 +110,14 @@ def measure(subject: Subject, plans: Sequence[Plan], loader: DataLoader, setting
     """
     models = {DENSE: subject.dense, **{plan.label: plan.model for plan in plans}}
     batches = _FirstBatch(loader)
-    where = {"device": setting.device, "dtype": setting.dtype}
+    where: dict[str, Any] = {"device": setting.device, "dtype": setting.dtype}
     results = evaluate_many(models, batches, progress=True, **where)
     speeds = throughput_in_turn(models, batches.filled(setting.batch_size), setting.rounds, **where)
-    size = tuple(batches.images.shape[-2:])
+    height, width = batches.images.shape[-2:]
     known = {plan.label: plan for plan in plans}
     shown = {DENSE: subject.label}
     return [
-        Row(shown.get(label, label), known.get(label), profile(model, size), results[label], speeds[label])
+        Row(shown.get(label, label), known.get(label), profile(model, (height, width)), results[label], speeds[label])
         for label, model in models.items()
     ]
 
@@ -177,7 +182,7 @@ def common_figures(name: str, rows: Sequence[Row], setting: Setting) -> dict[str
 
 def data_figures(model: ModelOptions, data: DataOptions, loader: DataLoader) -> dict[str, Any]:
     """Where weights and images came from, for JSON."""
-    dataset = loader.dataset
+    dataset: Any = loader.dataset
     config, classes = dataset.config, dataset.classes
     return {
         "checkpoint": model.checkpoint,

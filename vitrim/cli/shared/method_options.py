@@ -46,7 +46,7 @@ def given_options(config: Any) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None and value != ()}
 
 
-def _named(text: str, default: str, kind: type) -> tuple[Any, Any]:
+def _named(text: str, default: str, kind: Any) -> tuple[Any, Any]:
     hint = arg(help=text, help_behavior_hint=f"(default: {default})")
     return Annotated[tuple[kind, ...], hint], field(default=())
 
@@ -62,7 +62,8 @@ def _owners() -> dict[str, list[type[Method]]]:
 
 def _member(name: str, owners: list[type[Method]], several: str, keep_default: str | None) -> tuple[str, Any, Any]:
     kinds, manies = zip(*(_type_of(name, cls) for cls in owners), strict=True)
-    kind, many = float if float in kinds else kinds[0], any(manies)
+    kind: Any = float if float in kinds else kinds[0]
+    many = any(manies)
     is_dial = any(cls.dial == name for cls in owners)
     text = _help(name, owners) + (f"; {several}" if is_dial else "")
     default = keep_default if name == "keep" and keep_default else _defaults(name, owners)

@@ -73,7 +73,9 @@ def _said(section: list[str]) -> str:
     text = " ".join(section)
     if text.startswith(_MISSING):
         return f"missing: {', '.join(_options_in(section))}"
-    text = _UNREADABLE.sub(lambda match: f"cannot read {match[match.lastgroup]}", text).removeprefix("Error parsing ")
+    text = _UNREADABLE.sub(lambda match: f"cannot read {match[match.lastgroup or 0]}", text).removeprefix(
+        "Error parsing "
+    )
     return text[:1].lower() + text[1:]
 
 

@@ -6,6 +6,7 @@ import io
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -20,7 +21,7 @@ ENDINGS = (".png", ".svg")
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p", "<", ">", "h")
 LINES = ("solid", "dashed", "dotted", "dashdot")
-STYLE = {
+STYLE: Any = {
     "font.size": 10,
     "svg.hashsalt": "vitrim",
     "svg.fonttype": "none",
@@ -56,12 +57,12 @@ def _save(target: str | io.StringIO, kind: str, title: str, rows: Sequence[Row])
         figure.savefig(target, format=kind, dpi=160, metadata={"Date": None} if kind == "svg" else {"Software": None})
 
 
-def _by_method(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
+def _by_method(rows: Sequence[Any]) -> list[tuple[str, list[Row]]]:
     return [(name, list(group)) for name, group in groupby(rows, key=lambda row: row.plan.name)]
 
 
 def _dense(axes: Axes, row: Row) -> None:
-    level = accuracy_of(row.result)
+    level: Any = accuracy_of(row.result)
     axes.axhline(level, color="0.6", linewidth=1, linestyle=(0, (4, 3)), zorder=0)
     _whiskers(axes, [row], color="black", marker="*", markersize=12, linestyle="none", label="dense")
 
@@ -78,8 +79,8 @@ def _line(axes: Axes, method: str, rows: list[Row], style: dict[str, str]) -> No
 
 
 def _whiskers(axes: Axes, rows: list[Row], **style) -> None:
-    x, y = [row.cost.gmacs for row in rows], [accuracy_of(row.result) for row in rows]
-    bounds = [interval_of(row.result) for row in rows]
+    x, y = [row.cost.gmacs for row in rows], [accuracy_of(row.result) or 0.0 for row in rows]
+    bounds: list[Any] = [interval_of(row.result) for row in rows]
     below, above = zip(*((a - low, high - a) for a, (low, high) in zip(y, bounds, strict=True)), strict=True)
     axes.errorbar(x, y, yerr=(below, above), color=style["color"], fmt="none", capsize=2.5, elinewidth=0.9)
     axes.plot(x, y, **style)

@@ -46,7 +46,8 @@ def _all_options(method: Method) -> dict[str, Any]:
         if name in values:
             values[name] = [place.block for place in method.places]
     if method.guide is not None:
-        values["score"] = f"last class attention of {method.guide.model.pretrained_cfg['architecture']}"
+        guide: Any = method.guide
+        values["score"] = f"last class attention of {guide.model.pretrained_cfg['architecture']}"
     return {name: list(value) if isinstance(value, (tuple, range)) else value for name, value in values.items()}
 
 
@@ -56,10 +57,9 @@ def one_plan(subject: Subject, config: Any, seed: int) -> Plan:
     Raises ValueError for options that the method does not take, and for a budget beside a keep rate.
     """
     names, given, budgets = config.method, _given(subject, config), config.macs
-    if _as_saved(subject, names, given, budgets):
-        return plan_of(subject.saved)
-    if _switched(subject, names, given, budgets):
-        return plan_of(_switch(subject.saved, _singles(given)))
+    saved = _kept(subject, names, given, budgets)
+    if saved is not None:
+        return plan_of(saved)
     (name,) = _one("--method", _known(subject, names))
     dial = METHODS[name].dial
     options = _options(subject, name, _singles(given), seed)
@@ -76,10 +76,9 @@ def many_plans(subject: Subject, config: Any, seed: int) -> list[Plan]:
     Raises ValueError for options that none of the methods takes.
     """
     names, given, budgets = config.method, _given(subject, config), config.macs
-    if _as_saved(subject, names, given, budgets):
-        return [plan_of(subject.saved)]
-    if _switched(subject, names, given, budgets):
-        return [plan_of(_switch(subject.saved, _singles(given)))]
+    saved = _kept(subject, names, given, budgets)
+    if saved is not None:
+        return [plan_of(saved)]
     names = _known(subject, names)
     _check_taken(names, given)
     _check_dials(names, given, budgets)
@@ -125,25 +124,16 @@ def _values(value: Any, dial: str, budgets: Sequence[float]) -> Sequence[Any]:
     return value if isinstance(value, tuple) else (value,)
 
 
-def _as_saved(subject: Subject, names: Sequence[str], given: dict[str, Any], budgets: Sequence[float]) -> bool:
-    """Whether the command line leaves the model of a saved folder as it is; its own methods may be named."""
-    return subject.saved is not None and not (given or budgets) and _names_saved(subject, names)
-
-
-def _names_saved(subject: Subject, names: Sequence[str]) -> bool:
-    return not names or list(names) == [method.name for method in subject.saved.methods]
-
-
-def _switched(subject: Subject, names: Sequence[str], given: dict[str, Any], budgets: Sequence[float]) -> bool:
-    """Whether the command line turns only what a trained method of a saved folder leaves open."""
-    saved = [] if subject.saved is None else subject.saved.methods
-    return (
-        len(saved) == 1
-        and saved[0].learns
-        and not budgets
-        and _names_saved(subject, names)
-        and set(given) <= set(saved[0].switches)
-    )
+def _kept(subject: Subject, names: Sequence[str], given: dict[str, Any], budgets: Sequence[float]) -> ReducedViT | None:
+    """The model of a saved folder, where the command line leaves it as it is, or turns only what its trained method
+    leaves open; its own methods may be named. None: another one is asked for."""
+    saved = subject.saved
+    if saved is None or budgets or (names and list(names) != [method.name for method in saved.methods]):
+        return None
+    if not given:
+        return saved
+    open_options = set(saved.methods[0].switches) if len(saved.methods) == 1 and saved.methods[0].learns else set()
+    return _switch(saved, _singles(given)) if set(given) <= open_options else None
 
 
 def _switch(saved: ReducedViT, given: dict[str, Any]) -> ReducedViT:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
@@ -19,7 +20,7 @@ NAMED = 10  # skipped images named on the terminal; the JSON names all
 
 def about(printer: Printer, name: str, loader: DataLoader, setting: Setting) -> None:
     """What is measured, on what, and what of the data is left out."""
-    dataset = loader.dataset
+    dataset: Any = loader.dataset
     height, width = dataset.config["input_size"][1:]
     printer.line(
         f"{name}, {images_in_words(dataset)} at {height} x {width} (crop {dataset.config['crop_pct']:g}), labels "
@@ -106,8 +107,8 @@ def not_finite(printer: Printer, rows: Sequence[Row]) -> None:
 def doubtful(dense: Row, classes: Classes) -> str:
     """A remark where classes were numbered by order and the dense model is no better than chance: it may have learned
     them in another order. Empty otherwise."""
-    result, count = dense.result, len(classes.names)
-    if not classes.by_order or result.top1 is None or count < 2 or result.top1_interval[0] > 100 / count:
+    interval, count = dense.result.top1_interval, len(classes.names)
+    if not classes.by_order or interval is None or count < 2 or interval[0] > 100 / count:
         return ""
     other = f"torchvision's ImageFolder numbers them {few(classes.other_order)}" if classes.other_order else ""
     return (

@@ -7,7 +7,7 @@ numbers are taken for what they are, a flag is never a number and a number never
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from typing import Any
 
 from ...core.values import as_flag, as_number, as_several, as_whole, shown
@@ -36,9 +36,7 @@ def check_count(option: str, value: int, lowest: int) -> int:
     return count
 
 
-def check_counts(
-    option: str, value: int | Sequence[int] | None, lowest: int, places: int | None = None
-) -> tuple[int, ...] | int | None:
+def check_counts(option: str, value: Any, lowest: int, places: int | None = None) -> Any:
     """`value` as one count, or one for each place; None stays. ValueError for anything else, or too many of them."""
     if value is None:
         return None

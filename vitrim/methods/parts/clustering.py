@@ -8,6 +8,7 @@ Shapes: b images, q inattentive tokens, m groups, c channels.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -151,7 +152,7 @@ class Weigher(nn.Module):
         hidden = channels // 4
         self.norm = nn.LayerNorm(channels)
         self.hidden = nn.Conv1d(channels, hidden, REACH, padding=1) if convolution else nn.Linear(channels, hidden)
-        self.score = nn.Conv1d(hidden, 1, REACH, padding=1) if convolution else nn.Linear(hidden, 1)
+        self.score: Any = nn.Conv1d(hidden, 1, REACH, padding=1) if convolution else nn.Linear(hidden, 1)
         nn.init.zeros_(self.score.weight)
         nn.init.zeros_(self.score.bias)
 

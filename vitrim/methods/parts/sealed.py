@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from typing import Any
 
 
@@ -11,6 +12,11 @@ class Sealed:
 
     Raises ValueError for an attempt: places, learned parts and plans hang on the options.
     """
+
+    @classmethod
+    def option_names(cls) -> list[str]:
+        """Names of the options, in order."""
+        return list(inspect.signature(cls).parameters)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

@@ -7,14 +7,14 @@ from dataclasses import replace
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...core.schedule import Place, check_keep
 
 DECIMALS = 6  # of a share in a plan: no count of tokens hangs on more
 
 
-class StoredShares:
+class StoredShares(nn.Module):
     """For a method, beside `Method`: the share of N that each place keeps, in a float32 buffer `kept_shares`.
 
     The buffer is the truth and is never rounded: it comes through casts, moves, copies and state dicts bit for bit,
@@ -64,7 +64,7 @@ class StoredShares:
         stored = self._buffers.get("kept_shares")
         super()._apply(fn, recurse)
         if stored is not None:
-            self._keep_bits(stored, self._buffers["kept_shares"])
+            self._keep_bits(stored, self.kept_shares)
         return self
 
     def _keep_bits(self, stored: Tensor, moved: Tensor) -> None:

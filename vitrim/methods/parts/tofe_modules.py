@@ -7,6 +7,7 @@ Shapes: b images, n patch tokens, f frozen ones, c channels. A ragged batch has 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -59,7 +60,7 @@ class MlpSelector(nn.Module):
 class PredictorSelector(Predictor):
     """DynamicViT's predictor in the selector's place (ToFe Table III); its mean runs over the patch tokens present."""
 
-    def forward(self, tokens: Tokens) -> Float[Tensor, "b n 2"]:
+    def forward(self, tokens: Tokens) -> Float[Tensor, "b n 2"]:  # ty: ignore[incompatible-method-override]
         """Log-probabilities (keep, freeze) of every patch token."""
         if tokens.layout is not None:
             return tokens.layout.patches.each(super().forward, tokens.patches)
@@ -84,7 +85,7 @@ def start_at(selector: MlpSelector | PredictorSelector, share: float) -> None:
 @torch.no_grad()
 def shift(selector: MlpSelector | PredictorSelector, by: float) -> None:
     """Raise log(keep / freeze) of every token alike. Raises ValueError where the last layer's bias cannot be moved."""
-    last = selector.decide[-1] if isinstance(selector.decide, nn.Sequential) else selector.decide
+    last: Any = selector.decide[-1] if isinstance(selector.decide, nn.Sequential) else selector.decide
     if not is_bare_linear(last):
         raise ValueError(f"the selector's last layer is a {type(last).__name__} or has hooks: its bias cannot be moved")
     last.bias += last.bias.new_tensor([by / 2, -by / 2])
@@ -122,7 +123,7 @@ class DepthwiseConv(nn.Module):
 
     def __init__(self, channels: int, heads: int):
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, kernel_size=3, padding=1, groups=channels)
+        self.conv: Any = nn.Conv2d(channels, channels, kernel_size=3, padding=1, groups=channels)
         nn.init.zeros_(self.conv.weight)
         nn.init.zeros_(self.conv.bias)
 
@@ -174,8 +175,8 @@ class TransformerBlock(nn.Module):
         return frozen * 12 * channels * channels + 2 * frozen * frozen * channels
 
 
-SELECTORS: dict[str, type[nn.Module]] = {"mlp": MlpSelector, "dynamicvit": PredictorSelector}
-APPROXIMATORS: dict[str, type[nn.Module] | None] = {
+SELECTORS: dict[str, Any] = {"mlp": MlpSelector, "dynamicvit": PredictorSelector}
+APPROXIMATORS: dict[str, Any] = {
     "bottleneck": Bottleneck,
     "identity": None,
     "conv": DepthwiseConv,
