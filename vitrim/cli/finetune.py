@@ -22,6 +22,7 @@ from ..runtime.build import UntrainedWarning
 from ..runtime.loading import CONFIG, WEIGHTS
 from ..runtime.profile import profile
 from ..training import (
+    RECIPES,
     Augmentation,
     FinetuneResult,
     Interrupted,

@@ -66,7 +66,9 @@ class TrainingPhotographs(Dataset):
     def __len__(self) -> int:
         return len(self.photographs)
 
-    def __getitem__(self, key: tuple[int, int, int]) -> tuple[Tensor, int, list[Unreadable]]:
+    def __getitem__(  # ty: ignore[lost-keyword-for-regular-parameter]
+        self, key: tuple[int, int, int]
+    ) -> tuple[Tensor, int, list[Unreadable]]:
         epoch, index, copy = key
         bad = []
         for step in range(len(self)):
