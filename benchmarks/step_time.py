@@ -30,7 +30,16 @@ from vitrim.training.loop import make_accelerator
 from vitrim.training.steps import Stepper
 from vitrim.training.student import make_student
 
-METHODS = ["evit", "bat", "tome", "topk", "dpcknn", "idlevit", "dynamicvit", "tofe"]  # those of benchmarks/finetune.py
+METHODS = [
+    "evit",
+    "bat",
+    "tome",
+    "topk",
+    "dpcknn",
+    "idlevit",
+    "dynamicvit",
+    "tofe",
+]  # those of the group `methods` in finetune.toml
 
 
 def distill_step(dense, name, images, labels, precision):

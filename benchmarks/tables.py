@@ -1,4 +1,4 @@
-"""Fill the tables of README.md and docs/ from benchmarks/results/*.json; no figure there is typed by hand.
+"""Fill the tables of README.md and docs/ from benchmarks/results; no figure there is typed by hand.
 
     python benchmarks/tables.py            # rewrite the sections between <!-- table: NAME --> and <!-- end -->
     python benchmarks/tables.py --check    # exit 1 if a section is not what the results say
@@ -16,6 +16,9 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+from finetune_tables import budgets, finetuned
+from table_text import interval, markdown
+
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 SHARED = Path(os.environ.get("VITRIM_SHARED", ROOT.parent / "shared"))
@@ -24,15 +27,6 @@ SECTION = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 def results(name: str) -> dict:
     return json.loads((RESULTS / f"{name}.json").read_text())
-
-
-def markdown(titles: list[str], rows: list[list[str]]) -> str:
-    lines = [titles, ["---", *["---:"] * (len(titles) - 1)], *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def interval(bounds) -> str:
-    return f"{bounds[0]:.1f} to {bounds[1]:.1f}"
 
 
 def label(row: dict) -> str:
@@ -81,64 +75,6 @@ def speed(name: str) -> str:
         rows.append([r["model"], str(r["batch_size"]), f"{r['gmacs']:.3f}", *figures])
     where = f"{found['model']}, {found['processor']}, {found['threads']} threads, torch {found['torch']}."
     return markdown(titles, rows) + f"\n\n{where}"
-
-
-def judged(trial: dict) -> list[str]:
-    """Accuracy before and after, with its interval, and agreement with the dense model before and after."""
-    before, after = trial["before"], trial["after"]
-    figures = [f"{before['top1']:.1f}", f"{after['top1']:.1f}", interval(after["interval"])]
-    return [*figures, f"{before['agreement']:.1f}", f"{after['agreement']:.1f}"]
-
-
-JUDGED = ["top-1 before", "after", "95 %", "agreement before", "after"]
-
-
-def finetuned(name: str, *, first: tuple[str, ...] = ()) -> str:
-    """The trials of one group; `first`: trials of `methods` to put above those of the same method."""
-    found = results(name)
-    trials = [t for t in results("finetune_methods")["trials"] if t["trial"] in first] + found["trials"]
-    trials.sort(key=lambda trial: [*first, ""].index(trial["trial"].split(",")[0]) if first else 0)
-    rows = [
-        [t["trial"], str(t["steps"]), f"{t['share_after']:.2f}", *judged(t), f"{t['dense']['top1']:.1f}"]
-        for t in trials
-    ]
-    table = markdown(["", "steps", "share of dense MACs", *JUDGED, "dense"], rows)
-    return f"{table}\n\n{trained_on(found)}"
-
-
-def trained_on(found: dict) -> str:
-    """How the trials were made: one sentence, or one for those made alike. Older files have one setting for all."""
-    made: dict[str, list[str]] = {}
-    for trial in found["trials"]:
-        made.setdefault(made_with(trial.get("settings") or found["settings"], trial), []).append(trial["trial"])
-    return "  \n".join(how if len(made) == 1 else f"{'; '.join(names)}: {how}" for how, names in made.items())
-
-
-def made_with(made: dict, trial: dict) -> str:
-    images = trial["after"]["images"]
-    how = f"{made['steps']} steps" if made["steps"] else f"{made['minutes']:g} minutes of training, at most one epoch"
-    what = f"{how}, batch {made['batch']}, precision {made['precision']}; judged on {images:,} photographs"
-    return f"{what} ({made['processor']}, {made['threads']} threads, torch {made['torch']}, timm {made['timm']})."
-
-
-def budgets(name: str) -> str:
-    """What ToFe's inference costs beside its target."""
-    found, rows = results(name), []
-    for t in found["trials"]:
-        target = float(t["trial"].split(", ")[1])
-        away = f"{t['share_mean'] / target - 1:+.1%}"
-        figures = [f"{target:.2f}", f"{t['share_mean']:.3f}", away, f"{t['share_after']:.3f}"]
-        rows.append([*figures, f"{t['after']['top1']:.1f}", f"{t['after']['agreement']:.1f}", str(t["steps"])])
-    titles = [
-        "target",
-        "mean of instance-adaptive inference",
-        "off by",
-        "batch-adaptive",
-        "top-1",
-        "agreement",
-        "steps",
-    ]
-    return f"{markdown(titles, rows)}\n\n{trained_on(found)}"
 
 
 def step_time() -> str:
@@ -198,12 +134,12 @@ TABLES = {
     "all_methods": all_methods,
     "published": published,
     **{name: (lambda name=name: speed(name)) for name in ("speed_evit", "speed_all", "speed_ragged")},
-    "finetune_methods": lambda: finetuned("finetune_methods"),
-    "finetune_classes": lambda: finetuned("finetune_classes"),
-    "finetune_tries": lambda: finetuned("finetune_tries"),
-    "finetune_claims": lambda: finetuned("finetune_claims", first=("idlevit", "tofe", "bat")),
-    "finetune_budgets": lambda: budgets("finetune_budgets"),
-    "finetune_spring": lambda: budgets("finetune_spring"),
+    "finetune_methods": lambda: finetuned("methods"),
+    "finetune_classes": lambda: finetuned("classes"),
+    "finetune_tries": lambda: finetuned("tries"),
+    "finetune_claims": lambda: finetuned("claims", first=("idlevit", "tofe", "bat")),
+    "finetune_budgets": lambda: budgets("budgets"),
+    "finetune_spring": lambda: budgets("spring"),
     "step_time": step_time,
 }
 

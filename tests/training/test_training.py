@@ -380,7 +380,7 @@ def test_guides_are_refused(photographs, tmp_path):
 
 
 def test_trackers_that_are_not_installed_are_refused(photographs, tmp_path, monkeypatch):
-    monkeypatch.setattr("vitrim.training.loop.get_available_trackers", lambda: ["tensorboard"])
+    monkeypatch.setattr("accelerate.tracking.get_available_trackers", lambda: ["tensorboard"])
     settings = Settings(tmp_path, cpu=True, show=False, trackers=("tensorboard", "wandb"))
     with pytest.raises(ValueError, match=r"--trackers wandb: not installed; pip install"):
         finetune(small_model(), "evit", photographs, quick(), settings, keep=0.6)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+from ..common.extras import require
 from ..common.files import check_output, unused, write_json
 from .shared.measure import accuracy_of, check_run, common_figures, data_figures, measure, open_images
 from .shared.method_options import method_options_class
@@ -43,6 +44,7 @@ class CompareConfig:
 def run(arguments: Sequence[str], prog: str) -> None:
     """Compare what the arguments name."""
     config = parse(CompareConfig, arguments, prog)
+    require("plot", prog)
     check_output(config.output.json)
     picture = config.picture or unused(DEFAULT_PICTURE)
     check_output(picture, ENDINGS)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
+from ..common.extras import require
 from ..common.files import check_output, unused, write_json
 from ..demo.digits import DigitCanvases
 from ..demo.model import NAME, load_model
@@ -64,6 +65,7 @@ class DemoConfig:
 def run(arguments: Sequence[str], prog: str) -> None:
     """Run the demo."""
     config = parse(DemoConfig, arguments, prog)
+    require("demo", prog)
     out = config.out or unused(DEFAULT_PAGE)
     check_output(out, (".html", ".htm"))
     check_output(config.output.json)

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from accelerate import PartialState
 from torch.utils.data import DataLoader
 
+from ..common.extras import require
 from ..common.files import check_output, write_json
 from ..data.classes import in_words
 from ..data.loading import open_dataset, open_loader
@@ -135,6 +135,9 @@ class FinetuneConfig:
 def run(arguments: Sequence[str], prog: str) -> None:
     """Fine-tune what the arguments name."""
     config = parse(FinetuneConfig, arguments, prog)
+    require("train", prog)
+    from accelerate import PartialState
+
     check_output(config.output.json)
     _check_precision(config.machine)
     settings = _settings(config)

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 from torch import Generator, Tensor
 from torch.utils.data import Dataset
+
+from ..common.extras import require
 
 CANVAS_SIZE = 64
 CLASSES = 10
@@ -55,6 +55,10 @@ def source_digits(split: str) -> SourceDigits:
     """
     if split not in SPLITS:
         raise ValueError(f"split={split!r} is not known; use one of {', '.join(SPLITS)}")
+    require("demo", "source_digits")
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
     digits = load_digits()
     rows = train_test_split(range(len(digits.target)), test_size=TEST_DIGITS, stratify=digits.target, random_state=0)
     indices = torch.tensor(sorted(rows[SPLITS.index(split)]))

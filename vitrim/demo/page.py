@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, UInt8
-from jinja2 import Environment
 from PIL import Image
 
+from ..common.extras import require
 from ..common.files import write_whole
 
 # A mid-grey blue that stands off from black ink, from white paper and from both page backgrounds.
@@ -90,10 +90,14 @@ def write_page(
         ValueError: `path` cannot be written; the picture is neither PNG nor SVG; a mask does not fit its image; the
             examples have different numbers of masks, or not as many as `stage_names`.
     """
+    require("demo", "write_page")
+    from jinja2 import Environment
+
+    template = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(_TEMPLATE)
     names = _stage_names(examples, stage_names)
     views = [_example_view(example, names) for example in examples]
     words = {"title": title, "lead": lead, "footer": footer, "css": _CSS}
-    html = _TEMPLATE.render(words, rows=table_rows, picture=_picture_uri(picture), examples=views)
+    html = template.render(words, rows=table_rows, picture=_picture_uri(picture), examples=views)
     return write_whole(path, lambda beside: Path(beside).write_text(html, encoding="utf-8"))
 
 
@@ -191,7 +195,7 @@ footer { margin-top: 3rem; padding-top: 1rem; border-top: 1px solid var(--line);
   font-size: .85rem; }
 """
 
-_TEMPLATE = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string("""\
+_TEMPLATE = """\
 {% macro number(value, form, unit="") %}
 {{ "\u2013" if value is none else form.format(value).replace("-", "\u2212") ~ unit }}
 {%- endmacro %}
@@ -248,4 +252,4 @@ _TEMPLATE = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).f
 {% if footer %}<footer>{{ footer }}</footer>{% endif %}
 </main></body>
 </html>
-""")
+"""

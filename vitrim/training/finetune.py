@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 from torch.utils.data import DataLoader
 
+from ..common.extras import require
 from ..data.choose import drawn
 from ..data.classes import Classes, check_same_classes, name_classes
 from ..data.loading import data_config, open_dataset
@@ -75,6 +76,7 @@ def finetune(
     Raises ValueError for what cannot be trained, in one line, and `RunStopped` (one too) for what breaks off;
     `Interrupted` for SIGINT and SIGTERM, once the state is written.
     """
+    require("train", "finetune")
     model = unwrap(model)
     check_model(model)
     check_recipe(recipe, model)

@@ -8,11 +8,8 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from accelerate import Accelerator
-from accelerate.tracking import get_available_trackers
-from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 from torch import Tensor
 
 from ..runtime.model import ReducedViT
@@ -24,6 +21,9 @@ from .settings import Settings, flat
 from .signals import Interrupted, Signals
 from .steps import Stepper
 
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
 WAIT = timedelta(hours=6)  # the others wait while the first process judges; NCCL would give up after ten minutes
 
 
@@ -32,6 +32,10 @@ def make_accelerator(settings: Settings, learns: bool) -> Accelerator:
 
     Raises ValueError for trackers that are not installed.
     """
+    from accelerate import Accelerator
+    from accelerate.tracking import get_available_trackers
+    from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
+
     available = [str(getattr(tracker, "value", tracker)) for tracker in get_available_trackers()]
     missing = [name for name in settings.trackers if name not in available]
     if missing:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 from contextlib import nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate import Accelerator
 from timm.utils import ModelEmaV3
 from torch import Tensor
 
@@ -21,6 +20,9 @@ from .photographs import make_mixup, mixed, seed_everything, seed_of
 from .recipes import Recipe
 from .settings import Settings
 from .shares import held_by_ratio, kept_shares, learns_counts, own_counts, place_names, turns_by_schedule
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 
 class Stepper:

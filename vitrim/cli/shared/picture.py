@@ -6,14 +6,14 @@ import io
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from matplotlib import rc_context
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-
+from ...common.extras import require
 from ...common.files import write_whole
 from .measure import Row, accuracy_of, interval_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 ENDINGS = (".png", ".svg")
 # Okabe and Ito's colours, told apart by colour-blind readers too. After the sixth method they start again, with other
@@ -46,6 +46,10 @@ def svg(title: str, rows: Sequence[Row]) -> str:
 
 
 def _save(target: str | io.StringIO, kind: str, title: str, rows: Sequence[Row]) -> None:
+    require("plot", "a picture")
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
     with rc_context(STYLE):
         figure = Figure(figsize=(7, 4.4), layout="constrained")
         axes = figure.add_subplot()

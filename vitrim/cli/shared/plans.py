@@ -164,9 +164,7 @@ def _options(subject: Subject, name: str, given: dict[str, Any], seed: int) -> d
     saved = [] if subject.saved is None else [method for method in subject.saved.methods if method.name == name]
     if any(True for method in saved for _ in method.parameters()):
         free = "".join(f" but --{option}" for option in METHODS[name].switches)
-        raise ValueError(
-            f"the saved {name} has learned parts that go with its options: give none{free}"
-        )
+        raise ValueError(f"the saved {name} has learned parts that go with its options: give none{free}")
     start = saved[0].options() if saved else {}
     seeds = {key: seed for key in SHARED if key in METHODS[name].option_names()}
     return {**start, **seeds, **given}
