@@ -12,10 +12,10 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from timm.models import clean_state_dict, load_state_dict
-from timm.utils import unwrap_model
 from torch import Tensor, nn
 
 from ...common.text import counted, few, first_line
+from ...common.unwrapping import innermost
 from .misfits import in_words, misfit
 
 _ENDINGS = (".safetensors", ".pth", ".pt", ".bin", ".tar", ".ckpt")
@@ -38,7 +38,7 @@ def load_checkpoint(model: nn.Module, path: str | Path) -> tuple[str, ...]:
     tensors that are no plain weights (quantised, sparse, without data, of another kind of number than the model's); and
     for weights that are not finite.
     """
-    model = unwrap_model(model)
+    model = innermost(model)
     path = Path(path).expanduser()
     found, taken = _read(path)
     raw, left_out = _backbone(found)

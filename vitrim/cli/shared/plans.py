@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ...backbones import library_of
 from ...methods import METHODS, LastClassAttention, Method
 from ...runtime.build import attach, make_method, reduce
 from ...runtime.model import ReducedViT
@@ -46,7 +47,8 @@ def _all_options(method: Method) -> dict[str, Any]:
         if name in values:
             values[name] = [place.block for place in method.places]
     if method.guide is not None:
-        values["score"] = f"last class attention of {method.guide.model.pretrained_cfg['architecture']}"
+        guide = method.guide.model
+        values["score"] = f"last class attention of {library_of(guide).architecture(guide)}"
     return {name: list(value) if isinstance(value, (tuple, range)) else value for name, value in values.items()}
 
 
