@@ -32,7 +32,7 @@ class ReducedViT(TimmInterface, nn.Module):
     Raises ValueError for a model that is not supported, and for methods that it, or their stack, cannot carry.
     """
 
-    # Saving makes the model again and so needs this class: `runtime/__init__.py` puts the method here.
+    # A method that `runtime/__init__.py` puts here: saving makes models again, so it needs this class first.
     save: ClassVar[Callable[[ReducedViT, str | Path], None]]
 
     def __init__(self, backbone: nn.Module, methods: Sequence[Method]):
