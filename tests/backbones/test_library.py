@@ -179,7 +179,7 @@ def test_wrappers_are_checked_before_they_are_taken_off_and_others_stay():
 
 @pytest.mark.parametrize(
     "name",
-    ["test_vit", "lvvit_t", "swin_tiny_patch4_window7_224", "vit_small_r26_s32_224", "resnet18", "mixer_s32_224"],
+    ["test_vit", "lvvit_t", "swin_tiny_patch4_window7_224", "vit_small_r26_s32_224", "resnet18"],
 )
 def test_a_patch_embedding_is_known_by_what_it_has(name):
     for module in on_meta(name).modules():
