@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from ...backbones import find_family, library_of, library_with
-from ...backbones.timm.checkpoints import check_tensors
+from ...backbones.weights import check_tensors
 from ...common.text import first_line
 from ...runtime.loading import CONFIG, load
 from ...runtime.model import ReducedViT
