@@ -124,7 +124,7 @@ MODULES = (
 )
 
 # Private names that are neither timm's nor those of torch.nn.Module and its file.
-OTHERS = {"_is_mkldnn_bf16_supported", "_asdict"}
+OTHERS = {"_is_mkldnn_bf16_supported", "_asdict", "_orig_mod"}
 
 
 def _lost(what: str, purpose: str) -> str:

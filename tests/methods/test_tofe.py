@@ -13,9 +13,21 @@ from references.tofe_setup import OPTIONS, ROWS, kept_of, put_on
 from settings import dense, images
 
 import vitrim
+from vitrim.methods.parts.tofe_modules import Mlp
 from vitrim.runtime.build import attach
 
 # -- the paper, one image, one token at a time
+
+
+@torch.no_grad()
+def test_the_approximators_mlp_is_timms_bit_for_bit():
+    torch.manual_seed(0)
+    ours, theirs, x = Mlp(12, 6), timm.layers.Mlp(12, 6), torch.randn(2, 5, 12)
+    assert ours.state_dict().keys() == theirs.state_dict().keys()
+    theirs.load_state_dict(ours.state_dict())
+    assert torch.equal(ours(x), theirs(x))
+    torch.manual_seed(0)
+    assert torch.equal(timm.layers.Mlp(12, 6).fc2.weight, ours.fc2.weight)  # first weights are drawn in the same order
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Backbone families: one class, one file each."""
+"""Backbone families: one class, one file each; and the libraries that their models come from."""
 
 from __future__ import annotations
 
@@ -7,14 +7,43 @@ from torch import nn
 from .admission import refuse
 from .base import Backbone
 from .layers import kind
+from .library import Library
 from .lvvit import names  # noqa: F401  registers lvvit_t, _s, _m, _l with timm
 from .lvvit.model import LVViT, LVViTBackbone
 from .lvvit.token_labels import TokenLogits
+from .timm.library import TimmLibrary
 from .timm.plain import PlainBackbone
 from .timm.rope import RopeBackbone
 from .timm.swin import SwinBackbone
 
 FAMILIES: tuple[type[Backbone], ...] = (PlainBackbone, LVViTBackbone, RopeBackbone, SwinBackbone)
+TIMM = TimmLibrary(FAMILIES)
+LIBRARIES: tuple[Library, ...] = (TIMM,)
+
+
+def library_of(model: nn.Module) -> Library:
+    """The library that a dense model comes from.
+
+    Raises ValueError for a model of none of them, a reduced or wrapped one included.
+    """
+    for library in LIBRARIES:
+        if library.owns(model):
+            return library
+    known = " or ".join(library.name for library in LIBRARIES)
+    raise ValueError(f"{type(model).__name__} is no model of {known}: give the dense model itself, without wrappers")
+
+
+def library_with(name: str) -> Library:
+    """The library that makes a model of that name, from its list or from where it looks it up.
+
+    Raises ValueError, with names that look like it, for a name that no library knows.
+    """
+    for library in LIBRARIES:
+        if library.looks_up(name) or library.has_model(name):
+            return library
+    near = [near_name for library in LIBRARIES for near_name in library.near_names(name)]
+    hint = f"did you mean {', '.join(near)}?" if near else "; ".join(library.listing for library in LIBRARIES)
+    raise ValueError(f"{' and '.join(library.name for library in LIBRARIES)} has no model {name!r}: {hint}")
 
 
 def find_family(model: nn.Module) -> type[Backbone]:
@@ -52,12 +81,17 @@ def _check_parts(model: nn.Module) -> None:
 
 __all__ = [
     "FAMILIES",
+    "LIBRARIES",
+    "TIMM",
     "Backbone",
     "LVViT",
     "LVViTBackbone",
+    "Library",
     "PlainBackbone",
     "RopeBackbone",
     "SwinBackbone",
     "TokenLogits",
     "find_family",
+    "library_of",
+    "library_with",
 ]

@@ -8,12 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-import timm
 import torch
 from tyro.conf import arg
 
 from .._version import __version__
-from ..backbones import FAMILIES
+from ..backbones import FAMILIES, LIBRARIES, library_with
 from ..common.files import check_output, write_json
 from ..methods import METHODS
 from ..runtime.build import attach, make_method
@@ -61,13 +60,13 @@ def run(arguments: Sequence[str], prog: str) -> None:
 
 
 def _kinds() -> list[tuple[str, str, str]]:
-    """(family, kind of model, a timm name of that kind)."""
+    """(family, kind of model, a name of that kind)."""
     return [(family.family, kind, example) for family in FAMILIES for kind, example in family.kinds.items()]
 
 
 def _answers(example: str) -> dict[str, Answer]:
     with torch.device("meta"):
-        model = timm.create_model(example)
+        model = library_with(example).create(example)
     return {name: _answer(model, name) for name in METHODS}
 
 
@@ -150,4 +149,5 @@ def _figures(answers: dict[str, dict[str, Answer]]) -> dict[str, Any]:
         }
         for family, kind, example in _kinds()
     ]
-    return {"methods": methods, "models": models, "vitrim": __version__, "timm": timm.__version__}
+    versions = {library.name: library.version for library in LIBRARIES}
+    return {"methods": methods, "models": models, "vitrim": __version__, **versions}

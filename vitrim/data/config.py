@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from timm.data import resolve_data_config
-from timm.layers import PatchEmbed
-from timm.utils import unwrap_model
 from torch import nn
 
 from ..common.text import shortened
+from ..common.unwrapping import innermost
 
 _NAMES = {
     "interpolation": ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos"),
@@ -24,7 +23,7 @@ def data_config(model: nn.Module, img_size: int | tuple[int, int] | None = None)
 
     Raises ValueError for a configuration with which no photograph can be prepared.
     """
-    model = unwrap_model(model)
+    model = innermost(model)
     return config_of(model, getattr(model, "pretrained_cfg", None) or {}, None, img_size)
 
 
@@ -34,7 +33,7 @@ def config_of(
     """timm's data configuration; the model's patch embedding knows its size better than its `pretrained_cfg`."""
     if crop_pct is not None and not 0 < crop_pct <= 1:
         raise ValueError(f"crop_pct is {crop_pct}: give a share in (0, 1]")
-    embeds = (module for module in model.modules() if isinstance(module, PatchEmbed)) if model is not None else ()
+    embeds = filter(_is_patch_embed, model.modules()) if model is not None else ()
     embed = next(iter(embeds), None)
     size = _size(embed, img_size)
     # LV-ViT's stem has convolutions before its projection.
@@ -51,7 +50,15 @@ def config_of(
     return config
 
 
-def _size(embed: PatchEmbed | None, img_size: int | tuple[int, int] | None) -> tuple[int, int] | None:
+def _is_patch_embed(module: nn.Module) -> bool:
+    """Whether a module cuts images into patches by its own convolution, and knows of which size: timm's `PatchEmbed`.
+    One with a whole network in front of its projection sees no image, so it can't tell the channels."""
+    return all(hasattr(module, name) for name in ("proj", "strict_img_size", "dynamic_img_pad")) and not hasattr(
+        module, "backbone"
+    )
+
+
+def _size(embed: nn.Module | None, img_size: int | tuple[int, int] | None) -> tuple[int, int] | None:
     fixed = getattr(embed, "img_size", None)
     size = (img_size, img_size) if isinstance(img_size, int) else img_size or fixed
     if size is not None and min(size) < 1:

@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from timm.utils import unwrap_model
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from ..common.text import counted, few
+from ..common.unwrapping import innermost
 from .choose import drawn, first_of_each
 from .class_map import read_class_map
 from .classes import Classes, LabelNames, empty_are_classes, match_classes
@@ -81,7 +81,7 @@ def open_dataset(
     Raises ValueError for what is no data set, holds no photograph, or has classes that do not match the model.
     """
     _positive(limit_per_class=limit_per_class, limit=limit)
-    model = unwrap_model(model_or_cfg) if isinstance(model_or_cfg, nn.Module) else None
+    model = innermost(model_or_cfg) if isinstance(model_or_cfg, nn.Module) else None
     cfg = (getattr(model, "pretrained_cfg", None) or {}) if model is not None else model_or_cfg
     config = config_of(model, cfg, crop_pct, img_size)
     num_classes = getattr(model, "num_classes", cfg.get("num_classes", 0))

@@ -3,8 +3,9 @@
 from importlib.resources import files
 
 from safetensors.torch import load
-from timm.models.vision_transformer import VisionTransformer
+from torch import nn
 
+from ..backbones import TIMM
 from .digits import CANVAS_SIZE, CLASSES, MEAN, STD
 
 NAME = "digits_vit"
@@ -37,14 +38,12 @@ PRETRAINED_CFG = {
 }
 
 
-def build_model() -> VisionTransformer:
+def build_model() -> nn.Module:
     """The demo's architecture with timm's random initial weights: images [B, 1, 64, 64] to logits [B, 10]."""
-    model = VisionTransformer(**ARCHITECTURE)
-    model.pretrained_cfg = model.default_cfg = dict(PRETRAINED_CFG)
-    return model
+    return TIMM.create_unlisted(PRETRAINED_CFG, **ARCHITECTURE)
 
 
-def load_model() -> VisionTransformer:
+def load_model() -> nn.Module:
     """The trained demo model in float32 and evaluation mode. `benchmarks/train_demo.py` makes its weights again.
 
     Raises:

@@ -6,9 +6,9 @@ from contextlib import contextmanager, nullcontext
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from timm.utils import unwrap_model
 from torch import Tensor, nn
 
+from ..common.unwrapping import innermost
 from ..data.photographs import Unreadable
 from .judges import ClassifierJudge, EvaluationResult, FeatureJudge, knn_hits, wilson_interval, without_classifier
 from .timing import Throughput, as_device, as_dtype, environment, evaluation_mode, inference, throughput_in_turn
@@ -95,7 +95,7 @@ def evaluate_many(
 def _judges(
     models: Mapping[str, nn.Module], features: bool | None, neighbours: int, device: torch.device
 ) -> dict[str, ClassifierJudge | FeatureJudge]:
-    counts = {name: getattr(unwrap_model(model), "num_classes", None) for name, model in models.items()}
+    counts = {name: getattr(innermost(model), "num_classes", None) for name, model in models.items()}
     if len(set(counts.values())) != 1 or None in counts.values():
         raise ValueError(f"give one or more models with the same number of classes, not {counts or 'none'}")
     if neighbours < 1:

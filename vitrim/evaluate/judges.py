@@ -5,13 +5,14 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
-from timm.data import infer_imagenet_subset
-from timm.utils import unwrap_model
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, normalize, one_hot
 from torchmetrics import MeanMetric, SumMetric
 
+from ..backbones import LIBRARIES
+from ..common.unwrapping import innermost
 from ..data.photographs import Unreadable
+from ..runtime.model import ReducedViT
 
 
 @dataclass(frozen=True)
@@ -90,17 +91,11 @@ def _vote(
 
 
 def without_classifier(model: nn.Module) -> bool:
-    """Whether a model's outputs are features: no classifier, or the image tower of a timm CLIP model.
-
-    timm counts the width of CLIP's shared space (512, 768 ...) as `num_classes`; towers fine-tuned on an ImageNet have
-    that ImageNet's number of classes.
-    """
-    model = unwrap_model(model)
-    cfg = getattr(model, "pretrained_cfg", None) or {}
-    untouched = model.num_classes == cfg.get("num_classes") and not infer_imagenet_subset(
-        {"num_classes": model.num_classes}
-    )
-    return model.num_classes == 0 or (untouched and "_clip_" in (cfg.get("architecture") or ""))
+    """Whether a model's outputs are features: no classifier, or the image tower of a CLIP model of timm's."""
+    model = innermost(model)
+    dense = model.backbone if isinstance(model, ReducedViT) else model
+    known = [library for library in LIBRARIES if library.owns(dense)]  # a model of somebody's own is judged too
+    return model.num_classes == 0 or any(library.gives_features(dense) for library in known)
 
 
 class ClassifierJudge:

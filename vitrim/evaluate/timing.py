@@ -15,6 +15,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ..backbones import LIBRARIES
+
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _BFLOAT16_FLAGS = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")
 
@@ -163,7 +165,7 @@ def environment(device: str | torch.device = "cpu", seed: int | None = None) -> 
     """
     device = as_device(device)
     return {
-        **{package: _version(package) for package in ("torch", "timm", "vitrim")},
+        **{package: _version(package) for package in ("torch", *(library.name for library in LIBRARIES), "vitrim")},
         "python": platform.python_version(),
         "processor": processor_name(device),
         "cores": os.cpu_count() or 1,

@@ -7,28 +7,18 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from timm.layers import DropPath
 from torch import Tensor, nn
 
+from ..backbones import LIBRARIES
 from ..methods import Method
 from .model import ReducedViT
 from .rebuilding import live_tables
 
 _OF_MODULES = frozenset(vars(nn.Module()))
-# Said by the config in another way, or about where a model comes from.
-_RECORDED = {"pretrained_cfg", "default_cfg", "pretrained_model_args", "_model_args", "_traits", "num_classes"}
-# No value outside of training hangs on these: how it is computed, what a later change of size would refer to.
-_FREE = {
-    "grad_checkpointing",
-    "_fast_norm",
-    "_compiled_call_impl",
-    "inplace",
-    "drop_rate",
-    "feature_info",
-}
-_FREE |= {"token_labels", "mix_token", "_ref_window_sizes", "_ref_grid_size", "target_shift_size"}
+_FREE = {"_compiled_call_impl", "inplace"}  # how a value is computed, not which
+_IGNORED = _OF_MODULES.union(_FREE, *(library.incidental for library in LIBRARIES))
 _MISSING = object()
-_IDLE = (nn.Identity, nn.Dropout, DropPath)  # alike in eval mode
+_IDLE = (nn.Identity, nn.Dropout, *(cls for library in LIBRARIES for cls in library.idle))  # alike in eval mode
 
 
 def differences(model: ReducedViT, again: ReducedViT) -> Iterator[str]:
@@ -153,7 +143,7 @@ def _settings(path: str, module: nn.Module, other: nn.Module) -> Iterator[str]:
 
 
 def _attributes(module: nn.Module) -> dict[str, Any]:
-    return {key: value for key, value in vars(module).items() if key not in _OF_MODULES | _FREE | _RECORDED}
+    return {key: value for key, value in vars(module).items() if key not in _IGNORED}
 
 
 def _places(method: Method, other: Method) -> Iterator[str]:

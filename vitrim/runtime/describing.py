@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
 
-import timm
 from torch import nn
 
 from .._version import __version__
+from ..backbones import library_of
 from ..core.values import as_flag, as_number, as_several
 from ..methods import METHODS, LastClassAttention, Method, import_path, is_own
 from ..methods.parts.stored_shares import StoredShares
 from .model import ReducedViT
-from .saved_config import NAMES, Architecture, SavedConfig, SavedMethod, architecture_arguments, is_plain
+from .saved_config import NAMES, Architecture, SavedConfig, SavedMethod, is_plain
 
 DATA = ("mean", "std", "interpolation", "crop_pct", "crop_mode")
 
@@ -25,13 +25,13 @@ def candidates(model: ReducedViT) -> Iterator[SavedConfig]:
 
     Raises ValueError for a model that no config can name.
     """
-    data = timm.data.resolve_model_data_config(model.backbone)
+    library = library_of(model.backbone)
     asked = SavedConfig(
         architecture_of(model.backbone),
         tuple(_method(method) for method in model.methods),
-        {key: _plain(data[key]) for key in DATA} | _label_names(model.backbone),
+        _data(model.backbone),
         _dtype(model.backbone),
-        versions={"vitrim": __version__, **{name: version(name) for name in ("timm", "torch")}},
+        versions={"vitrim": __version__, library.name: library.version, "torch": version("torch")},
     )
     yield asked
     methods = [_as_it_runs(saved, method) for saved, method in zip(asked.methods, model.methods, strict=True)]
@@ -40,13 +40,11 @@ def candidates(model: ReducedViT) -> Iterator[SavedConfig]:
         yield found
 
 
-def _label_names(backbone: nn.Module) -> dict[str, Any]:
-    """The names of the classes in their order, where the model knows them; an index may have none."""
-    names = (getattr(backbone, "pretrained_cfg", None) or {}).get("label_names")
-    if not names:
-        return {}
-    by_index = dict(names) if isinstance(names, Mapping) else dict(enumerate(names))
-    return {"label_names": {str(index): str(name) for index, name in by_index.items()}}
+def _data(backbone: nn.Module) -> dict[str, Any]:
+    """How images are prepared; and the names of the classes, where the model knows them."""
+    library = library_of(backbone)
+    data, label_names = library.data_config(backbone), library.label_names(backbone)
+    return {key: _plain(data[key]) for key in DATA} | ({"label_names": label_names} if label_names else {})
 
 
 def methods_config(model: ReducedViT) -> list[dict[str, Any]]:
@@ -58,42 +56,29 @@ def methods_config(model: ReducedViT) -> list[dict[str, Any]]:
 
 
 def architecture_of(backbone: nn.Module) -> Architecture:
-    """timm's own record of how a model was built, brought up to date.
+    """The library's own record of how a model was built, brought up to date.
 
-    Raises ValueError for a model that timm's `create_model` has not made, or not from plain values.
+    Raises ValueError for a model that the library's factory has not made, or not from plain values.
     """
-    name = (getattr(backbone, "pretrained_cfg", None) or {}).get("architecture")
-    if not name:
-        raise ValueError("the model was not made by timm.create_model, so load() could not make it again: build it so")
-    given = {key: _plain(value) for key, value in getattr(backbone, "_model_args", {}).items()}
-    recorded = {key: value for key, value in given.items() if key in architecture_arguments() and value is not None}
+    library = library_of(backbone)
+    name = library.architecture(backbone)
+    if name is None:
+        raise ValueError(f"the model was not made by {library.factory}, so load() could not make it again: build it so")
+    recorded = {key: _plain(value) for key, value in library.recorded_arguments(backbone).items()}
     odd = [f"{key}={value!r}" for key, value in recorded.items() if not is_plain(value)]
     if odd:
         raise ValueError(
             f"the model was built with {', '.join(odd)}, which config.json cannot hold, and load() would build another "
-            'model without it: give timm the name instead, such as act_layer="relu", or save the state dict yourself'
+            f'model without it: give {library.name} the name instead, such as act_layer="relu", or save the state dict '
+            "yourself"
         )
-    labels = {key: vars(backbone)[key] for key in ("token_labels", "mix_token") if key in vars(backbone)}
-    return Architecture(
-        name, {**recorded, "num_classes": _classes(backbone), "global_pool": backbone.global_pool, **labels}
-    )
-
-
-def _classes(backbone: nn.Module) -> int:
-    """What the head gives, whatever the model says about it: a head that was put there since has its own number."""
-    heads = backbone.get_classifier()
-    head = heads[0] if isinstance(heads, (tuple, list)) else heads
-    if type(head) is nn.Linear:
-        return head.out_features
-    return 0 if type(head) is nn.Identity else backbone.num_classes
+    return Architecture(name, {**recorded, **library.current_arguments(backbone)})
 
 
 def _as_it_stands(architecture: Architecture, backbone: nn.Module) -> Architecture:
-    """With what timm does not record when it prunes a model."""
-    depth = {"depth": len(backbone.blocks)} if hasattr(backbone, "blocks") else {}
-    norms = [getattr(backbone, name, None) for name in ("norm", "fc_norm")]
-    final = {"final_norm": False} if all(type(norm) is nn.Identity for norm in norms) else {}
-    return Architecture(architecture.name, {**architecture.arguments, **depth, **final})
+    """With what the library does not record when it prunes a model."""
+    pruned = library_of(backbone).pruned_arguments(backbone)
+    return Architecture(architecture.name, {**architecture.arguments, **pruned})
 
 
 def _method(method: Method) -> SavedMethod:

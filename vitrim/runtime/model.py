@@ -6,9 +6,9 @@ checkpointed, compiled and exported.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..backbones import Backbone, find_family
 from ..backbones.admission import refuse_wrapper
 from ..backbones.timm.interface import TimmInterface
+from ..common import unwrapping
 from ..core.recording import image_size
 from ..core.tokens import Tokens
 from ..methods import Method
@@ -31,6 +32,9 @@ class ReducedViT(TimmInterface, nn.Module):
 
     Raises ValueError for a model that is not supported, and for methods that it, or their stack, cannot carry.
     """
+
+    # A method that `runtime/__init__.py` puts here: saving makes models again, so it needs this class first.
+    save: ClassVar[Callable[[ReducedViT, str | Path], None]]
 
     def __init__(self, backbone: nn.Module, methods: Sequence[Method]):
         super().__init__()
@@ -116,12 +120,6 @@ class ReducedViT(TimmInterface, nn.Module):
             return body.as_features(features_of_every_patch(tokens, body, fill, fits)), whole
         return body.as_features(tokens.with_x(body.norm(tokens.x)) if fits else tokens), whole
 
-    def save(self, folder: str | Path) -> None:
-        """Write `config.json` and `model.safetensors` into a folder that `vitrim.load` reads."""
-        from .saving import save
-
-        save(self, folder)
-
     def _run(
         self, body: Backbone, images: Tensor, scores: Tensor | None, request: Request
     ) -> tuple[Tokens, list[BlockRecord]]:
@@ -171,12 +169,5 @@ def _maps(losses: bool | str) -> Any:
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The model inside torch.compile's and DistributedDataParallel's wrappers."""
-    while True:
-        inner = getattr(model, "_orig_mod", None) or (
-            model.module if isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel)) else None
-        )
-        if inner is None:
-            return model
-        refuse_wrapper(model)
-        model = inner
+    """The model inside torch.compile's and DistributedDataParallel's wrappers. Raises ValueError for hooks on them."""
+    return unwrapping.unwrap(model, refuse_wrapper)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
-import timm
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from ..backbones import library_of, library_with
 from ..methods import LastClassAttention, Method
 from .build import attach, make_method
 from .model import ReducedViT
@@ -34,12 +33,12 @@ def build_shapes(config: SavedConfig, tensors: int | None = None) -> ReducedViT:
     """The model without memory, on the meta device, in its dtype.
 
     tensors: number of tensors that are there to fill it; no model has more blocks than that
-    Raises ValueError for what timm cannot build, and for methods that the model cannot carry.
+    Raises ValueError for what the library cannot build, and for methods that the model cannot carry.
     """
     with on("meta"), _Undrawn():
         backbone = _backbone(config.architecture, tensors)
         model = attach(backbone, [_method(method, tensors) for method in config.methods])
-    backbone.pretrained_cfg.update(config.data)
+    library_of(backbone).record_data(backbone, config.data)
     return model.to(DTYPES[config.dtype or "float32"])
 
 
@@ -61,7 +60,7 @@ def _backbone(architecture: Architecture, tensors: int | None) -> nn.Module:
         blocks = arguments.get(key, 0)
         if tensors is not None and sum(blocks if isinstance(blocks, tuple) else (blocks,)) > tensors:
             raise ValueError(f"arguments: {key}={blocks}, and the file of weights has {tensors} tensors")
-    return timm.create_model(architecture.name, pretrained=False, **arguments)
+    return library_with(architecture.name).create(architecture.name, **arguments)
 
 
 def _method(saved: SavedMethod, tensors: int | None) -> Method:
@@ -123,9 +122,3 @@ def fill(model: ReducedViT, tensors: Mapping[str, Tensor]) -> ReducedViT:
     state = {name: tensor for name, tensor in tensors.items() if name not in tables}
     model.load_state_dict(state, strict=True, assign=True)
     return model
-
-
-def described(architecture: Architecture) -> str:
-    """How the model would be built, in words."""
-    given: dict[str, Any] = architecture.arguments
-    return f"timm.create_model({', '.join([repr(architecture.name), *(f'{k}={v!r}' for k, v in given.items())])})"

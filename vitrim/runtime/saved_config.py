@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
-import inspect
 import json
 import math
 import re
@@ -12,12 +10,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import timm
 import torch
-from torch import nn
 from torchvision.transforms import InterpolationMode
 
-from ..backbones import FAMILIES
+from ..backbones import LIBRARIES
 from ..core.values import as_number, as_several, as_whole, shown
 from ..methods import METHODS, import_path, is_own
 
@@ -33,7 +29,7 @@ INTERPOLATIONS = (*(mode.value for mode in InterpolationMode), "random")
 
 @dataclass(frozen=True)
 class Architecture:
-    """A name that timm's registry holds, and plain arguments of the model's class."""
+    """A name that a library's list holds, and plain arguments of the model's class."""
 
     name: str
     arguments: dict[str, Any]
@@ -121,24 +117,15 @@ def parse_config(raw: Any) -> SavedConfig:
 
 
 def parse_architecture(raw: dict[str, Any]) -> Architecture:
-    """The architecture in `raw`. Raises ValueError for names and arguments that timm could look up elsewhere."""
+    """The architecture in `raw`. Raises ValueError for names and arguments that a library could look up elsewhere."""
     name, arguments = _get(raw, "backbone", str), _get(raw, "arguments", dict)
-    known = bool(re.fullmatch(r"\w{1,100}", name)) and timm.is_model(name)
-    _check(known, f"backbone {shown(name)} is no architecture that timm or vitrim has by that name")
+    libraries = [library for library in LIBRARIES if re.fullmatch(r"\w{1,100}", name) and library.has_model(name)]
+    has = " or ".join([*(library.name for library in LIBRARIES), "vitrim has"])
+    _check(bool(libraries), f"backbone {shown(name)} is no architecture that {has} by that name")
     for key, value in arguments.items():
-        _check(key in architecture_arguments(), f"arguments: {shown(key)} is no argument of an architecture")
+        _check(key in libraries[0].argument_names, f"arguments: {shown(key)} is no argument of an architecture")
         _check(is_plain(value), f"arguments: {key}={shown(value)} is no plain value in reach")
     return Architecture(name, arguments)
-
-
-@functools.cache
-def architecture_arguments() -> frozenset[str]:
-    """Arguments of the supported models' classes. What `create_model` takes beside them (weights to fetch, files to
-    read, a device) is none of them."""
-    classes = {base for family in FAMILIES for model in family.models for base in model.__mro__}
-    model_classes = [cls for cls in classes if issubclass(cls, nn.Module) and cls is not nn.Module]
-    names = {name for cls in model_classes for name in inspect.signature(cls.__init__).parameters}
-    return frozenset(names - {"self", "args", "kwargs", "options", "device", "dtype"})
 
 
 def is_plain(value: Any, depth: int = 3) -> bool:

@@ -11,6 +11,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from ..backbones import library_of
 from ..common.tensor_files import digest, open_tensors, write_tensors
 from ..common.whole import Beside, held
 from ..methods.parts.stored_shares import StoredShares
@@ -20,8 +21,6 @@ from .loading import CONFIG, KEY, WEIGHTS, holds_save
 from .model import ReducedViT, unwrap
 from .rebuilding import build_shapes, fill, give_memory, on
 from .saved_config import NAMES, SavedConfig, parse_config
-
-WAY_OUT = "merge adapters, build it by timm.create_model's arguments, or save its state_dict() yourself"
 
 
 @dataclass(frozen=True)
@@ -121,7 +120,10 @@ def _made(model: nn.Module) -> Save:
             return _proven(model, config)
         except Another as other:
             problem = problem if problem and other.early else str(other)
-    raise ValueError(f"the model cannot be saved, since load() would make another: {problem}; {WAY_OUT}")
+    raise ValueError(
+        f"the model cannot be saved, since load() would make another: {problem}; merge adapters, build it by "
+        f"{library_of(model.backbone).factory}'s arguments, or save its state_dict() yourself"
+    )
 
 
 def _proven(model: ReducedViT, config: SavedConfig) -> Save:

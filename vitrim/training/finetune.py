@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 from torch.utils.data import DataLoader
 
+from ..backbones import library_of
 from ..common.extras import require
 from ..data.choose import drawn
 from ..data.classes import Classes, check_same_classes, name_classes
@@ -153,7 +154,7 @@ def objective_of(recipe: Recipe, student: ReducedViT, macs: float | None) -> Obj
 
 def identity_of(model: nn.Module, student: ReducedViT, data, images: int, macs: float | None) -> dict[str, Any]:
     """What makes this run this run."""
-    architecture = (getattr(model, "pretrained_cfg", None) or {}).get("architecture", type(model).__name__)
+    architecture = library_of(model).architecture(model) or type(model).__name__
     return {
         "model": architecture,
         "classes": model.num_classes,

@@ -90,15 +90,3 @@ def check_frozen(backbone: nn.Module, frozen: tuple[str, ...]) -> None:
         if not any(name.startswith(start) for name, _ in backbone.named_parameters()):
             some = ", ".join(list(dict.fromkeys(name.split(".")[0] for name, _ in backbone.named_parameters())))
             raise ValueError(f"frozen {start!r}: no parameter of the model begins so; they begin with {some}")
-
-
-def set_drop_path(backbone: nn.Module, rate: float) -> None:
-    """Stochastic depth that rises linearly to `rate` over the blocks, on models built without it too."""
-    from timm.layers import DropPath
-
-    blocks = [module for module in backbone.modules() if hasattr(module, "drop_path1") or hasattr(module, "drop_path")]
-    for i, block in enumerate(blocks):
-        share = rate * i / max(1, len(blocks) - 1)
-        for name in ("drop_path", "drop_path1", "drop_path2"):
-            if hasattr(block, name):
-                setattr(block, name, DropPath(share) if share else nn.Identity())

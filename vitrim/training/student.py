@@ -7,10 +7,11 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from ..backbones import library_of
 from ..methods import METHODS, Method
 from ..runtime.build import attach
 from ..runtime.model import ReducedViT
-from .optim import check_frozen, check_learning, set_drop_path
+from .optim import check_frozen, check_learning
 from .recipes import Recipe, for_methods
 from .shares import learns_counts, turns_by_schedule
 
@@ -123,4 +124,4 @@ def _prepare(student: ReducedViT, recipe: Recipe) -> None:
         # LV-ViT: both heads in train mode where token labels are learned, else its prediction there too. Its own
         # mixing of patches would show the student another image than the teacher.
         student.backbone.token_labels, student.backbone.mix_token = bool(recipe.weights.token_labels), False
-    set_drop_path(student.backbone, recipe.drop_path)
+    library_of(student.backbone).set_drop_path(student.backbone, recipe.drop_path)

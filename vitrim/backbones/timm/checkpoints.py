@@ -12,14 +12,14 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from timm.models import clean_state_dict, load_state_dict
-from timm.utils import unwrap_model
 from torch import Tensor, nn
 
 from ...common.text import counted, few, first_line
+from ...common.unwrapping import innermost
+from ..weights import bare_name, check_tensors
 from .misfits import in_words, misfit
 
 _ENDINGS = (".safetensors", ".pth", ".pt", ".bin", ".tar", ".ckpt")
-_FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
 def load_checkpoint(model: nn.Module, path: str | Path) -> tuple[str, ...]:
@@ -38,7 +38,7 @@ def load_checkpoint(model: nn.Module, path: str | Path) -> tuple[str, ...]:
     tensors that are no plain weights (quantised, sparse, without data, of another kind of number than the model's); and
     for weights that are not finite.
     """
-    model = unwrap_model(model)
+    model = innermost(model)
     path = Path(path).expanduser()
     found, taken = _read(path)
     raw, left_out = _backbone(found)
@@ -140,34 +140,6 @@ def _pickled_code(path: Path) -> list[str]:
         return []
 
 
-def check_tensors(state: Mapping[str, Tensor], where: object) -> None:
-    """Raise ValueError, naming the first key, for tensors that are no plain numbers, and for NaN and infinity."""
-    for key, tensor in state.items():
-        odd = _oddity(tensor)
-        if odd:
-            raise ValueError(f"{where}: {few([key])} is {odd}: save the state dict of the model as it was trained")
-    for key, tensor in state.items():
-        if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise ValueError(
-                f"{where}: {few([key])} holds NaN or infinity, so that all outputs would be meaningless: take an "
-                "earlier checkpoint"
-            )
-
-
-def _oddity(tensor: Tensor) -> str:
-    if type(tensor) not in (Tensor, nn.Parameter):
-        return f"a {type(tensor).__name__}"
-    if tensor.is_quantized:
-        return f"quantised ({_name(tensor.dtype)})"
-    if tensor.layout != torch.strided or tensor.is_nested:
-        return f"sparse ({_name(tensor.layout)})"
-    if tensor.is_meta:
-        return "without data (on the meta device)"
-    if tensor.is_floating_point() and tensor.dtype not in _FLOATS:
-        return f"{_name(tensor.dtype)}, whose scale is not in the file"
-    return ""
-
-
 def _check_kinds(weights: Mapping[str, Tensor], model: nn.Module, path: Path) -> tuple[str, ...]:
     """What is converted, in words. Raises ValueError for numbers of another kind, and for those too large for the
     model's precision: torch would cast both without a word."""
@@ -179,19 +151,15 @@ def _check_kinds(weights: Mapping[str, Tensor], model: nn.Module, path: Path) ->
         if own.dtype == given.dtype:
             continue
         if own.is_floating_point() != given.is_floating_point() or own.is_complex() != given.is_complex():
-            names = f"{_name(given.dtype)}, and the model's is {_name(own.dtype)}"
+            names = f"{bare_name(given.dtype)}, and the model's is {bare_name(own.dtype)}"
             raise ValueError(f"{path} does not fit the model: {key} is {names}: such numbers are not converted")
         if own.is_floating_point() and not given.to(own.dtype).isfinite().all():
-            raise ValueError(f"{path}: {key} holds numbers too large for {_name(own.dtype)}")
+            raise ValueError(f"{path}: {key} holds numbers too large for {bare_name(own.dtype)}")
         changed[given.dtype, own.dtype] = changed.get((given.dtype, own.dtype), 0) + 1
     return tuple(
-        f"{counted(count, 'tensor')} converted from {_name(old)} to {_name(new)}"
+        f"{counted(count, 'tensor')} converted from {bare_name(old)} to {bare_name(new)}"
         for (old, new), count in changed.items()
     )
-
-
-def _name(kind: torch.dtype | torch.layout) -> str:
-    return str(kind).removeprefix("torch.")
 
 
 def _convert(state: dict[str, Tensor], model: nn.Module, path: Path) -> dict[str, Tensor]:

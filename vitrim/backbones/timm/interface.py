@@ -9,6 +9,7 @@ import torch
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
+from .. import library_of
 from ..base import Backbone
 
 PREFIX = "backbone."
@@ -70,11 +71,12 @@ class TimmInterface:
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
-        return {PREFIX + name for name in self.backbone.no_weight_decay()}
+        return {PREFIX + name for name in library_of(self.backbone).undecayed(self.backbone)}
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        return {key: _behind_prefix(value) for key, value in self.backbone.group_matcher(coarse).items()}
+        groups = library_of(self.backbone).layer_groups(self.backbone, coarse)
+        return {key: _behind_prefix(value) for key, value in groups.items()}
 
     @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:

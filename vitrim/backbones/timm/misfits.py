@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from torch import Tensor, nn
 
 from ...common.text import counted, few
+from .record import part_keys
 
 _BLOCK = re.compile(r"(?:blocks|layers)\.(\d+)\.")
 _MADE_FOR = "choose the model that it was made for"
@@ -39,7 +40,8 @@ def _advice(
     weights: Mapping[str, Tensor], model: nn.Module, missing: list[str], unexpected: list[str], bad: list[str]
 ) -> str:
     """What `create_model` should be told, where that is all; else that it is another model, and in what it differs."""
-    heads, stem = _names(model, "classifier", "head"), _names(model, "first_conv", "patch_embed.proj")
+    keys = part_keys(model)
+    heads, stem = keys["classifier"], keys["first_conv"]
     wrong = [*missing, *unexpected, *bad]
     of_head = [key for key in wrong if key.startswith(heads)]
     of_stem = [key for key in bad if key.startswith(stem)]
@@ -55,12 +57,6 @@ def _advice(
     arguments = ", ".join(f"{key}={value}" for key, value in wanted.items())
     flags = " ".join(f"--{key.replace('_', '-')} {value}" for key, value in wanted.items())
     return f"the checkpoint {' and '.join(found)}: create the model with {arguments} ({flags})"
-
-
-def _names(model: nn.Module, key: str, usual: str) -> tuple[str, ...]:
-    """What the keys of such a part of the model begin with."""
-    named = (getattr(model, "pretrained_cfg", None) or {}).get(key) or usual
-    return tuple(f"{name}." for name in ((named,) if isinstance(named, str) else named))
 
 
 def _classes(weights: Mapping[str, Tensor], keys: list[str]) -> int:

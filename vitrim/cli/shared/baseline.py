@@ -6,11 +6,10 @@ import copy
 from pathlib import Path
 from typing import Any
 
-import timm
 from torch import nn
 from torch.utils.data import DataLoader
 
-from ...backbones.timm.checkpoints import load_checkpoint
+from ...backbones import LIBRARIES, library_of
 from ...evaluate.accuracy import EvaluationResult, evaluate_many
 from .measure import DENSE, Setting, accuracy_of, change_of, interval_of
 from .model import Subject, open_model
@@ -19,11 +18,12 @@ from .plans import Plan
 from .table import Printer, interval, percent, signed
 
 NAME = "dense (before fine-tuning)"
+_LIBRARIES = " and ".join(library.name for library in LIBRARIES)
 
 
 def open_baseline(given: str, subject: Subject) -> nn.Module:
     """The dense model that `--baseline` names: a checkpoint of the subject's architecture, a folder written by save()
-    (its backbone), or a model of timm's with its pretrained weights.
+    (its backbone), or a name of a library's list, with its pretrained weights.
 
     Raises ValueError for what is none of these, does not fit, or tells other classes apart.
     """
@@ -32,15 +32,18 @@ def open_baseline(given: str, subject: Subject) -> nn.Module:
         model = open_model(ModelOptions(checkpoint=path)).dense
     elif path.is_file():
         model = copy.deepcopy(subject.dense)
-        load_checkpoint(model, path)
-    elif timm.is_model(given):
-        size = getattr(getattr(subject.dense, "patch_embed", None), "img_size", None)
+        library_of(model).load_checkpoint(model, path)
+    elif any(library.has_model(given) for library in LIBRARIES):
+        size = library_of(subject.dense).image_size(subject.dense)
         model = open_model(ModelOptions(model=given, image_size=tuple(size or ()))).dense
     else:
-        raise ValueError(f"--baseline {given}: there is no such file or folder, and timm has no model of that name")
-    if model.num_classes != subject.dense.num_classes:
         raise ValueError(
-            f"--baseline {given} tells {model.num_classes} classes apart and the model {subject.dense.num_classes}: "
+            f"--baseline {given}: there is no such file or folder, and {_LIBRARIES} has no model of that name"
+        )
+    classes, own_classes = (library_of(dense).classes(dense) for dense in (model, subject.dense))
+    if classes != own_classes:
+        raise ValueError(
+            f"--baseline {given} tells {classes} classes apart and the model {own_classes}: "
             "give the dense model that it was fine-tuned from"
         )
     return model.eval()

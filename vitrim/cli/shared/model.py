@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,12 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from torch import nn
 
-from ...backbones import find_family
-from ...backbones.timm.checkpoints import check_tensors, load_checkpoint
+from ...backbones import find_family, library_of, library_with
+from ...backbones.weights import check_tensors
 from ...common.text import first_line
 from ...runtime.loading import CONFIG, load
 from ...runtime.model import ReducedViT
@@ -23,7 +21,6 @@ from .options import ModelOptions
 from .table import say
 
 STEPS = "steps.csv"
-REMOTE = ("hf-hub:", "hf_hub:", "local-dir:")  # names that timm looks up elsewhere than in its own list
 
 
 @dataclass(frozen=True)
@@ -50,8 +47,9 @@ def open_model(options: ModelOptions) -> Subject:
     _check_buildable(name, arguments)
     if options.checkpoint is None:
         return Subject(name, _normalised(_pretrained(name, arguments), options).eval())
-    model = timm.create_model(name, **arguments)
-    for change in load_checkpoint(model, options.checkpoint):
+    library = library_with(name)
+    model = library.create(name, **arguments)
+    for change in library.load_checkpoint(model, options.checkpoint):
         say(f"{options.checkpoint}: {change}")
     return Subject(name, _normalised(model, options).eval())
 
@@ -66,7 +64,7 @@ def open_untrained(options: ModelOptions, seed: int) -> Subject:
     name, arguments = _name(options), _arguments(options)
     _check_buildable(name, arguments)
     torch.manual_seed(seed)
-    return Subject(name, _normalised(timm.create_model(name, **arguments), options).eval())
+    return Subject(name, _normalised(library_with(name).create(name, **arguments), options).eval())
 
 
 def open_model_without_weights(options: ModelOptions) -> Subject:
@@ -85,7 +83,7 @@ def open_guide(subject: Subject, name: str, checkpoint: Path | None) -> nn.Modul
 
     Raises ValueError as `open_model` does.
     """
-    size = getattr(getattr(subject.dense, "patch_embed", None), "img_size", None)
+    size = library_of(subject.dense).image_size(subject.dense)
     options = ModelOptions(model=name, checkpoint=checkpoint, image_size=tuple(size or ()))
     if checkpoint is not None and checkpoint.expanduser().is_dir():
         raise ValueError(f"--guide-checkpoint {checkpoint} is a folder: give a file with the weights of {name}")
@@ -98,12 +96,8 @@ def _name(options: ModelOptions) -> str:
         raise ValueError(
             "no model: give --model NAME, such as deit_small_patch16_224, or --checkpoint FOLDER from save()"
         )
-    name = options.model
-    if not name.startswith(REMOTE) and not timm.is_model(name):
-        near = difflib.get_close_matches(name, timm.list_models(), n=3)
-        hint = f"did you mean {', '.join(near)}?" if near else "timm.list_models() lists its names"
-        raise ValueError(f"timm has no model {name!r}: {hint}")
-    return name
+    library_with(options.model)  # raises for a name that none has
+    return options.model
 
 
 def _arguments(options: ModelOptions) -> dict[str, Any]:
@@ -127,7 +121,7 @@ def _normalised(model: nn.Module, options: ModelOptions) -> nn.Module:
     """The model with the mean and standard deviation that were typed in its configuration."""
     typed = {key: tuple(value) for key in ("mean", "std") if (value := getattr(options, key))}
     if typed:
-        model.pretrained_cfg = {**model.pretrained_cfg, **typed}
+        library_of(model).record_data(model, typed)
     return model
 
 
@@ -139,20 +133,22 @@ def _check_buildable(name: str, arguments: dict[str, Any]) -> nn.Module:
 
 
 def _created(name: str, arguments: dict[str, Any]) -> nn.Module:
+    library = library_with(name)
     try:
-        return timm.create_model(name, **arguments)
+        return library.create(name, **arguments)
     except (RuntimeError, TypeError, ValueError, AssertionError, OSError) as error:
         given = "".join(f" with {key}={value}" for key, value in arguments.items())
-        raise ValueError(f"timm cannot build {name}{given}: {first_line(error)}") from error
+        raise ValueError(f"{library.name} cannot build {name}{given}: {first_line(error)}") from error
 
 
 def _pretrained(name: str, arguments: dict[str, Any]) -> nn.Module:
-    if not name.startswith(REMOTE) and not timm.models.is_model_pretrained(name):
-        raise ValueError(f"timm has no pretrained weights for {name}: give --checkpoint FILE")
-    say(f"reading timm's pretrained weights of {name} (downloaded at first use)")
+    library = library_with(name)
+    if not library.looks_up(name) and not library.has_weights(name):
+        raise ValueError(f"{library.name} has no pretrained weights for {name}: give --checkpoint FILE")
+    say(f"reading {library.name}'s pretrained weights of {name} (downloaded at first use)")
     try:
-        with _quiet("huggingface_hub", "timm.models"):
-            return timm.create_model(name, pretrained=True, **arguments)
+        with _quiet(*library.loggers):
+            return library.create(name, pretrained=True, **arguments)
     except Exception as error:  # every transport, cache and hub raises its own
         raise ValueError(
             f"the pretrained weights of {name} cannot be read or downloaded ({first_line(error)}): "
@@ -188,7 +184,7 @@ def _saved(options: ModelOptions) -> Subject:
         )
     saved = load(folder)
     check_tensors(saved.state_dict(), folder)
-    name = saved.pretrained_cfg["architecture"]
+    name = library_of(saved.backbone).architecture(saved.backbone)
     if options.model not in (None, name):
         raise ValueError(f"{folder} holds a {name}, not a {options.model}: leave out --model")
     trained = (folder / STEPS).exists()  # a run of `vitrim finetune` has written it

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ...backbones import library_of
 from ...methods import METHODS, LastClassAttention, Method
 from ...runtime.build import attach, make_method, reduce
 from ...runtime.model import ReducedViT
@@ -47,7 +48,7 @@ def _all_options(method: Method) -> dict[str, Any]:
             values[name] = [place.block for place in method.places]
     if method.guide is not None:
         guide: Any = method.guide
-        values["score"] = f"last class attention of {guide.model.pretrained_cfg['architecture']}"
+        values["score"] = f"last class attention of {library_of(guide.model).architecture(guide.model)}"
     return {name: list(value) if isinstance(value, (tuple, range)) else value for name, value in values.items()}
 
 

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
-from timm.layers import Mlp
 from torch import Tensor, nn
 
 from ...backbones.layers import is_bare_linear
@@ -96,6 +95,18 @@ def decide(scores: Float[Tensor, "b n"], mask: Float[Tensor, "b n"] | None) -> B
     if mask is not None:
         scores = scores.masked_fill(mask == 0, float("-inf"))
     return (scores >= 0) | (scores == scores.amax(dim=1, keepdim=True)) & (scores.amax(dim=1, keepdim=True) < 0)
+
+
+class Mlp(nn.Module):
+    """Two layers with GELU between them, C -> hidden -> C; named `fc1` and `fc2`, as in saved weights."""
+
+    def __init__(self, channels: int, hidden: int):
+        super().__init__()
+        self.fc1, self.act, self.fc2 = nn.Linear(channels, hidden), nn.GELU(), nn.Linear(hidden, channels)
+
+    def forward(self, x: Float[Tensor, "b f c"]) -> Float[Tensor, "b f c"]:
+        """The layers one after the other."""
+        return self.fc2(self.act(self.fc1(x)))
 
 
 class Bottleneck(nn.Module):

@@ -1,0 +1,38 @@
+"""Take wrappers off a model: the one place that knows how torch, accelerate and timm put a model inside another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+_PARALLEL = (nn.parallel.DistributedDataParallel, nn.DataParallel)
+
+
+def innermost(model: Any) -> nn.Module:
+    """The model inside wrappers of every kind: what is held as `module` (parallel training, averages of weights), as
+    `_orig_mod` (torch.compile), or as `ema` by an average that is no module itself. For reading what a model says."""
+    while True:
+        if not isinstance(model, nn.Module) and hasattr(model, "ema"):
+            model = model.ema
+        elif hasattr(model, "module"):
+            model = model.module
+        elif hasattr(model, "_orig_mod"):
+            model = model._orig_mod
+        else:
+            return model
+
+
+def unwrap(model: nn.Module, check: Callable[[nn.Module], None]) -> nn.Module:
+    """The model inside torch.compile's and DistributedDataParallel's wrappers alone, to be run without them. Other
+    wrappers stay, so that they can be refused by name.
+
+    check: called with each wrapper before it is taken off; raises ValueError where something on it would be lost
+    """
+    while True:
+        inner = getattr(model, "_orig_mod", None) or (model.module if isinstance(model, _PARALLEL) else None)
+        if inner is None:
+            return model
+        check(model)
+        model = inner
