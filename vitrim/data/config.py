@@ -34,10 +34,10 @@ def config_of(
     if crop_pct is not None and not 0 < crop_pct <= 1:
         raise ValueError(f"crop_pct is {crop_pct}: give a share in (0, 1]")
     embeds = filter(_is_patch_embed, model.modules()) if model is not None else ()
-    embed = next(iter(embeds), None)
+    embed: Any = next(iter(embeds), None)
     size = _size(embed, img_size)
     # LV-ViT's stem has convolutions before its projection.
-    first = getattr(embed, "conv1", getattr(embed, "proj", None))
+    first: Any = getattr(embed, "conv1", getattr(embed, "proj", None))
     channels = first.in_channels if embed else cfg.get("input_size", (3,))[0]
     args = {"crop_pct": crop_pct, "input_size": (channels, *size) if size else None, "in_chans": channels}
     _check(cfg)
@@ -58,12 +58,12 @@ def _is_patch_embed(module: nn.Module) -> bool:
     )
 
 
-def _size(embed: nn.Module | None, img_size: int | tuple[int, int] | None) -> tuple[int, int] | None:
+def _size(embed: Any, img_size: int | tuple[int, int] | None) -> tuple[int, int] | None:
     fixed = getattr(embed, "img_size", None)
     size = (img_size, img_size) if isinstance(img_size, int) else img_size or fixed
     if size is not None and min(size) < 1:
         raise ValueError(f"img_size is {img_size}: give pixels, from 1")
-    if fixed and embed.strict_img_size and tuple(size) != tuple(fixed):
+    if size is not None and fixed and embed.strict_img_size and tuple(size) != tuple(fixed):
         raise ValueError(
             f"the model takes {fixed[0]} x {fixed[1]} pixels and img_size asks for {size[0]} x {size[1]}: "
             f"create the model with img_size={img_size} or dynamic_img_size=True"

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -82,7 +83,7 @@ def open_dataset(
     """
     _positive(limit_per_class=limit_per_class, limit=limit)
     model = innermost(model_or_cfg) if isinstance(model_or_cfg, nn.Module) else None
-    cfg = (getattr(model, "pretrained_cfg", None) or {}) if model is not None else model_or_cfg
+    cfg: Any = (getattr(model, "pretrained_cfg", None) or {}) if model is not None else model_or_cfg
     config = config_of(model, cfg, crop_pct, img_size)
     num_classes = getattr(model, "num_classes", cfg.get("num_classes", 0))
     known = _Knowledge(num_classes, cfg.get("label_names"), None if class_map is None else read_class_map(class_map))
@@ -117,9 +118,9 @@ def _classes_of(
     if source.names is None:
         return source, Classes((), (), "integer labels as stored, taken as class indices from 0")
     names, empty, about = source.names, source.empty, (known.num_classes, known.label_names)
-    if known.class_map is None and empty_are_classes(names, empty, *about):
+    if isinstance(source, Files) and known.class_map is None and empty_are_classes(names, empty, *about):
         source = source.with_empty()
-        classes = match_classes(source.names, *about, where)
+        classes = match_classes(source.names or [], *about, where)
         words = f"{classes.rule}, {counted(len(empty), 'folder')} without a photograph among them: {few(empty)}"
         return source, replace(classes, rule=words)
     return source, match_classes(names, *about, where, known.class_map, empty)

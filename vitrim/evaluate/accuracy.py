@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -95,7 +96,7 @@ def evaluate_many(
 def _judges(
     models: Mapping[str, nn.Module], features: bool | None, neighbours: int, device: torch.device
 ) -> dict[str, ClassifierJudge | FeatureJudge]:
-    counts = {name: getattr(innermost(model), "num_classes", None) for name, model in models.items()}
+    counts: dict[str, Any] = {name: getattr(innermost(model), "num_classes", None) for name, model in models.items()}
     if len(set(counts.values())) != 1 or None in counts.values():
         raise ValueError(f"give one or more models with the same number of classes, not {counts or 'none'}")
     if neighbours < 1:

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -95,7 +96,8 @@ def without_classifier(model: nn.Module) -> bool:
     model = innermost(model)
     dense = model.backbone if isinstance(model, ReducedViT) else model
     known = [library for library in LIBRARIES if library.owns(dense)]  # a model of somebody's own is judged too
-    return model.num_classes == 0 or any(library.gives_features(dense) for library in known)
+    classes: Any = model.num_classes
+    return classes == 0 or any(library.gives_features(dense) for library in known)
 
 
 class ClassifierJudge:

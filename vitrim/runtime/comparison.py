@@ -33,7 +33,7 @@ def other_settings(model: ReducedViT, again: ReducedViT) -> Iterator[str]:
     """What of `model` is other than in `again`, which holds the same tensors by now: settings of modules, places."""
     for name, module in _named(model).items():
         other = again.get_submodule(name)
-        if isinstance(module, Method):
+        if isinstance(module, Method) and isinstance(other, Method):
             yield from _places(module, other)
         if not isinstance(module, _IDLE):
             yield from _settings(name, module, other)
@@ -88,10 +88,10 @@ def _tensors(path: str, module: nn.Module, other: nn.Module) -> Iterator[str]:
     ):
         for name in {**ours, **theirs}:
             this, that, full = ours.get(name), theirs.get(name), f"{path}.{name}" if path else name
-            if (this is None) != (that is None):
-                yield f"{full} is {f'one {kind} too many' if that is None else 'missing'}"
-            elif this is not None:
+            if this is not None and that is not None:
                 yield from _tensor(full, this, that)
+            elif this is not that:
+                yield f"{full} is {f'one {kind} too many' if that is None else 'missing'}"
     if module._non_persistent_buffers_set != other._non_persistent_buffers_set:
         yield f"{path} has other buffers in its state dict"
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +24,7 @@ SPARE = 1 << 28  # bytes of tables that a model works out for itself (positions,
 
 
 @contextmanager
-def on(device: str) -> Iterator[None]:
+def on(device: str) -> Generator[None]:
     """What is made, is made there, whatever the caller's default is; one thread at a time."""
     with _ALONE, torch.device(device):
         yield
@@ -55,7 +56,9 @@ _DRAWING = {getattr(Tensor, name) for name in ("uniform_", "normal_", "erfinv_",
 
 
 def _backbone(architecture: Architecture, tensors: int | None) -> nn.Module:
-    arguments = {key: tuple(v) if isinstance(v, list) else v for key, v in architecture.arguments.items()}
+    arguments: dict[str, Any] = {
+        key: tuple(v) if isinstance(v, list) else v for key, v in architecture.arguments.items()
+    }
     for key in ("depth", "depths"):
         blocks = arguments.get(key, 0)
         if tensors is not None and sum(blocks if isinstance(blocks, tuple) else (blocks,)) > tensors:
@@ -75,7 +78,7 @@ def give_memory(model: ReducedViT) -> ReducedViT:
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     if needed > SPARE + 4 * weights:
         raise ValueError(f"it asks for {needed / 1e9:.1f} GB of tables beside {weights / 1e9:.3f} GB of weights")
-    owners = dict.fromkeys(owner for owner, *_ in tables)
+    owners: dict[Any, None] = dict.fromkeys(owner for owner, *_ in tables)
     with on("cpu"), torch.no_grad():
         model.to_empty(device="cpu")
         for owner in owners:

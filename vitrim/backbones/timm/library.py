@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import timm
-from timm.data import infer_imagenet_subset
+from timm.data import infer_imagenet_subset, resolve_model_data_config
 from timm.layers import DropPath
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
@@ -63,7 +63,7 @@ class TimmLibrary(Library):
 
     def create_unlisted(self, config: Mapping[str, Any], **arguments: Any) -> VisionTransformer:
         """A plain Vision Transformer that no list has, with random weights. config: its `pretrained_cfg`."""
-        model = VisionTransformer(**arguments)
+        model: Any = VisionTransformer(**arguments)
         model.pretrained_cfg = model.default_cfg = dict(config)
         return model
 
@@ -76,61 +76,61 @@ class TimmLibrary(Library):
 
     # -- how a model was made
 
-    def owns(self, model: nn.Module) -> bool:
+    def owns(self, model: Any) -> bool:
         return any(cls.__module__.partition(".")[0] == "timm" for cls in type(model).__mro__)
 
-    def architecture(self, model: nn.Module) -> str | None:
+    def architecture(self, model: Any) -> str | None:
         return config_of(model).get("architecture") or None
 
-    def recorded_arguments(self, model: nn.Module) -> dict[str, Any]:
+    def recorded_arguments(self, model: Any) -> dict[str, Any]:
         given = getattr(model, "_model_args", {})
         return {key: value for key, value in given.items() if key in self.argument_names and value is not None}
 
-    def current_arguments(self, model: nn.Module) -> dict[str, Any]:
+    def current_arguments(self, model: Any) -> dict[str, Any]:
         labels = {key: vars(model)[key] for key in _LABELS if key in vars(model)}
         return {"num_classes": self.classes(model), "global_pool": model.global_pool, **labels}
 
-    def pruned_arguments(self, model: nn.Module) -> dict[str, Any]:
+    def pruned_arguments(self, model: Any) -> dict[str, Any]:
         depth = {"depth": len(model.blocks)} if hasattr(model, "blocks") else {}
         norms = [getattr(model, name, None) for name in ("norm", "fc_norm")]
         return {**depth, **({"final_norm": False} if all(type(norm) is nn.Identity for norm in norms) else {})}
 
     # -- what goes in and comes out
 
-    def classes(self, model: nn.Module) -> int:
+    def classes(self, model: Any) -> int:
         head = self.classifier(model)
         if type(head) is nn.Linear:
             return head.out_features
         return 0 if type(head) is nn.Identity else model.num_classes
 
-    def classifier(self, model: nn.Module) -> nn.Module:
+    def classifier(self, model: Any) -> nn.Module:
         heads = model.get_classifier()
         return heads[0] if isinstance(heads, (tuple, list)) else heads
 
-    def gives_features(self, model: nn.Module) -> bool:
+    def gives_features(self, model: Any) -> bool:
         """As `Library` says. timm counts the width of CLIP's shared space (512, 768 ...) as `num_classes`; towers
         fine-tuned on an ImageNet have that ImageNet's number of classes."""
         config, classes = config_of(model), model.num_classes
         untouched = classes == config.get("num_classes") and not infer_imagenet_subset({"num_classes": classes})
         return classes == 0 or (untouched and "_clip_" in (config.get("architecture") or ""))
 
-    def image_size(self, model: nn.Module) -> tuple[int, int] | None:
+    def image_size(self, model: Any) -> tuple[int, int] | None:
         return getattr(getattr(model, "patch_embed", None), "img_size", None)
 
-    def data_config(self, model: nn.Module) -> dict[str, Any]:
-        return timm.data.resolve_model_data_config(model)
+    def data_config(self, model: Any) -> dict[str, Any]:
+        return resolve_model_data_config(model)
 
-    def label_names(self, model: nn.Module) -> dict[str, str]:
+    def label_names(self, model: Any) -> dict[str, str]:
         names = config_of(model).get("label_names") or {}
         by_index = dict(names) if isinstance(names, Mapping) else dict(enumerate(names))
         return {str(index): str(name) for index, name in by_index.items()}
 
-    def record_data(self, model: nn.Module, data: dict[str, Any]) -> None:
+    def record_data(self, model: Any, data: dict[str, Any]) -> None:
         model.pretrained_cfg.update(data)
 
     # -- training and weights
 
-    def set_drop_path(self, model: nn.Module, rate: float) -> None:
+    def set_drop_path(self, model: Any, rate: float) -> None:
         blocks = [module for module in model.modules() if any(hasattr(module, name) for name in _DROP_PATHS)]
         for i, block in enumerate(blocks):
             share = rate * i / max(1, len(blocks) - 1)
@@ -138,14 +138,14 @@ class TimmLibrary(Library):
                 if hasattr(block, name):
                     setattr(block, name, DropPath(share) if share else nn.Identity())
 
-    def undecayed(self, model: nn.Module) -> set[str]:
+    def undecayed(self, model: Any) -> set[str]:
         return set(model.no_weight_decay())
 
-    def layer_groups(self, model: nn.Module, coarse: bool = False) -> dict[str, Any]:
+    def layer_groups(self, model: Any, coarse: bool = False) -> dict[str, Any]:
         return model.group_matcher(coarse)
 
-    def part_keys(self, model: nn.Module) -> dict[str, tuple[str, ...]]:
+    def part_keys(self, model: Any) -> dict[str, tuple[str, ...]]:
         return part_keys(model)
 
-    def load_checkpoint(self, model: nn.Module, path: str | Path) -> tuple[str, ...]:
+    def load_checkpoint(self, model: Any, path: str | Path) -> tuple[str, ...]:
         return load_checkpoint(model, path)

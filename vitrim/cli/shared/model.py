@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +42,7 @@ def open_model(options: ModelOptions) -> Subject:
     Raises ValueError for names, sizes and checkpoints that do not fit, and weights that cannot be downloaded.
     """
     if options.checkpoint is not None and options.checkpoint.expanduser().is_dir():
-        return _saved(options)
+        return _saved(options.checkpoint.expanduser(), options)
     name, arguments = _name(options), _arguments(options)
     _check_buildable(name, arguments)
     if options.checkpoint is None:
@@ -157,7 +157,7 @@ def _pretrained(name: str, arguments: dict[str, Any]) -> nn.Module:
 
 
 @contextmanager
-def _quiet(*loggers: str) -> Iterator[None]:
+def _quiet(*loggers: str) -> Generator[None]:
     """Retries are reported once, by the error that they end in."""
     before = {name: logging.getLogger(name).level for name in loggers}
     for name in loggers:
@@ -169,8 +169,7 @@ def _quiet(*loggers: str) -> Iterator[None]:
             logging.getLogger(name).setLevel(level)
 
 
-def _saved(options: ModelOptions) -> Subject:
-    folder: Path = options.checkpoint.expanduser()
+def _saved(folder: Path, options: ModelOptions) -> Subject:
     fixed = ("image_size", "num_classes", "in_chans", "mean", "std")
     typed = [f"--{key.replace('_', '-')}" for key in fixed if getattr(options, key) not in (None, ())]
     if typed:
@@ -184,7 +183,7 @@ def _saved(options: ModelOptions) -> Subject:
         )
     saved = load(folder)
     check_tensors(saved.state_dict(), folder)
-    name = library_of(saved.backbone).architecture(saved.backbone)
+    name = library_of(saved.backbone).architecture(saved.backbone) or ""
     if options.model not in (None, name):
         raise ValueError(f"{folder} holds a {name}, not a {options.model}: leave out --model")
     trained = (folder / STEPS).exists()  # a run of `vitrim finetune` has written it
