@@ -14,13 +14,13 @@ OLDEST_CANDIDATES := $(if $(PYTHON),$(PYTHON),python3.11 python3.12 python3.13 p
 OLDEST_TESTS := tests/laws tests/cli tests/runtime tests/backbones/test_timm_interface.py tests/backbones/test_timm_private.py
 SEED := $(shell date +%s)
 
-.PHONY: help demo test test-oldest lint
+.PHONY: help demo check test test-oldest
 
 help:
 	@echo "make demo          token reduction on handwritten digits: a table and a page; no data needed"
+	@echo "make check         style and types, without changing anything"
 	@echo "make test          all tests"
 	@echo "make test-oldest   the main tests with the lowest versions that pyproject.toml allows, in a random order"
-	@echo "make lint          ruff, without changing anything"
 
 demo: $(VENV)/.installed
 	@$(VENV)/bin/python -m vitrim demo --out demo.html
@@ -32,9 +32,10 @@ test-oldest: $(OLDEST)/.installed
 	@echo "random order: make test-oldest SEED=$(SEED)"
 	@$(OLDEST)/bin/python -m pytest -n auto --dist worksteal --random-order --random-order-seed=$(SEED) $(OLDEST_TESTS)
 
-lint: $(VENV)/.installed
+check: $(VENV)/.installed
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/ty check
 
 # make_venv FOLDER, CANDIDATES, LAST: an environment with the first candidate from Python 3.11 to 3.LAST
 define make_venv
@@ -59,7 +60,7 @@ endef
 # The stamps are written last, so what was interrupted starts again.
 $(VENV)/.installed: pyproject.toml
 	$(call make_venv,$(VENV),$(CANDIDATES),14)
-	@$(VENV)/bin/python -m pip install -qq --disable-pip-version-check -e ".[test]"
+	@$(VENV)/bin/python -m pip install -qq --disable-pip-version-check -e ".[test,check]"
 	@touch $@
 
 # pip cannot choose the lowest versions, uv can. It keeps no cache: that would be another 6 GB.
