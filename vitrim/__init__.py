@@ -10,7 +10,8 @@ from ._version import __version__
 
 if TYPE_CHECKING:
     from .core.evidence import Evidence
-    from .core.reductions import Fuse, Keep, Mask, Merge, Reduction
+    from .core.masking import Mask
+    from .core.reductions import Fuse, Keep, Merge, Reduction
     from .core.tokens import Tokens
     from .methods import (
         ATS,
@@ -76,7 +77,8 @@ __all__ = [
 # Where each public name lives. PyTorch and timm take seconds to import, so they are imported when a name is used.
 _HOMES = {
     "core.evidence": ("Evidence",),
-    "core.reductions": ("Fuse", "Keep", "Mask", "Merge", "Reduction"),
+    "core.masking": ("Mask",),
+    "core.reductions": ("Fuse", "Keep", "Merge", "Reduction"),
     "core.tokens": ("Tokens",),
     "methods": (
         *("ATS", "BAT", "DPCKNN", "METHODS", "DynamicViT", "EViT", "EvoViT", "Grid", "IdleViT", "LastClassAttention"),

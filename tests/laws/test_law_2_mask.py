@@ -11,7 +11,8 @@ from torch import Tensor
 
 import vitrim
 from vitrim.core.attention import attention, masked_attention
-from vitrim.core.reductions import Keep, Mask, take_rows
+from vitrim.core.masking import Mask
+from vitrim.core.reductions import Keep, take_rows
 
 B, H, N, D = 2, 3, 9, 8
 CLOSE = dict(rtol=1e-5, atol=1e-6)

@@ -10,21 +10,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from torch.utils.data import DataLoader
 
 from ..common.extras import require
-from ..common.files import check_output, write_json
-from ..data.classes import in_words
+from ..common.files import check_output
 from ..data.loading import open_dataset, open_loader
-from ..evaluate.accuracy import environment
 from ..evaluate.timing import as_dtype
 from ..runtime.build import UntrainedWarning
 from ..runtime.loading import CONFIG, WEIGHTS
-from ..runtime.profile import profile
 from ..training import (
     RECIPES,
     Augmentation,
-    FinetuneResult,
     Interrupted,
     Recipe,
     Settings,
@@ -34,14 +29,13 @@ from ..training import (
     override,
 )
 from ..training.checkpoints import holds_run
-from .shared.baseline import NAME as BEFORE
 from .shared.method_options import method_options_class
 from .shared.model import Subject, open_model, open_untrained
 from .shared.options import ModelOptions, OutputOptions, hinted
 from .shared.parse import parse
-from .shared.plans import Plan, one_plan, plan_of
-from .shared.report import images_in_words, left_out
-from .shared.table import Printer, say
+from .shared.plans import Plan, one_plan
+from .shared.table import say
+from .shared.trained import tell
 
 MethodOptions: Any = method_options_class("several values: one for each of the method's places")
 
@@ -165,7 +159,7 @@ def run(arguments: Sequence[str], prog: str) -> None:
             say(str(stop))
         raise SystemExit(stop.code) from None
     if PartialState().is_main_process:
-        _tell(config, subject.name, recipe, trained, judge_on)
+        tell(config, subject.name, recipe, trained, judge_on)
 
 
 def _check_precision(machine: MachineOptions) -> None:
@@ -234,44 +228,3 @@ def _judging(config: FinetuneConfig, model: torch.nn.Module):
     options: dict[str, Any] = {"crop_pct": config.training.val_crop_pct, "class_map": config.training.class_map}
     photographs = open_dataset(config.training.val, model, **options)
     return open_loader(photographs, batch_size=32, workers=config.machine.workers)
-
-
-def _tell(
-    config: FinetuneConfig, name: str, recipe: Recipe, trained: FinetuneResult, judge_on: DataLoader | None
-) -> None:
-    printer, cost, plan = Printer(config.output.json), profile(trained.model), plan_of(trained.model)
-    _tell_of(printer, trained.photographs, "training")
-    if judge_on is not None:
-        _tell_of(printer, judge_on.dataset, "validation")
-    for file, reason in sorted(trained.unreadable.items()):
-        printer.line(f"skipped {file}: {reason}")
-    printer.line(
-        f"{trained.steps} steps of {recipe.name}; {_in_words(trained.figures) or 'nothing was judged (--val)'}"
-    )
-    printer.line(f"{cost.gmacs:.3f} of {cost.dense_gmacs:.3f} GMACs")
-    printer.line(f"saved {config.training.out}: use it with --checkpoint {config.training.out}")
-    made = {"model": name, "method": plan.name, "options": plan.options, "recipe": recipe.name, "steps": trained.steps}
-    cost_figures = {"gmacs": cost.gmacs, "dense_gmacs": cost.dense_gmacs, "tokens": cost.tokens, "params": cost.params}
-    classes = {"labels": trained.photographs.classes.rule, "left_out": trained.photographs.left_out}
-    where = {
-        **classes,
-        "out": str(config.training.out),
-        "skipped": trained.unreadable,
-        **environment(seed=config.machine.seed),
-    }
-    write_json(config.output.json, {**made, **cost_figures, **trained.figures, **where})
-
-
-def _in_words(figures: dict[str, float]) -> str:
-    """The figures of the result, and those of the dense model as it was before fine-tuning, each by its name."""
-    student = "  ".join(f"{key} {value:.2f}" for key, value in figures.items() if not key.startswith("dense_"))
-    beside = {key.removeprefix("dense_"): value for key, value in figures.items() if key.startswith("dense_")}
-    before = "  ".join(f"{key} {value:.2f}" for key, value in beside.items())
-    return f"{student}; {BEFORE}: {before}" if before else student
-
-
-def _tell_of(printer: Printer, photographs: Any, what: str) -> None:
-    """How many photographs there were, how their labels were understood, and what was left out."""
-    labels = f", labels {in_words(photographs.classes)}" if photographs.classes.names else ""
-    printer.line(f"{what}: {images_in_words(photographs)}{labels}")
-    left_out(printer, photographs)

@@ -50,6 +50,11 @@ def image_size(images: Tensor) -> tuple[int, int]:
     return length(images, -2), length(images, -1)
 
 
+def grid_of(x: Tensor) -> tuple[int, int]:
+    """(height, width) of tokens on their grid, [b, height, width, c]."""
+    return length(x, 1), length(x, 2)
+
+
 def laid_out(part: Tensor) -> Tensor:
     """Part of a tensor, in an exported graph as a copy whose numbers lie side by side. Whether they do so without one
     depends on the number of images, which the graph leaves open."""

@@ -10,15 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from .masking import Mask
 from .packing import Layout, Pack
-from .recording import divided, length
-from .reductions import Mask, Reduction, take_rows
+from .recording import length
+from .reductions import Reduction, take_rows
+from .rotary import rows_at
 
 
 @dataclass(frozen=True)
@@ -26,13 +29,7 @@ class Step:
     """One reduction that is never undone, and (only where dense features are asked for) what stood before it."""
 
     reduction: Reduction
-    before: Tensor | None = None
-
-
-def _kept(step: Step) -> Tensor:
-    if step.before is None:
-        raise ValueError("dense features need what stood before every reduction: ask the forward to remember it")
-    return step.before
+    before: Any = None
 
 
 @dataclass(frozen=True)
@@ -163,10 +160,8 @@ class Tokens:
             raise ValueError(f"{type(reduction).__name__} cannot follow where images keep different numbers of tokens")
         if self.size is not None or self.mask is not None:
             raise ValueError("merged or masked tokens cannot be packed: keep one number for all images")
-        x = reduction.shrink(self.x, self.prefix)
+        x, steps, notes = reduction.shrink(self.x, self.prefix), self.steps + step, self.image_notes()
         position = self._packed_positions(reduction) if self.placed else None
-        steps = self.steps + step
-        notes = self.image_notes()
         return replace(self, x=x, position=position, notes=notes, layout=reduction.layout, steps=steps)
 
     def _packed_positions(self, reduction: Pack) -> Int[Tensor, "1 t"]:
@@ -205,12 +200,7 @@ class Tokens:
         table = self.rope if self.rope.dim() == 2 else self.rope[block]
         if self.position is None:
             return table
-        first = 0
-        if self.layout is not None:
-            table, first = _with_still_row(table), 1
-        rows = table.index_select(-2, self.position.flatten() + first)
-        rows = divided(rows, rows.dim() - 2, tuple(self.position.shape))
-        return rows.unsqueeze(1) if rows.dim() == 3 else rows.transpose(0, 1)
+        return rows_at(table, self.position, ragged=self.layout is not None)
 
     def restore(self, reduction: Reduction, outside: Tokens) -> Tokens:
         """Undo `reduction`: `outside` are the tokens from before it, these are what became of the shrunk ones."""
@@ -252,15 +242,8 @@ class Tokens:
         """
         x, pruned = self.x, self.owners() < 0
         for step in reversed(self.steps):
-            x = step.reduction.restore(x, _kept(step), self.prefix)
+            x = step.reduction.restore(x, step.before, self.prefix)
         if fill == "zeros":
             patches = x[:, self.prefix :].masked_fill(pruned.unsqueeze(-1), 0.0)
             x = torch.cat([x[:, : self.prefix], patches], dim=1)
         return x
-
-
-def _with_still_row(table: Float[Tensor, "*heads n0 d"]) -> Float[Tensor, "*heads n1 d"]:
-    """A rotary table (sines, then cosines) with a first row that rotates by nothing."""
-    half = table.shape[-1] // 2
-    row = torch.cat([table.new_zeros(half), table.new_ones(half)])
-    return torch.cat([row.expand(*table.shape[:-2], 1, -1), table], dim=-2)

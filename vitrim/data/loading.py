@@ -60,41 +60,40 @@ def open_dataset(
 ) -> Photographs | StreamedPhotographs:
     """Open photographs for a model, prepared as its `pretrained_cfg` says.
 
-    Args:
-        path: a folder with one folder per class; a flat folder (with `label_file`); a .tar file; or a name that
-            `timm.data.create_dataset` reads: `hfds/`, `hfids/`, `tfds/`, `wds/`, `torch/`.
-        model_or_cfg: a timm model, a reduced one, or a timm `pretrained_cfg`.
-        crop_pct: share of the resized image that the centre crop keeps, in (0, 1]; the model's own if None.
-        img_size: side in pixels, or (height, width); the model's own if None.
-        label_file: labels for a flat folder: lines `file label` or `file,label` (Kaggle's LOC_val_solution.csv among
-            them), or one label a line in sorted file order. A label is a wnid, a class name or a class index from 0.
-            The ImageNet devkit's ILSVRC2012_validation_ground_truth.txt needs the devkit's meta.mat beside it.
-        split: a folder below `path`, or the split of a named data set ("validation" if None).
-        root: where a named data set is stored.
-        limit_per_class: the first so many photographs of each class, by sorted name.
-        limit: so many photographs of what is left, drawn at random, as many of each class as there can be. Of a data
-            set that is read from start to end the first ones.
-        seed: for `limit`; the same one draws the same photographs.
-        class_map: the model's class index of each name, as a dict or a file (`read_class_map` says of which forms).
+    path: a folder of class folders; a flat folder (with `label_file`); a .tar file; or a name that
+          `timm.data.create_dataset` reads: `hfds/`, `hfids/`, `tfds/`, `wds/`, `torch/`
+    model_or_cfg: a timm model, a reduced one, or a timm `pretrained_cfg`
+    crop_pct, img_size: share that the centre crop keeps, in (0, 1]; side in pixels, or (height, width); or the model's
+    label_file: labels for a flat folder (`read_labels` says of which forms)
+    split, root: a folder below `path`, or the split of a named data set ("validation"), and where it is stored
+    limit_per_class: the first so many photographs of each class, by sorted name
+    limit, seed: so many of what is left, drawn at random, as many of each class as there can be; of a stream the first
+    class_map: the model's class index of each name, as a dict or a file (`read_class_map` says of which forms)
 
     Labels become the model's class indices by `class_map`, by the model's own label names, by ImageNet wnid, or by
     natural order where the counts agree (`dataset.classes.rule` says which). A folder without a photograph is no class.
     Raises ValueError for what is no data set, holds no photograph, or has classes that do not match the model.
     """
     _positive(limit_per_class=limit_per_class, limit=limit)
-    model = innermost(model_or_cfg) if isinstance(model_or_cfg, nn.Module) else None
-    cfg: Any = (getattr(model, "pretrained_cfg", None) or {}) if model is not None else model_or_cfg
-    config = config_of(model, cfg, crop_pct, img_size)
-    num_classes = getattr(model, "num_classes", cfg.get("num_classes", 0))
-    known = _Knowledge(num_classes, cfg.get("label_names"), None if class_map is None else read_class_map(class_map))
+    config, known = _asked(model_or_cfg, crop_pct, img_size, class_map)
     if label_file is not None:
         source, classes = _labelled(path, split, label_file, known)
     else:
-        source = find_source(path, root, split, limit)
-        source, classes = _classes_of(source, known, str(path))
+        source, classes = _classes_of(find_source(path, root, split, limit), known, str(path))
     if isinstance(source, Stream):
         return _stream(source, classes, config, limit_per_class, limit)
     return Photographs(source, classes, config, *_choose(source, limit_per_class, limit, seed))
+
+
+def _asked(
+    model_or_cfg: nn.Module | dict, crop_pct: float | None, img_size: Any, class_map: Any
+) -> tuple[dict, _Knowledge]:
+    """How the model wants its images, and what it knows of its classes."""
+    model = innermost(model_or_cfg) if isinstance(model_or_cfg, nn.Module) else None
+    cfg: Any = (getattr(model, "pretrained_cfg", None) or {}) if model is not None else model_or_cfg
+    num_classes = getattr(model, "num_classes", cfg.get("num_classes", 0))
+    known = _Knowledge(num_classes, cfg.get("label_names"), None if class_map is None else read_class_map(class_map))
+    return config_of(model, cfg, crop_pct, img_size), known
 
 
 def _labelled(path: str | Path, split: str | None, label_file: str | Path, known: _Knowledge) -> tuple[Files, Classes]:

@@ -19,6 +19,7 @@ from ..common.files import write_whole
 
 # A mid-grey blue that stands off from black ink, from white paper and from both page backgrounds.
 DROPPED_COLOUR, DROPPED_SHARE = np.array([122, 138, 160]), 0.8
+TEMPLATE = Path(__file__).with_name("page.html.j2")
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
@@ -93,10 +94,12 @@ def write_page(
     require("demo", "write_page")
     from jinja2 import Environment
 
-    template = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(_TEMPLATE)
+    template = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(
+        TEMPLATE.read_text(encoding="utf-8")
+    )
     names = _stage_names(examples, stage_names)
     views = [_example_view(example, names) for example in examples]
-    words = {"title": title, "lead": lead, "footer": footer, "css": _CSS}
+    words = {"title": title, "lead": lead, "footer": footer}
     html = template.render(words, rows=table_rows, picture=_picture_uri(picture), examples=views)
     return write_whole(path, lambda beside: Path(beside).write_text(html, encoding="utf-8"))
 
@@ -159,97 +162,3 @@ def _picture_uri(picture: bytes | str) -> str:
 
 def _data_uri(kind: str, data: bytes) -> str:
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
-
-
-_CSS = """
-:root { color-scheme: light dark; --ink: #1b2330; --soft: #5b6676; --line: #dfe4ea; --paper: #fbfcfd; --card: #fff;
-  --good: #1a7f4b; --bad: #c0392b; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e7ebf0; --soft: #9aa6b5; --line: #2c3542; --paper: #12161c;
-  --card: #1a2028; --good: #5fd39a; --bad: #ff8a7a; } }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--paper); color: var(--ink);
-  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
-main { max-width: 60rem; margin: 0 auto; padding: 2.5rem 1rem 4rem; }
-h1 { font-size: clamp(1.6rem, 5vw, 2.2rem); line-height: 1.2; letter-spacing: -.02em; margin: 0 0 .5rem; }
-h2 { font-size: 1.2rem; letter-spacing: -.01em; margin: 2.8rem 0 .9rem; }
-.lead { font-size: 1.08rem; color: var(--soft); max-width: 44rem; margin: 0; }
-.card { background: var(--card); border: 1px solid var(--line); border-radius: 12px; overflow-x: auto; }
-table { border-spacing: 0; width: 100%; font-size: .92rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .55rem .8rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
-th:first-child { text-align: left; position: sticky; left: 0; background: var(--card); }
-thead th { color: var(--soft); font-weight: 500; font-size: .82rem; }
-tbody tr:last-child > * { border-bottom: 0; }
-small { color: var(--soft); font-size: .82em; }
-figure { margin: 0; }
-.plot { padding: .75rem; background: #fff; }
-.plot img { display: block; width: 100%; max-width: 46rem; height: auto; margin: 0 auto; }
-.examples { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(min(100%, 27rem), 1fr)); }
-.example { padding: .8rem .9rem 1rem; }
-.verdict { display: flex; flex-wrap: wrap; gap: .1rem 1rem; margin: 0 0 .6rem; font-size: .92rem; }
-.good { color: var(--good); } .bad { color: var(--bad); }
-.stages { display: grid; grid-auto-flow: column; grid-auto-columns: minmax(0, 1fr); gap: .5rem; }
-.stages img { display: block; width: 100%; border-radius: 6px; image-rendering: pixelated; }
-figcaption { font-size: .76rem; line-height: 1.35; margin-top: .35rem; }
-figcaption small { display: block; font-size: 1em; }
-footer { margin-top: 3rem; padding-top: 1rem; border-top: 1px solid var(--line); color: var(--soft);
-  font-size: .85rem; }
-"""
-
-_TEMPLATE = """\
-{% macro number(value, form, unit="") %}
-{{ "\u2013" if value is none else form.format(value).replace("-", "\u2212") ~ unit }}
-{%- endmacro %}
-{% macro verdict(who, said, truth) %}
-<span>{{ who }} <b class="{{ 'good' if said == truth else 'bad' }}">{{ said }} {{ "✓" if said == truth else "✗" }}</b>
-</span>
-{%- endmacro %}
-<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{{ title }}</title>
-<style>{{ css | safe }}</style>
-</head>
-<body><main>
-<h1>{{ title }}</h1>
-{% if lead %}<p class="lead">{{ lead }}</p>{% endif %}
-
-<h2>Accuracy and cost</h2>
-<div class="card"><table>
-<thead><tr>{% for name in ["model", "GMACs", "of dense", "tokens left", "top-1 %", "change", "agreement %", "images/s",
-"speed-up"] %}<th scope="col">{{ name }}</th>{% endfor %}</tr></thead>
-<tbody>
-{% for row in rows %}
-<tr><th scope="row">{{ row.name }}</th><td>{{ number(row.gmacs, "{:.3f}") }}</td>
-<td>{{ number(row.share, "{:.0f}", " %") }}</td><td>{{ row.tokens }}</td><td>{{ number(row.top1, "{:.1f}") }}
-{% if row.top1_margin is not none %}<small>± {{ number(row.top1_margin, "{:.1f}") }}</small>{% endif %}</td>
-<td>{{ number(row.change, "{:+.1f}") }}</td><td>{{ number(row.agreement, "{:.1f}") }}</td>
-<td>{{ number(row.images_per_s, "{:.0f}") }}</td><td>{{ number(row.speedup, "{:.2f}", " \u00d7") }}</td></tr>
-{% endfor %}
-</tbody>
-</table></div>
-
-<h2>Accuracy against cost</h2>
-<figure class="card plot"><img alt="Top-1 accuracy against multiply-adds" src="{{ picture }}"></figure>
-{% if examples %}
-
-<h2>Which patches were kept</h2>
-<div class="examples">
-{% for view in examples %}{% set example = view.example %}
-<article class="card example">
-<p class="verdict"><span>label <b>{{ example.label }}</b></span>
-{{ verdict("dense", example.dense, example.label) }} {{ verdict("reduced", example.reduced, example.label) }}</p>
-<div class="stages">
-{% for column in view.columns %}
-<figure><img alt="{{ column.name }}: {{ column.note }}" src="{{ column.uri }}">
-<figcaption>{{ column.name }}<small>{{ column.note }}</small></figcaption></figure>
-{% endfor %}
-</div></article>
-{% endfor %}
-</div>
-{% endif %}
-{% if footer %}<footer>{{ footer }}</footer>{% endif %}
-</main></body>
-</html>
-"""

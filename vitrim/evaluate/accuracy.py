@@ -77,16 +77,13 @@ def evaluate_many(
     dtype = as_dtype(dtype, device)
     judges = _judges(models, features, neighbours, device)
     skipped: list[Unreadable] = []
-    total = _total(loader)
+    total, done = _total(loader), 0
     for model in models.values():  # not in inference mode: what is moved there could never be trained again
         model.to(device)
     with evaluation_mode(models), inference(device, dtype), _reporting(progress, total) as report:
-        done = 0
         for images, labels, *left_out in loader:
             skipped.extend(entry for group in left_out for entry in group)
-            if len(labels):
-                _judge_batch(models, judges, images.to(device, non_blocking=True), labels.to(device))
-            done += len(labels)
+            done += _judge_batch(models, judges, images, labels, device)
             report(done + len(skipped), total, _running(judges))
     if not done:
         raise ValueError(_nothing_read(skipped))
@@ -113,11 +110,17 @@ def _judge_batch(
     judges: Mapping[str, ClassifierJudge | FeatureJudge],
     images: Tensor,
     labels: Tensor,
-) -> None:
+    device: torch.device,
+) -> int:
+    """Judge one batch, which may be empty; the number of its images."""
+    if not len(labels):
+        return 0
+    images, labels = images.to(device, non_blocking=True), labels.to(device)
     outputs = {name: _forward(name, model, images) for name, model in models.items()}
     dense = outputs.get("dense")
     for name, output in outputs.items():
         judges[name].update(output, None if name == "dense" else dense, labels)
+    return len(labels)
 
 
 def _forward(name: str, model: nn.Module, images: Tensor) -> Tensor:

@@ -9,7 +9,8 @@ from torch import nn
 
 from ..backbones.base import Backbone
 from ..core.evidence import Evidence
-from ..core.reductions import Keep, Mask, Reduction
+from ..core.masking import Mask
+from ..core.reductions import Keep, Reduction
 from ..core.schedule import Place, as_places, check_places, even_places, floor_count, shares
 from ..core.tokens import Tokens
 from ..core.values import as_several

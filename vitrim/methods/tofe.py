@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from ..backbones.base import Backbone
 from ..core.evidence import Evidence
+from ..core.masking import Mask
 from ..core.packing import pack
 from ..core.recording import refuse_recording
-from ..core.reductions import Keep, Mask, Reduction
+from ..core.reductions import Keep, Reduction
 from ..core.schedule import Place, alone, round_count, shares
 from ..core.tokens import Tokens
 from .base import Method

@@ -9,7 +9,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..core.evidence import Evidence
-from ..core.reductions import Mask, Reduction
+from ..core.masking import Mask
+from ..core.reductions import Reduction
 from ..core.schedule import Place
 from ..core.tokens import Tokens
 from .turns import Step

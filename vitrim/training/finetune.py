@@ -70,15 +70,54 @@ def finetune(
     macs, options: as for `vitrim.reduce`. For ToFe `macs` is also the target that its budget loss learns towards
     judge_on: a loader of validation photographs; accuracy and agreement with the dense model after every epoch
     resume:   go on from the last checkpoint in `settings.out`
-    limit:    only so many training photographs, drawn at random, as many of each class as there can be
-    class_map: the model's class index of each folder's name, as for `vitrim.data.open_dataset`
+    limit, class_map: as for `vitrim.data.open_dataset`
     scratch:  the weights of `model` are random: it teaches nothing, and the student is judged alone
 
-    Raises ValueError for what cannot be trained, in one line, and `RunStopped` (one too) for what breaks off;
-    `Interrupted` for SIGINT and SIGTERM, once the state is written.
+    Raises ValueError for what cannot be trained, `RunStopped` for what breaks off, `Interrupted` for signals.
     """
     require("train", "finetune")
-    model = unwrap(model)
+    start = _prepared(unwrap(model), method, data, recipe, settings, macs, limit, scratch, class_map, options)
+    some = partial(some_of, start.photographs.photographs, start.accelerator.device)
+    signals = Signals(lockstep=start.accelerator.num_processes > 1)
+    judge = _validation(start, None if scratch else start.dense, judge_on, settings, some, signals)
+    objective = objective_of(start.recipe, start.student, macs)
+    parts = (start.accelerator, start.student, start.teacher, objective, start.photographs, settings, start.identity)
+    run = Run(*parts, judge, signals)
+    if resume:
+        run.resume()
+    if judge is not None:
+        judge.try_out(start.student)
+    return _trained(run, start, judge, settings, some)
+
+
+def _trained(run: Run, start: _Start, judge: Validation | None, settings: Settings, some: Any) -> FinetuneResult:
+    """Train, save, and judge what has been saved."""
+    trained = finished(run.train(), some)
+    if start.accelerator.is_main_process:
+        save_and_compare(trained, settings.out)
+    figures = judge.final(trained) if judge is not None else {}
+    start.accelerator.wait_for_everyone()
+    return FinetuneResult(trained, figures, run.step, run.unreadable, start.photographs.photographs)
+
+
+@dataclass(frozen=True)
+class _Start:
+    """What a run begins with, once nothing in it can fail any more."""
+
+    dense: nn.Module
+    student: ReducedViT
+    teacher: Teacher | None
+    recipe: Recipe
+    photographs: TrainingPhotographs
+    accelerator: Any
+    identity: dict[str, Any]
+
+
+def _prepared(
+    model: nn.Module, method: Any, data: Any, recipe: Recipe, settings: Settings, macs: float | None,
+    limit: int | None, scratch: bool, class_map: Any, options: dict[str, Any],
+) -> _Start:  # fmt: skip
+    """Everything checked that can be missed before training, in the order in which it is cheap."""
     check_model(model)
     check_recipe(recipe, model)
     seed_everything(settings.seed)  # learned parts start from random weights
@@ -87,32 +126,26 @@ def finetune(
     check_result_saves(student)
     check_inference(student)
     photographs = open_photographs(data, model, recipe, settings, limit, class_map)
-    learned = photographs.photographs.classes
-    if isinstance(judged := getattr(getattr(judge_on, "dataset", None), "classes", None), Classes):
-        check_same_classes(learned, judged, "the validation folder")
-    name_classes(student.backbone, learned)
     accelerator = make_accelerator(settings, any(m.learns for m in student.methods))
     check_processes(accelerator)
     teacher = make_teacher(model, student, recipe) if recipe.teaches else None
     identity = identity_of(model, student, data, len(photographs), macs)
-    identity |= {} if class_map is None else {"class_map": learned.mapping}
-    some = partial(some_of, photographs.photographs, accelerator.device)
-    signals, judge = Signals(lockstep=accelerator.num_processes > 1), None
-    if judge_on is not None and accelerator.is_main_process:
-        beside = None if scratch else teacher.model if teacher else copy.deepcopy(model)
-        judge = Validation(beside, judge_on, settings, partial(as_saved, some=some), signals.leave_if_told)
-    objective = objective_of(recipe, student, macs)
-    run = Run(accelerator, student, teacher, objective, photographs, settings, identity, judge, signals)
-    if resume:
-        run.resume()
-    if judge is not None:
-        judge.try_out(student)
-    trained = finished(run.train(), some)
-    if accelerator.is_main_process:
-        save_and_compare(trained, settings.out)
-    figures = judge.final(trained) if judge is not None else {}
-    accelerator.wait_for_everyone()
-    return FinetuneResult(trained, figures, run.step, run.unreadable, photographs.photographs)
+    identity |= {} if class_map is None else {"class_map": photographs.photographs.classes.mapping}
+    return _Start(model, student, teacher, recipe, photographs, accelerator, identity)
+
+
+def _validation(
+    start: _Start, dense: nn.Module | None, loader: DataLoader | None, settings: Settings, some: Any, signals: Signals
+) -> Validation | None:
+    """What judges the student in the first process, beside the dense model; None without photographs to judge by."""
+    learned = start.photographs.photographs.classes
+    if isinstance(judged := getattr(getattr(loader, "dataset", None), "classes", None), Classes):
+        check_same_classes(learned, judged, "the validation folder")
+    name_classes(start.student.backbone, learned)
+    if loader is None or not start.accelerator.is_main_process:
+        return None
+    beside = None if dense is None else start.teacher.model if start.teacher else copy.deepcopy(dense)
+    return Validation(beside, loader, settings, partial(as_saved, some=some), signals.leave_if_told)
 
 
 def make_teacher(model: nn.Module, student: ReducedViT, recipe: Recipe) -> Teacher:

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..core.reductions import Mask
+from ..core.masking import Mask
 from ..core.tokens import Tokens
 from ..methods import Method
 from ..runtime.model import ReducedViT

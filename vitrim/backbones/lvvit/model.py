@@ -118,9 +118,7 @@ class LVViT(VisionTransformer):
         global_pool: str = "token",
         **options,
     ):
-        sides = (patch_size,) if isinstance(patch_size, int) else tuple(patch_size)
-        if any(side % 2 for side in sides):
-            raise ValueError(f"patch_size={patch_size} is odd: LV-ViT's stem halves it")
+        _check_patch_size(patch_size)
         _check_pool(global_pool)
         parts: dict[str, Any] = {
             "global_pool": global_pool,
@@ -190,6 +188,12 @@ class LVViT(VisionTransformer):
         if pre_logits or self.num_classes == 0:
             return self.head_drop(x[:, 0])
         return self.token_logits(x, mask=mask).prediction()
+
+
+def _check_patch_size(patch_size: int | tuple[int, int]) -> None:
+    sides = (patch_size,) if isinstance(patch_size, int) else tuple(patch_size)
+    if any(side % 2 for side in sides):
+        raise ValueError(f"patch_size={patch_size} is odd: LV-ViT's stem halves it")
 
 
 def _check_pool(global_pool: str) -> None:

@@ -9,11 +9,10 @@ import math
 from typing import Any, ClassVar
 
 import torch
-from timm.layers import Attention, AttentionPoolLatent
+from timm.layers import Attention
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from ...core.attention import attention
 from ...core.evidence import Evidence
@@ -25,6 +24,7 @@ from ..base import Backbone
 from ..counting import conv_macs, latent_pool_macs
 from ..layers import kind
 from .checks import check_block, check_pool, check_size, embedded_grid
+from .pooling import weighted_pool, without_masked
 from .projections import Projections
 
 STEPS = ("forward", "forward_features", "forward_head", "pool")  # of a timm ViT, for which the loop stands
@@ -192,13 +192,13 @@ class PlainBackbone(Backbone):
             return model.forward_head(tokens.x, pre_logits=pre_logits)
         if isinstance(model, VisionTransformerDistilled) or model.global_pool in ("token", "max", ""):
             return self._head_of_kept(tokens, pre_logits)
-        x = model.head_drop(model.fc_norm(self._weighted_pool(tokens)))
+        x = model.head_drop(model.fc_norm(weighted_pool(model, tokens, self.pools_prefix)))
         return x if pre_logits else model.head(x)
 
     def _head_of_kept(self, tokens: Tokens, pre_logits: bool) -> Tensor:
         x = tokens.x
         if self.model.global_pool == "max" and tokens.mask is not None:
-            x = _without_masked(tokens)
+            x = without_masked(tokens)
         return self.model.forward_head(x, pre_logits=pre_logits)
 
     def _head_of_ragged(self, tokens: Tokens, layout: Layout, pre_logits: bool) -> Tensor:
@@ -208,22 +208,6 @@ class PlainBackbone(Backbone):
             return model.forward_head(layout.prefix_rows(tokens.x), pre_logits=pre_logits)
         x = model.head_drop(model.fc_norm(layout.pooled(model.pool, tokens.x)))
         return x if pre_logits else model.head(x)
-
-    def _weighted_pool(self, tokens: Tokens) -> Tensor:
-        """Pooling where tokens weigh unequally: merged ones by size, masked ones not at all."""
-        model, x, weight = self.model, tokens.x, tokens.weight
-        if not self.pools_prefix:
-            x, weight = x[:, self.prefix :], weight[:, self.prefix :]
-        if model.attn_pool is not None:
-            plain = tokens.size is None and tokens.mask is None
-            mask = None if plain else weight.clamp(min=1e-6).log()[:, None, None].to(x.dtype)
-            return _latent_pool(model.attn_pool, x, mask)
-        weight = weight.unsqueeze(-1).to(x.dtype)
-        mean = (weight * x).sum(dim=1) / weight.sum(dim=1)
-        if model.global_pool == "avg":
-            return mean
-        kept = _without_masked(tokens)[:, 0 if self.pools_prefix else self.prefix :]
-        return 0.5 * (kept.amax(dim=1) + mean)
 
     # -- what it costs
 
@@ -253,18 +237,3 @@ class PlainBackbone(Backbone):
             return classifier if model.global_pool else classifier * tokens
         pooled = tokens if self.pools_prefix else tokens - self.prefix
         return classifier + latent_pool_macs(model.attn_pool, pooled, width)
-
-
-def _latent_pool(pool: AttentionPoolLatent, x: Tensor, mask: Tensor | None) -> Tensor:
-    """SigLIP's attention pooling. timm gives every image the latents as a view, and an exported graph would be for as
-    many images as its example had: there the images get copies."""
-    if not torch.compiler.is_exporting():
-        return pool(x, attn_mask=mask)
-    latent = pool.latent.expand(x.shape[0], -1, -1).clone(memory_format=torch.contiguous_format)
-    return functional_call(pool, {"latent": latent}, (x, mask))
-
-
-def _without_masked(tokens: Tokens) -> Tensor:
-    """Features with the masked tokens at -infinity, for maxima."""
-    gone = tokens.weight == 0
-    return tokens.x.masked_fill(gone.unsqueeze(-1), float("-inf"))

@@ -12,7 +12,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
 
-from timm.layers import Mlp
 from timm.models.swin_transformer import (
     PatchMerging,
     SwinTransformer,
@@ -20,16 +19,16 @@ from timm.models.swin_transformer import (
     SwinTransformerStage,
     WindowAttention,
 )
-from torch import Tensor, nn
+from torch import nn
 
-from ...core.recording import divided, length, no_image
+from ...core.recording import divided, grid_of, length, no_image
 from ...core.tokens import Tokens
 from ..admission import Around, around_blocks, kinds
 from ..base import Backbone
 from ..counting import conv_macs
-from .checks import check_scale, check_size, check_type, embedded_grid
+from .checks import check_size, check_type, embedded_grid
 from .plain import SEQUENTIAL
-from .windows import WindowEvidence, attend_windows, head_channels, on_grid, padded
+from .windows import WindowEvidence, attend_windows, check_windows, head_channels, on_grid, padded
 
 MODELS, STAGES = kinds(SwinTransformer, steps=("forward", "forward_features")), kinds(SwinTransformerStage)
 BLOCKS, ATTENTIONS = kinds(SwinTransformerBlock, steps=("forward", "_attn")), kinds(WindowAttention)
@@ -55,12 +54,8 @@ class SwinBackbone(Backbone):
         for stage in model.layers:
             check_type("a stage", stage, SwinTransformerStage)
             check_type("patch merging", stage.downsample, PatchMerging, nn.Identity)
-            for block in stage.blocks:
-                check_type("a block", block, SwinTransformerBlock)
-                check_type("attention", block.attn, WindowAttention)
-                check_type("an MLP", block.mlp, Mlp)
         for i, block in enumerate(block for stage in model.layers for block in stage.blocks):
-            check_scale(i, block.attn, head_channels(block.attn))
+            check_windows(i, block)
 
     # -- what the model is
 
@@ -154,7 +149,7 @@ class SwinBackbone(Backbone):
     def _embed(self, images):
         check_size(self.model.patch_embed, images)
         x = self.model.patch_embed(images)
-        self._whole = _grid(x)
+        self._whole = grid_of(x)
         return Tokens(x.flatten(1, 2), prefix=0, grid=self._whole, placed=True)
 
     def begin(self, tokens):
@@ -170,8 +165,8 @@ class SwinBackbone(Backbone):
         """Patch merging, where the stage has it; notes of single tokens are those of other patches then."""
         tokens = self._hooked(self.before, stage, tokens)
         x = stage.downsample(divided(tokens.x, 1, tokens.grid))
-        notes = tokens.notes if _grid(x) == tokens.grid else tokens.image_notes()
-        tokens = replace(tokens, x=x.flatten(1, 2), grid=_grid(x), notes=notes)
+        notes = tokens.notes if grid_of(x) == tokens.grid else tokens.image_notes()
+        tokens = replace(tokens, x=x.flatten(1, 2), grid=grid_of(x), notes=notes)
         return self._hooked(self.before, stage.blocks, tokens)
 
     def leave(self, i, tokens):
@@ -223,7 +218,7 @@ class SwinBackbone(Backbone):
         return divided(tokens.x, 1, tokens.grid)
 
     def as_tokens(self, x):
-        return Tokens(x.flatten(1, 2), prefix=0, grid=_grid(x), placed=True)
+        return Tokens(x.flatten(1, 2), prefix=0, grid=grid_of(x), placed=True)
 
     # -- what it costs
 
@@ -251,14 +246,7 @@ class SwinBackbone(Backbone):
 
     def _merging_macs(self, merging: Any) -> int:
         """Patch merging, for one token after it."""
-        if isinstance(merging, nn.Identity):
-            return 0
-        return self.linear_macs(merging.reduction, 4 * merging.dim)
+        return 0 if isinstance(merging, nn.Identity) else self.linear_macs(merging.reduction, 4 * merging.dim)
 
     def head_macs(self, tokens):
         return self.linear_macs(self.model.head.fc, self.width)
-
-
-def _grid(x: Tensor) -> tuple[int, int]:
-    """(height, width) of tokens on their grid, [b, height, width, c]."""
-    return length(x, 1), length(x, 2)

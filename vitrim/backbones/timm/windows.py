@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
+from timm.layers import Mlp
 from timm.models.swin_transformer import SwinTransformerBlock, WindowAttention, window_partition
 from torch import Tensor
 
@@ -17,6 +18,7 @@ from ...core.evidence import Evidence
 from ...core.recording import divided, length
 from ...core.tokens import Tokens
 from ..layers import is_bare_linear
+from .checks import check_scale, check_type
 
 
 @dataclass(frozen=True)
@@ -167,6 +169,14 @@ def on_grid(run: Callable[[Tensor], Tensor], tokens: Tokens) -> Tokens:
     if tokens.position is not None:
         return tokens.with_x(run(tokens.x))
     return tokens.with_x(run(divided(tokens.x, 1, tokens.grid)).flatten(1, 2))
+
+
+def check_windows(i: int, block: Any) -> None:
+    """Raise ValueError for a block of another kind than timm's, with window attention and an MLP of timm's."""
+    check_type("a block", block, SwinTransformerBlock)
+    check_type("attention", block.attn, WindowAttention)
+    check_type("an MLP", block.mlp, Mlp)
+    check_scale(i, block.attn, head_channels(block.attn))
 
 
 def padded(side: int, window: int) -> int:

@@ -16,10 +16,11 @@ from torch import Tensor, nn
 
 from ...backbones.layers import is_bare_linear
 from ...core.attention import attention
+from ...core.masking import Mask
 from ...core.packing import Layout, Pack
 from ...core.precision import without_autocast
 from ...core.recording import divided, laid_out
-from ...core.reductions import Mask, Reduction
+from ...core.reductions import Reduction
 from ...core.tokens import Tokens
 from .predictor import Predictor
 

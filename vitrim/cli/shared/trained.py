@@ -1,0 +1,57 @@
+"""What `vitrim finetune` prints at its end, and writes as JSON."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+from ...common.files import write_json
+from ...data.classes import in_words
+from ...evaluate import environment
+from ...runtime.profile import profile
+from ...training import FinetuneResult, Recipe
+from .baseline import NAME as BEFORE
+from .plans import plan_of
+from .report import images_in_words, left_out
+from .table import Printer
+
+
+def tell(config: Any, name: str, recipe: Recipe, trained: FinetuneResult, judge_on: DataLoader | None) -> None:
+    """Print what a run came to, and write its JSON. config: the command's options."""
+    printer, cost, plan = Printer(config.output.json), profile(trained.model), plan_of(trained.model)
+    _tell_of(printer, trained.photographs, "training")
+    if judge_on is not None:
+        _tell_of(printer, judge_on.dataset, "validation")
+    for file, reason in sorted(trained.unreadable.items()):
+        printer.line(f"skipped {file}: {reason}")
+    printer.line(
+        f"{trained.steps} steps of {recipe.name}; {_in_words(trained.figures) or 'nothing was judged (--val)'}"
+    )
+    printer.line(f"{cost.gmacs:.3f} of {cost.dense_gmacs:.3f} GMACs")
+    printer.line(f"saved {config.training.out}: use it with --checkpoint {config.training.out}")
+    made = {"model": name, "method": plan.name, "options": plan.options, "recipe": recipe.name, "steps": trained.steps}
+    cost_figures = {"gmacs": cost.gmacs, "dense_gmacs": cost.dense_gmacs, "tokens": cost.tokens, "params": cost.params}
+    classes = {"labels": trained.photographs.classes.rule, "left_out": trained.photographs.left_out}
+    where = {
+        **classes,
+        "out": str(config.training.out),
+        "skipped": trained.unreadable,
+        **environment(seed=config.machine.seed),
+    }
+    write_json(config.output.json, {**made, **cost_figures, **trained.figures, **where})
+
+
+def _in_words(figures: dict[str, float]) -> str:
+    """The figures of the result, and those of the dense model as it was before fine-tuning, each by its name."""
+    student = "  ".join(f"{key} {value:.2f}" for key, value in figures.items() if not key.startswith("dense_"))
+    beside = {key.removeprefix("dense_"): value for key, value in figures.items() if key.startswith("dense_")}
+    before = "  ".join(f"{key} {value:.2f}" for key, value in beside.items())
+    return f"{student}; {BEFORE}: {before}" if before else student
+
+
+def _tell_of(printer: Printer, photographs: Any, what: str) -> None:
+    """How many photographs there were, how their labels were understood, and what was left out."""
+    labels = f", labels {in_words(photographs.classes)}" if photographs.classes.names else ""
+    printer.line(f"{what}: {images_in_words(photographs)}{labels}")
+    left_out(printer, photographs)
