@@ -92,8 +92,7 @@ class SwinBackbone(Backbone):
         """The third stage, or the longest where there are fewer: where DynamicViT and IdleViT act on Swin."""
         depths = [len(stage.blocks) for stage in self.model.layers]
         chosen = 2 if len(depths) > 2 else depths.index(max(depths))
-        start = sum(depths[:chosen])
-        return range(start, start + depths[chosen])
+        return range(sum(depths[:chosen]), sum(depths[: chosen + 1]))
 
     @property
     def feature_blocks(self):
@@ -208,8 +207,7 @@ class SwinBackbone(Backbone):
         return tokens.with_x(self.add(tokens.x, block.drop_path2(block.mlp(block.norm2(tokens.x)))))
 
     def norm(self, x):
-        grid = self.grid_at(self.depth - 1, self._whole)
-        return self.model.norm(divided(x, 1, grid)).flatten(1, 2)
+        return self.model.norm(divided(x, 1, self.grid_at(self.depth - 1, self._whole))).flatten(1, 2)
 
     def head(self, tokens, pre_logits=False):
         return self.model.forward_head(self.as_features(tokens), pre_logits=pre_logits)
