@@ -102,6 +102,10 @@ def __getattr__(name: str) -> Any:
         return value
     if name in _ROOMS:
         return import_module(f".{name}", __name__)
+    if name[:1].isupper():  # a method of vitrim's own that is not listed above
+        methods = import_module(".methods", __name__)
+        if name in methods.__all__:
+            return getattr(methods, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -20,8 +20,10 @@ from ..core.schedule import Place, ceil_count
 from ..core.tokens import Tokens
 from .base import Method
 from .parts.scorer import class_row_macs
+from .registry import register_method
 
 
+@register_method
 class ATS(Method):
     """Between attention and MLP of the chosen blocks K points, evenly spaced in (0, 1), are looked up in the cumulative
     sum of the patch tokens' significance. Tokens that are hit stay, once each; the others are gone. Where few tokens

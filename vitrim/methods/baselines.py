@@ -17,6 +17,7 @@ from ..core.tokens import Tokens
 from .base import Method, top
 from .parts.checks import check_seed
 from .parts.scorer import Scorer
+from .registry import register_method
 
 
 class _Ranking(Method):
@@ -34,6 +35,7 @@ class _Ranking(Method):
         return ceil_count(place.keep, n)
 
 
+@register_method
 class TopK(_Ranking):
     """Keep the most attentive tokens, drop the rest: EViT without the fused token (EViT Table 1, no training).
 
@@ -55,6 +57,7 @@ class TopK(_Ranking):
         return self.scorer.macs(place, n, body, weighs=False)
 
 
+@register_method
 class Random(_Ranking):
     """Keep patch tokens at random, seeded by the image and `seed`: the same image keeps the same tokens in any batch.
 
@@ -75,6 +78,7 @@ class Random(_Ranking):
         return random_scores(tokens.notes[self.number], tokens.n, place, self.seed)
 
 
+@register_method
 class Grid(_Ranking):
     """Keep evenly spaced patches: every image the same ones, each place a subset of the one before.
 

@@ -24,6 +24,7 @@ from .parts.bat_sequence import Parts, merge_parts
 from .parts.checks import check_count, check_counts, check_flag, check_one_of
 from .parts.clustering import Groups, Weigher, density_peaks, k_means, k_means_macs, one_group, runs, z_order
 from .parts.scorer import Scorer
+from .registry import register_method
 
 MERGES = ("none", "pack", "cluster", "cluster+match")
 MERGERS = ("density", "kmeans", "average", "max", "spatial", "convolution", "mlp")
@@ -31,6 +32,7 @@ BY_ATTENTION = ("density", "kmeans")  # mergers whose members weigh by class att
 LEARNED = ("convolution", "mlp")
 
 
+@register_method
 class BAT(Method):
     """Between attention and MLP of the chosen blocks the ceil(keep * n) most attentive patch tokens stay; the others
     are clustered and each cluster becomes one token; the most alike attentive tokens are merged in pairs (section 4).

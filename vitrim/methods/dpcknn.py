@@ -26,8 +26,10 @@ from .parts.clustering import (
     peaks,
     squared_distances,
 )
+from .registry import register_method
 
 
+@register_method
 class DPCKNN(Method):
     """Before the chosen blocks the patch tokens form ceil(keep * n) clusters; each becomes one token, the mean of its
     members weighted by the patches that they stand for.

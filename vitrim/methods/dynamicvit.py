@@ -17,8 +17,10 @@ from ..core.tokens import Tokens
 from .base import Method, top
 from .parts.masks import best_mask, drawn
 from .parts.predictor import Predictor
+from .registry import register_method
 
 
+@register_method
 class DynamicViT(Method):
     """Before the chosen blocks a predictor scores the patch tokens left; the floor(N * keep^s) best stay after the s-th
     place, the others are gone for good (paper, sections 3.2 and 3.4).

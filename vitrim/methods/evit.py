@@ -12,8 +12,10 @@ from ..core.tokens import Tokens
 from .base import Method, top
 from .parts.checks import check_flag
 from .parts.scorer import Scorer
+from .registry import register_method
 
 
+@register_method
 class EViT(Method):
     """Between attention and MLP of the chosen blocks keep the ceil(keep * n) most attentive patch tokens, in the order
     of their class attention, and append the sum of the others weighted by it (paper, section 3.3 and Algorithm 1).

@@ -16,8 +16,10 @@ from ..core.values import as_several
 from .base import Method, top
 from .parts.checks import check_count, check_number
 from .parts.scorer import class_row_macs
+from .registry import register_method
 
 
+@register_method
 class EvoViT(Method):
     """Before each of the chosen blocks the floor(keep * N) patch tokens with the largest global class attention are the
     informative ones. They go through the block together with one representative of all others, their mean weighted by

@@ -19,10 +19,12 @@ from .parts.checks import check_count, check_one_of
 from .parts.masks import best_mask, drawn
 from .parts.predictor import Predictor
 from .parts.scorer import class_row_macs
+from .registry import register_method
 
 SCORES = ("logit", "softmax", "predictor")
 
 
+@register_method
 class IdleViT(Method):
     """Before each idling block select the top floor(N * keep^(stage-1)) patch tokens. Only they and the prefix go
     through the block; the others pass it unchanged and are chosen from again at the next block (paper, section 3.2).

@@ -26,11 +26,13 @@ from .parts.checks import check_flag, check_number, check_one_of
 from .parts.masks import drawn
 from .parts.stored_shares import StoredShares
 from .parts.tofe_modules import APPROXIMATORS, SELECTORS, decide, keep_scores, shift, start_at
+from .registry import register_method
 
 OPTIMISED = (0.49, 0.25, 0.14)  # what the paper's training found for DeiT-S at half its cost (Table V)
 ADAPTIVE = ("batch", "instance")
 
 
+@register_method
 class ToFe(StoredShares, Method):
     """Before the first block of every stage a learned selector divides the patch tokens (Algorithm 1). The kept ones go
     through the blocks of the stage; the frozen ones skip them, get what a learned approximator stands in with, and are

@@ -21,8 +21,10 @@ from ..core.tokens import Tokens
 from .base import Method
 from .parts.checks import check_counts, check_flag
 from .parts.clustering import others
+from .registry import register_method
 
 
+@register_method
 class ToMe(Method):
     """Between attention and MLP of the chosen blocks merge the r most similar pairs of patch tokens, found by bipartite
     soft matching on the keys (paper, section 3). Merged tokens are means weighted by size, and attention weighs them
