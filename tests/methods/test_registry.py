@@ -25,9 +25,10 @@ from vitrim import Keep, Method
 class Largest(Method):
     """Between attention and MLP keep the patch tokens of the largest norm.
 
-    keep: keep rate at each place
-    at:   blocks, counted from 0
-    power: of the norm
+    Args:
+        keep: keep rate at each place
+        at: blocks, counted from 0
+        power: of the norm
     """
 
     name, title = "largest", "keep the tokens of the largest norm"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -19,8 +18,6 @@ from ..runtime.build import attach, make_method
 from .shared.options import OutputOptions
 from .shared.parse import parse
 from .shared.table import Printer
-
-_ADVICE = re.compile(r'use (\w+)="([\w-]+)"')  # what a method's refusal says would work
 
 
 @dataclass(frozen=True)
@@ -76,7 +73,7 @@ def _answer(model: torch.nn.Module, name: str) -> Answer:
         attach(model, name)
         return Answer(True, {})
     except ValueError as refusal:
-        needs, reason = dict(_ADVICE.findall(str(refusal))), str(refusal)
+        needs, reason = getattr(refusal, "needs", {}), str(refusal)
     try:
         attach(model, make_method(name, **needs))
         return Answer(True, needs, reason)

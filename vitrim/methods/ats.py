@@ -30,9 +30,10 @@ class ATS(Method):
     hold most of the significance, many points hit the same ones: each image keeps its own number of tokens, at most K.
     In later places the K points are looked up among those left.
 
-    keep: K = ceil(keep * N) points at each place, N being all patch tokens; one number, or one for each place. 1 is not
-          the dense model: with N points, too, some tokens are hit twice and others never
-    at:   blocks, counted from 0; default all but the first quarter (3 to 11 of 12)
+    Args:
+        keep: K = ceil(keep * N) points at each place, N being all patch tokens; one number, or one for each place. 1 is
+            not the dense model: with N points, too, some tokens are hit twice and others never
+        at: blocks, counted from 0; default all but the first quarter (3 to 11 of 12)
 
     A plan's cost is that of an image that keeps all K; `vitrim.image_macs` tells that of given images.
     Raises ValueError for options out of range and, when bound, for a model without [CLS] or one that cannot run ragged

@@ -39,7 +39,10 @@ class _Ranking(Method):
 class TopK(_Ranking):
     """Keep the most attentive tokens, drop the rest: EViT without the fused token (EViT Table 1, no training).
 
-    keep, at, score: as for EViT.
+    Args:
+        keep: keep rate at each place, one number or one for each place
+        at: blocks, counted from 0; default the even cut (3, 6, 9 of 12)
+        score: as for EViT
     """
 
     name = "topk"
@@ -61,7 +64,9 @@ class TopK(_Ranking):
 class Random(_Ranking):
     """Keep patch tokens at random, seeded by the image and `seed`: the same image keeps the same tokens in any batch.
 
-    keep, at: as for EViT.
+    Args:
+        keep: keep rate at each place, one number or one for each place
+        at: blocks, counted from 0; default the even cut (3, 6, 9 of 12)
     """
 
     name = "random"
@@ -83,7 +88,10 @@ class Grid(_Ranking):
     """Keep evenly spaced patches: every image the same ones, each place a subset of the one before.
 
     Patches leave in the order of an ordered-dither matrix (Bayer 1973): what stays is spread evenly for any rate.
-    keep, at: as for EViT.
+
+    Args:
+        keep: keep rate at each place, one number or one for each place
+        at: blocks, counted from 0; default the even cut (3, 6, 9 of 12)
     """
 
     name = "grid"

@@ -37,20 +37,21 @@ class BAT(Method):
     """Between attention and MLP of the chosen blocks the ceil(keep * n) most attentive patch tokens stay; the others
     are clustered and each cluster becomes one token; the most alike attentive tokens are merged in pairs (section 4).
 
-    keep:       share of attentive tokens at each place, one number or one for each place; 0: none, all
-                are clustered (Fig. 1b)
-    at:         blocks, counted from 0; default the even cut (3, 6, 9 of 12)
-    merge:      rows of Table 3: "none": inattentive tokens are dropped; "pack": they become one token; "cluster": one
-                for each cluster; "cluster+match": attentive ones are matched as well
-    clusters:   number of clusters m at each place; default a tenth of the inattentive tokens with matching and with
-                keep=0, 2 without matching, where no pairs make room for more
-    pairs:      attentive tokens that matching removes at each place; default clusters - 1; at most half of them
-    neighbours: nearest tokens that the density looks at; None: all
-    normalise:  weights sum to 1 in every group; False: Eq. 8 to the letter
-    merger:     what groups the inattentive tokens (Table 4): "density" (peaks), "kmeans", "average", "max", "spatial",
-                "convolution", "mlp"; the last two learn
-    iterations: of k-means
-    score:      as for EViT
+    Args:
+        keep: share of attentive tokens at each place, one number or one for each place; 0: none, all are clustered
+            (Fig. 1b)
+        at: blocks, counted from 0; default the even cut (3, 6, 9 of 12)
+        merge: rows of Table 3: "none": inattentive tokens are dropped; "pack": they become one token; "cluster": one
+            for each cluster; "cluster+match": attentive ones are matched as well
+        clusters: number of clusters m at each place; default a tenth of the inattentive tokens with matching and with
+            keep=0, 2 without matching, where no pairs make room for more
+        pairs: attentive tokens that matching removes at each place; default clusters - 1; at most half of them
+        neighbours: nearest tokens that the density looks at; None: all
+        normalise: weights sum to 1 in every group; False: Eq. 8 to the letter
+        merger: what groups the inattentive tokens (Table 4): "density" (peaks), "kmeans", "average", "max", "spatial",
+            "convolution", "mlp"; the last two learn
+        iterations: of k-means
+        score: as for EViT
 
     Raises ValueError for options out of range and, when bound, for a model without [CLS] unless score="tokens".
     """

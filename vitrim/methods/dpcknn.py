@@ -34,10 +34,11 @@ class DPCKNN(Method):
     """Before the chosen blocks the patch tokens form ceil(keep * n) clusters; each becomes one token, the mean of its
     members weighted by the patches that they stand for.
 
-    keep:       keep rate at each place, one number or one for each place
-    at:         blocks, counted from 0; default the even cut (3, 6, 9 of 12)
-    neighbours: nearest tokens that the density looks at
-    proportional: attention adds log(size) to the logits of a merged token, as in ToMe
+    Args:
+        keep: keep rate at each place, one number or one for each place
+        at: blocks, counted from 0; default the even cut (3, 6, 9 of 12)
+        neighbours: nearest tokens that the density looks at
+        proportional: attention adds log(size) to the logits of a merged token, as in ToMe
 
     Raises ValueError for options out of range.
     """

@@ -20,13 +20,14 @@ class EViT(Method):
     """Between attention and MLP of the chosen blocks keep the ceil(keep * n) most attentive patch tokens, in the order
     of their class attention, and append the sum of the others weighted by it (paper, section 3.3 and Algorithm 1).
 
-    keep:  keep rate at each place, one number or one for each place (Table 13)
-    at:    blocks, counted from 0; default the even cut (3, 6, 9 of 12)
-    fuse:  append the fused token; False: inattentive tokens are dropped (Table 2, upper half)
-    score: "cls": class attention (Eq. 2); "tokens": mean of all rows of the map (Eq. 4), for models without [CLS];
-           "random", "-cls": the controls of Table 15, random scores seeded per image, and the least attentive first;
-           or a callable, images to scores [b, n] (Table 14): `vitrim.LastClassAttention(dino)`
-    seed:  for score="random"
+    Args:
+        keep: keep rate at each place, one number or one for each place (Table 13)
+        at: blocks, counted from 0; default the even cut (3, 6, 9 of 12)
+        fuse: append the fused token; False: inattentive tokens are dropped (Table 2, upper half)
+        score: "cls": class attention (Eq. 2); "tokens": mean of all rows of the map (Eq. 4), for models without [CLS];
+            "random", "-cls": the controls of Table 15, random scores seeded per image, and the least attentive first;
+            or a callable, images to scores [b, n] (Table 14): `vitrim.LastClassAttention(dino)`
+        seed: for score="random"
 
     Scores given with the call, `fast(images, scores=...)`, take the place of `score`.
 

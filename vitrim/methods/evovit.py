@@ -28,10 +28,11 @@ class EvoViT(Method):
     Global class attention is the class attention averaged over the blocks so far, g <- momentum * g +
     (1 - momentum) * a; a token that stood outside a block keeps its g.
 
-    keep:     share of the N patch tokens that is informative; or one share for each of the blocks
-    blocks:   the blocks, counted from 0; default all but the first third (4 to 11 of 12)
-    stages:   the blocks are cut into so many parts, and part s keeps keep^s of N; 1: all of them keep the same
-    momentum: of the global class attention, in [0, 1); 0: only the block before counts
+    Args:
+        keep: share of the N patch tokens that is informative; or one share for each of the blocks
+        blocks: the blocks, counted from 0; default all but the first third (4 to 11 of 12)
+        stages: the blocks are cut into so many parts, and part s keeps keep^s of N; 1: all of them keep the same
+        momentum: of the global class attention, in [0, 1); 0: only the block before counts
 
     Raises ValueError for options out of range and, when bound, for a model without [CLS].
     """

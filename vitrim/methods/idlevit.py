@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from ..backbones.base import Backbone
+from ..core.errors import UnfitModel
 from ..core.evidence import Evidence
 from ..core.masking import Mask
 from ..core.reductions import Keep, Reduction
@@ -29,15 +30,16 @@ class IdleViT(Method):
     """Before each idling block select the top floor(N * keep^(stage-1)) patch tokens. Only they and the prefix go
     through the block; the others pass it unchanged and are chosen from again at the next block (paper, section 3.2).
 
-    keep:   κ; stage i of 4 keeps κ^(i-1) of all N. Or one share of N for each idling block. N are the patch tokens
+    Args:
+        keep: κ; stage i of 4 keeps κ^(i-1) of all N. Or one share of N for each idling block. N are the patch tokens
             there are: in a stack those that the methods before have left
-    blocks: the idling blocks, from 0; default all of stages 2 to 4 (3 to 11 of 12). Powers of κ go by the even split,
-            counted along the idling blocks (the authors' training script: `blocks=range(4, 12)`)
-    score:  "logit": mean over heads of q_cls . k before softmax (the published algorithm; the key projection is folded
-            into the query); "softmax": EViT's class attention; "predictor": DynamicViT's, to be trained: for models
-            without [CLS], and for Swin (Table 3), where the blocks of the third stage idle. It trains masked, its
-            decisions drawn at every place by straight-through Gumbel softmax
-    stages: number of stages
+        blocks: the idling blocks, from 0; default all of stages 2 to 4 (3 to 11 of 12). Powers of κ go by the even
+            split, counted along the idling blocks (the authors' training script: `blocks=range(4, 12)`)
+        score: "logit": mean over heads of q_cls . k before softmax (the published algorithm; the key projection is
+            folded into the query); "softmax": EViT's class attention; "predictor": DynamicViT's, to be trained: for
+            models without [CLS], and for Swin (Table 3), where the blocks of the third stage idle. It trains masked,
+            its decisions drawn at every place by straight-through Gumbel softmax
+        stages: number of stages
 
     Raises ValueError for options out of range and, when bound, for a model without [CLS] unless score="predictor".
     """
@@ -63,9 +65,10 @@ class IdleViT(Method):
         kept = self._shares(len(blocks), cut)
         self.places = tuple(Place(j, block, kept[j]) for j, block in enumerate(blocks))
         if not body.class_tokens and self.score != "predictor":
-            raise ValueError(
+            raise UnfitModel(
                 f"idlevit with score={self.score!r} needs a [CLS] token and {type(body.model).__name__} has none: "
-                'use score="predictor", or a method that takes score="tokens" (evit, topk)'
+                'use score="predictor", or a method that takes score="tokens" (evit, topk)',
+                score="predictor",
             )
 
     def _bounds(self, cut: range) -> list[int]:

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..backbones.base import Backbone
+from ..core.errors import UnfitModel
 from ..core.evidence import Evidence
 from ..core.masking import Mask
 from ..core.packing import pack
@@ -38,17 +39,18 @@ class ToFe(StoredShares, Method):
     through the blocks of the stage; the frozen ones skip them, get what a learned approximator stands in with, and are
     put back in their places for the next selector. Nobody needs those of the last stage again.
 
-    keep: shares of N kept, one for each stage; or κ, and stage s keeps κ^s. They are where training starts and what a
-          budget turns; training moves the stored counts. Default: Table V's (0.49, 0.25, 0.14) for three stages, else
-          κ = 0.5
-    at:   first blocks of the stages, counted from 0; default the even cut (3, 6, 9 of 12)
-    selector: "mlp": three layers; "dynamicvit": DynamicViT's predictor (Table III)
-    approximator: "bottleneck": two-layer MLP; "identity": frozen tokens return as they were; "conv": depth-wise 3 x 3
-          convolution; "block": a transformer block (Table IV)
-    reuse: frozen tokens come back; False: masks multiply, what is frozen stays so (Table II)
-    adaptive: "batch": every image keeps the stored count; "instance": the selector's own decision, each image its own
-          count, the batch as one ragged sequence
-    tau:  temperature of the Gumbel softmax in training
+    Args:
+        keep: shares of N kept, one for each stage; or κ, and stage s keeps κ^s. They are where training starts and what
+            a budget turns; training moves the stored counts. Default: Table V's (0.49, 0.25, 0.14) for three stages,
+            else κ = 0.5
+        at: first blocks of the stages, counted from 0; default the even cut (3, 6, 9 of 12)
+        selector: "mlp": three layers; "dynamicvit": DynamicViT's predictor (Table III)
+        approximator: "bottleneck": two-layer MLP; "identity": frozen tokens return as they were; "conv": depth-wise 3 x
+            3 convolution; "block": a transformer block (Table IV)
+        reuse: frozen tokens come back; False: masks multiply, what is frozen stays so (Table II)
+        adaptive: "batch": every image keeps the stored count; "instance": the selector's own decision, each image its
+            own count, the batch as one ragged sequence
+        tau: temperature of the Gumbel softmax in training
 
     In train mode all tokens run, masked (Eq. 16 to 18); masks are drawn by straight-through Gumbel softmax (Eq. 9).
     Where the stored count is all tokens, nothing is decided outside training.
@@ -99,7 +101,8 @@ class ToFe(StoredShares, Method):
             try:
                 body.check_ragged()
             except ValueError as reason:
-                raise ValueError(f'tofe with adaptive="instance": {reason}; use adaptive="batch"') from None
+                text = f'tofe with adaptive="instance": {reason}; use adaptive="batch"'
+                raise UnfitModel(text, adaptive="batch") from None
 
     def _recoveries(self, body: Backbone) -> list[int | None]:
         """The block before which the frozen tokens of each stage are recovered: the next stage, or where the model

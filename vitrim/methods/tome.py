@@ -30,9 +30,10 @@ class ToMe(Method):
     soft matching on the keys (paper, section 3). Merged tokens are means weighted by size, and attention weighs them
     by size too.
 
-    r:  tokens merged at each place, one integer or one for each place; at most half of the tokens present
-    at: blocks, counted from 0; default all of them
-    proportional: attention adds log(size) to the logits of a merged token (Eq. 1)
+    Args:
+        r: tokens merged at each place, one integer or one for each place; at most half of the tokens present
+        at: blocks, counted from 0; default all of them
+        proportional: attention adds log(size) to the logits of a merged token (Eq. 1)
 
     Raises ValueError for options out of range.
     """

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import re
 import types
 import typing
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from dataclasses import field, fields, make_dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import docstring_parser
 from tyro.conf import arg
 
 from ...methods import METHODS, Method
@@ -19,7 +19,7 @@ OTHERS = ("method", "macs", "guide", "guide_checkpoint")  # that are no options 
 SHARED = ("seed",)  # options of methods that are options of every run
 # Options annotated `Any`, because they take one number or one for each place.
 _NUMBERS = {"keep": float, "at": int, "blocks": int}
-_ENTRY = re.compile(r"^ {4}(\w+(?:, \w+)*): +(.+(?:\n {5,}\S.*)*)", re.MULTILINE)
+GOOGLE = docstring_parser.DocstringStyle.GOOGLE
 
 
 def method_options_class(several: str, keep_default: str | None = None) -> type:
@@ -113,15 +113,16 @@ def _defaults(name: str, owners: list[type[Method]]) -> str:
 
 
 def _help(name: str, owners: list[type[Method]]) -> str:
-    """The option's lines in the methods' docstrings, and whose they are; "as for EViT" joins the first."""
+    """What the methods' docstrings say of the option, and whose words they are; "as for EViT" are EViT's."""
     by_text: dict[str, list[str]] = {}
     for cls in owners:
-        text = _entries(cls).get(name, "as for")
-        shared = text.startswith("as for") and by_text
-        by_text.setdefault(next(iter(by_text)) if shared else text, []).append(cls.name)
+        by_text.setdefault(_text(name, cls), []).append(cls.name)
     return "; ".join(f"[{' '.join(names)}] {text}" for text, names in by_text.items())
 
 
-def _entries(cls: type[Method]) -> dict[str, str]:
-    found = _ENTRY.findall(cls.__doc__ or "")
-    return {name: " ".join(text.split()).rstrip(".") for names, text in found for name in names.split(", ")}
+def _text(name: str, cls: type[Method]) -> str:
+    """The option's entry under `Args:` in the class's docstring."""
+    entries = {p.arg_name: p.description or "" for p in docstring_parser.parse(cls.__doc__ or "", GOOGLE).params}
+    text = " ".join(entries.get(name, "").split()).rstrip(".")
+    other = next((m for m in METHODS.values() if m is not cls and text == f"as for {m.__name__}"), None)
+    return text if other is None else _text(name, other)

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ...backbones.base import Backbone
+from ...core.errors import UnfitModel
 from ...core.evidence import Evidence
 from ...core.schedule import Place
 from ...core.seeds import image_seed, random_scores
@@ -39,9 +40,10 @@ class Scorer:
     def bind(self, body: Backbone, name: str) -> None:
         """Raises ValueError where the method of that name needs a [CLS] token and the model has none."""
         if not body.class_tokens and self.score in ("cls", "-cls"):
-            raise ValueError(
+            raise UnfitModel(
                 f"{name} with score={self.score!r} needs a [CLS] token and {type(body.model).__name__} has none "
-                '(its prefix tokens, if any, are registers): use score="tokens"'
+                '(its prefix tokens, if any, are registers): use score="tokens"',
+                score="tokens",
             )
         self.has_class = bool(body.class_tokens)
 
