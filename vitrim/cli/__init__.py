@@ -74,6 +74,7 @@ def _run(command: str, arguments: list[str]) -> None:
         from .shared.own_methods import by_name
 
         arguments = by_name(arguments)
+        sys.modules.pop(f"{__name__}.{command}", None)  # its options are those of the methods known when it is imported
     import_module(f".{command}", __name__).run(arguments, f"vitrim {command}")
 
 

@@ -98,7 +98,8 @@ class Evidence:
         """
         h = self.h
         with without_autocast(h.device):
-            folded = self.layer.folded(h[:, self._class_slice()].contiguous().float())
+            rows = h[:, self._class_slice()].clone(memory_format=torch.contiguous_format)
+            folded = self.layer.folded(rows.float())
             if folded is not None:
                 logits = torch.bmm(h[:, self.prefix :].float(), folded.unsqueeze(2)).squeeze(2)
             else:
