@@ -31,9 +31,9 @@ class ATS(Method):
     In later places the K points are looked up among those left.
 
     Args:
-        keep: K = ceil(keep * N) points at each place, N being all patch tokens; one number, or one for each place. 1 is
-            not the dense model: with N points, too, some tokens are hit twice and others never
-        at: blocks, counted from 0; default all but the first quarter (3 to 11 of 12)
+        keep: share of the patch tokens that an image may keep at most at each place; one number, or one for each place.
+            Also at 1 some are left out
+        at: blocks at which it acts, counted from 0 (default: all but the first quarter, 3 to 11 of 12)
 
     A plan's cost is that of an image that keeps all K; `vitrim.image_macs` tells that of given images.
     Raises ValueError for options out of range and, when bound, for a model without [CLS] or one that cannot run ragged

@@ -40,8 +40,8 @@ class TopK(_Ranking):
     """Keep the most attentive tokens, drop the rest: EViT without the fused token (EViT Table 1, no training).
 
     Args:
-        keep: keep rate at each place, one number or one for each place
-        at: blocks, counted from 0; default the even cut (3, 6, 9 of 12)
+        keep: share of the patch tokens to keep at each place, such as 0.7; one number, or one for each place
+        at: blocks at which it acts, counted from 0 (default: evenly, 3 6 9 of 12)
         score: as for EViT
     """
 
@@ -65,8 +65,9 @@ class Random(_Ranking):
     """Keep patch tokens at random, seeded by the image and `seed`: the same image keeps the same tokens in any batch.
 
     Args:
-        keep: keep rate at each place, one number or one for each place
-        at: blocks, counted from 0; default the even cut (3, 6, 9 of 12)
+        keep: share of the patch tokens to keep at each place, such as 0.7; one number, or one for each place
+        at: blocks at which it acts, counted from 0 (default: evenly, 3 6 9 of 12)
+        seed: seed of the random choice
     """
 
     name = "random"
@@ -90,8 +91,8 @@ class Grid(_Ranking):
     Patches leave in the order of an ordered-dither matrix (Bayer 1973): what stays is spread evenly for any rate.
 
     Args:
-        keep: keep rate at each place, one number or one for each place
-        at: blocks, counted from 0; default the even cut (3, 6, 9 of 12)
+        keep: share of the patch tokens to keep at each place, such as 0.7; one number, or one for each place
+        at: blocks at which it acts, counted from 0 (default: evenly, 3 6 9 of 12)
     """
 
     name = "grid"

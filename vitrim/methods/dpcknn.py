@@ -35,10 +35,10 @@ class DPCKNN(Method):
     members weighted by the patches that they stand for.
 
     Args:
-        keep: keep rate at each place, one number or one for each place
-        at: blocks, counted from 0; default the even cut (3, 6, 9 of 12)
+        keep: share of the patch tokens that become clusters, and then tokens; one number, or one for each place
+        at: blocks at which it acts, counted from 0 (default: evenly, 3 6 9 of 12)
         neighbours: nearest tokens that the density looks at
-        proportional: attention adds log(size) to the logits of a merged token, as in ToMe
+        proportional: merged tokens weigh more in attention, by their size, as in ToMe
 
     Raises ValueError for options out of range.
     """

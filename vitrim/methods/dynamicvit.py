@@ -26,8 +26,9 @@ class DynamicViT(Method):
     place, the others are gone for good (paper, sections 3.2 and 3.4).
 
     Args:
-        keep: κ; place s of the model keeps κ^s of all N. Or one share of N for each place, none above the one before
-        at: blocks, counted from 0; default the even cut (3, 6, 9 of 12)
+        keep: share of all patch tokens; of one number the places keep keep, keep^2, keep^3; or one share for each
+            place, none above the one before
+        at: blocks at which it acts, counted from 0 (default: evenly, 3 6 9 of 12)
 
     In train mode all tokens run, masked: at every place decisions are drawn by straight-through Gumbel softmax, and
     they multiply from place to place (section 3.3). `forward(images, losses=True)` hands out the mask of every place,

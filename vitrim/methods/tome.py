@@ -31,9 +31,9 @@ class ToMe(Method):
     by size too.
 
     Args:
-        r: tokens merged at each place, one integer or one for each place; at most half of the tokens present
-        at: blocks, counted from 0; default all of them
-        proportional: attention adds log(size) to the logits of a merged token (Eq. 1)
+        r: tokens to merge at each place; one number, or one for each place; at most half of those present
+        at: blocks at which it acts, counted from 0 (default: all)
+        proportional: merged tokens weigh more in attention, by their size (Eq. 1)
 
     Raises ValueError for options out of range.
     """
