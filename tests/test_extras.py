@@ -20,7 +20,7 @@ PACKAGE = Path(vitrim.__file__).parent
 ROOT = PACKAGE.parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-INSTALLED_AS = {"PIL": "pillow", "sklearn": "scikit-learn"}
+INSTALLED_AS = {"PIL": "pillow", "sklearn": "scikit-learn", "docstring_parser": "docstring-parser"}
 OPTIONAL = {module: package for packages in EXTRAS.values() for module, package in packages.items()}
 # Imported where the user's own data ask for it, with a message of its own (tests/data/test_folders.py).
 ASKED_FOR = {"scipy"}
