@@ -287,7 +287,7 @@ def test_saved_folder_runs_as_it_was_saved(capsys, images, checkpoint, photograp
 
 def test_compare_has_a_row_for_every_setting(capsys, images, tmp_path):
     methods = ["--method", "evit", "tome", "random", "--keep", "0.9", "0.5", "--r", "2", "--macs", "0.8", "--no-fuse"]
-    assert cli.main(["compare", *images, *methods, "--json", "c.json", "--picture", "c.svg"]) == 0
+    assert cli.main(["compare", *images, *methods, "--json", "c.json", "--out", "c.svg"]) == 0
     figures = strict((tmp_path / "c.json").read_text())
     rows = figures["rows"]
     assert [row["method"] for row in rows] == ["dense", *["evit"] * 3, *["tome"] * 2, *["random"] * 3]
@@ -423,7 +423,7 @@ BAD = {
     "JSON folder": ([*PROFILE, "--json", "nowhere/x.json"], "there is no folder nowhere"),
     "JSON is a folder": ([*PROFILE, "--json", "."], "is a folder"),
     "no data": (["evaluate", *SMALL], "missing: --data"),
-    "choice": (["evaluate", *SMALL, "--data", "x", "--dtype", "int8"], "invalid choice 'int8'"),
+    "choice": (["evaluate", *SMALL, "--data", "x", "--precision", "int8"], "--precision int8: choose one of float32"),
     "page": (["demo", "--out", "page.pdf"], "must end in .html"),
     "no pictures": (["demo", "--images", "0"], "count=0"),
 }
@@ -454,7 +454,7 @@ BAD_RUNS = {
     "threads": (["--threads", "0"], "--threads 0"),
     "rounds": (["--rounds", "0"], "--rounds 0"),
     "device": (["--device", "abacus"], "'abacus' is no device"),
-    "float16 on a CPU": (["--dtype", "float16"], "float16 is for GPUs"),
+    "float16 on a CPU": (["--precision", "float16"], "float16 is for GPUs"),
     "missing checkpoint": (["--checkpoint", "nowhere.pth"], "there is no checkpoint nowhere.pth"),
     "classes of the checkpoint": (["--num-classes", "5"], "the checkpoint has 3 classes"),
     "classes of the folder": (["--num-classes", "0", "--checkpoint", "."], "leave out --image-size"),
@@ -467,8 +467,8 @@ def test_bad_runs_are_one_line(capsys, images, arguments, said):
 
 
 def test_bad_comparisons_are_one_line(capsys, images):
-    assert "must end in .png or .svg" in refused(capsys, "compare", *images, "--picture", "c.gif")
-    assert "there is no folder" in refused(capsys, "compare", *images, "--picture", "nowhere/c.png")
+    assert "must end in .png or .svg" in refused(capsys, "compare", *images, "--out", "c.gif")
+    assert "there is no folder" in refused(capsys, "compare", *images, "--out", "nowhere/c.png")
     options = ["--method", "random", "grid", "--score", "cls"]
     assert "--score is no option of random or grid" in refused(capsys, "compare", *images, *options)
 
@@ -503,7 +503,7 @@ def test_bad_checkpoints_are_one_line(capsys, photographs, checkpoint, tmp_path)
 
 def test_no_bfloat16_is_one_line(capsys, images, monkeypatch):
     monkeypatch.setattr("vitrim.evaluate.timing._has_bfloat16", lambda device: False)
-    assert "no bfloat16 arithmetic: use float32" in refused(capsys, "evaluate", *images, "--dtype", "bfloat16")
+    assert "no bfloat16 arithmetic: use float32" in refused(capsys, "evaluate", *images, "--precision", "bfloat16")
 
 
 def test_weights_that_cannot_be_had_name_the_way_out(capsys, photographs, monkeypatch):

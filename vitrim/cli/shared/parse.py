@@ -56,6 +56,8 @@ class _Reader:
             inside = [value] if given else []
             while not given and words and not _is_option(words[0]):
                 inside.append(words.pop(0))
+            if "" in inside[1:]:
+                raise ValueError("an argument is empty: give a value, or leave it out")
             self._take(name, inside)
 
     def result(self) -> SimpleNamespace:
@@ -106,8 +108,6 @@ class _Reader:
         option = self.known.get(name) or self.known.get(off)
         if option is None or (off != name and option.name == off and option.kind.type is not bool):
             raise ValueError(where + self._unknown(name, words))
-        if option.name in self.values and not where:
-            raise ValueError(f"--{option.name} is given twice")
         if option.kind.type is bool:
             self.values[option.name] = self._flag(option, off == name, words)
         elif option.kind.many and (words or not option.bare):
@@ -159,6 +159,9 @@ class _Reader:
 
         if name in RENAMED:
             return f"--{name} has another name: {RENAMED[name].format(' '.join(map(str, words)) or '...').strip()}"
+        owners = [key for key, s in self.named.known.items() if name in {o.name.replace("_", "-") for o in s.options}]
+        if owners and self.command.dial:
+            return f"--{name} is no option of {' or '.join(self.named.names)}: it is one of {', '.join(owners)}"
         near = _maybe(self._names(), name, "did you mean --{}? ")
         return f"--{name} is no option of vitrim {self.command.name}: {near}{self._see()}"
 
