@@ -104,7 +104,18 @@ def test_a_class_map_belongs_to_the_run_that_it_began_with(capsys, colours, tmp_
     maps = {name: {label: index for index, label in enumerate(order)} for name, order in orders.items()}
     for name, content in maps.items():
         Path(f"{name}.json").write_text(json.dumps(content))
-    start = ["--model", "test_vit", "--image-size", "32", "--num-classes", "10", "--scratch", "--short", "--device", "cpu"]
+    start = [
+        "--model",
+        "test_vit",
+        "--image-size",
+        "32",
+        "--num-classes",
+        "10",
+        "--scratch",
+        "--short",
+        "--device",
+        "cpu",
+    ]
     start += ["--recipe", "evit_scratch", "--batch-size", "8", "--workers", "0", "--keep", "0.5"]
     start += ["--data", str(colours / "data")]
     assert cli.main(["finetune", *start, "--limit", "10", "--out", "out", "--class-map", "b.json"]) == 0

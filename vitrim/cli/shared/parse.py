@@ -89,9 +89,10 @@ class _Reader:
         if self.command.word and self.word is None:
             self.word = self._known_word(word)
             return
-        raise ValueError(
-            f"{word!r} belongs to no option: {_maybe(self._names(), word, 'did you mean --{}? ')}{self._see()}"
-        )
+        if not word:
+            raise ValueError("an argument is empty: give a value, or leave it out")
+        hint = f"did you mean --method {word}? " if word in self.named.known else ""
+        raise ValueError(f"{word!r} belongs to no option: {hint}{self._see()}")
 
     def _known_word(self, word: str) -> str:
         words, what = self.command.words(), self.command.name.removesuffix("s")
