@@ -31,6 +31,12 @@ class Evidence:
     q, k, v:  [b, h, p+n, d] if the attention has formed them already
     key_bias: [b, p+n] what is added to the logits of a key
     layout:   where the images lie in a ragged batch: then q, k, v are [1, h, T, d]
+
+    Example: of block 1, whose 64 patch tokens each have one score in each of the 2 images.
+        >>> body = vitrim.reduce(model, "evit").body
+        >>> evidence = body.probe(1, body.enter(1, body.begin(body.embed(images))))
+        >>> evidence.class_attention().shape, evidence.attention_map().shape
+        (torch.Size([2, 64]), torch.Size([2, 3, 65, 65]))
     """
 
     source: Tensor | Callable[[], Tensor]

@@ -24,6 +24,12 @@ class Reduction:
     """Base of all maps from n patch tokens to m.
 
     `scores` [b, n] are what the decision was made from; they are kept for traces only.
+    Raises NotImplementedError for what a subclass does not define.
+
+    Example:
+        >>> x = torch.tensor([[[1.0], [2.0], [3.0], [4.0]]])  # one prefix token, three patch tokens, one channel
+        >>> vitrim.Keep(torch.tensor([[0, 2]])).shrink(x, prefix=1).flatten().tolist()
+        [1.0, 2.0, 4.0]
     """
 
     scores: Tensor | None = field(default=None, kw_only=True, repr=False)
@@ -77,6 +83,13 @@ class Keep(Reduction):
     """Keep the tokens `index` [b, m], in that order; the others are gone (or idle, or frozen, until `restore`).
 
     rest: [b, n-m] those others, for methods that work on them meanwhile
+
+    Example:
+        >>> x, keep = torch.tensor([[[1.0], [2.0], [3.0], [4.0]]]), vitrim.Keep(torch.tensor([[0, 2]]))
+        >>> keep.shrink(x).flatten().tolist()
+        [1.0, 3.0]
+        >>> keep.restore(10 * keep.shrink(x), x).flatten().tolist()
+        [10.0, 2.0, 30.0, 4.0]
     """
 
     index: Tensor
@@ -119,6 +132,11 @@ class Fuse(Reduction):
     """Keep `index` [b, m-1] and append one token, the sum of all tokens weighted by `weights` [b, n] (0 on the kept).
 
     The fused token is the owner of every token it stands for, but weighs 1 in pooling and attention (EViT).
+
+    Example:
+        >>> x, weights = torch.tensor([[[1.0], [2.0], [3.0], [4.0]]]), torch.tensor([[0.0, 0.5, 0.0, 0.5]])
+        >>> vitrim.Fuse(torch.tensor([[0, 2]]), weights).shrink(x).flatten().tolist()
+        [1.0, 3.0, 3.0]
     """
 
     index: Tensor
@@ -164,6 +182,12 @@ class Merge(Reduction):
     these rows are added up, onto their leads; tokens alone in their group pass bit by bit.
 
     `proportional`: a merged token weighs as a key as much as its members together (ToMe Eq. 1).
+
+    Example:
+        >>> x, group = torch.tensor([[[1.0], [2.0], [3.0], [4.0]]]), torch.tensor([[0, 0, 1, 1]])
+        >>> merge = vitrim.Merge(group, torch.full((1, 4), 0.5), groups=2, lead=torch.tensor([[0, 2]]))
+        >>> merge.shrink(x).flatten().tolist()
+        [1.5, 3.5]
     """
 
     group: Tensor

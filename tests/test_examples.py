@@ -1,0 +1,103 @@
+"""The examples in the docstrings print what they say: every public class and function has one, and none is dead."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import inspect
+import pkgutil
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+
+import vitrim
+from vitrim.methods import METHODS
+
+ROOT = Path(vitrim.__file__).parent
+PUBLIC = ("vitrim", "vitrim.data", "vitrim.evaluate", "vitrim.training")  # modules whose `__all__` is a promise
+
+# Public names without an example of their own, and what stands for it.
+SHOWN_ELSEWHERE = {
+    "vitrim.METHODS": "a dict, listed in `vitrim.methods`",
+    "vitrim.__version__": "a text",
+    "vitrim.UntrainedWarning": "a warning",
+    "vitrim.training.RECIPES": "a dict, listed in the example of `get_recipe`",
+    "vitrim.training.RunStopped": "an error: a full disk is nothing to show",
+    "vitrim.training.Interrupted": "an error: it takes a signal",
+    "vitrim.training.finetune": "the example of its module, `vitrim.training`: its own docstring has no room",
+    "vitrim.training.FinetuneResult": "likewise",
+}
+
+
+def every_module() -> list[Any]:
+    """All modules of vitrim, imported."""
+    found = pkgutil.walk_packages([str(ROOT)], "vitrim.")
+    return [vitrim, *(importlib.import_module(info.name) for info in found if info.name != "vitrim.__main__")]
+
+
+def every_example() -> dict[str, doctest.DocTest]:
+    """The docstrings of vitrim that have examples, by the name of what they describe."""
+    finder = doctest.DocTestFinder()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of properties that are looked at
+        tests = [test for module in every_module() for test in finder.find(module)]
+    return {test.name: test for test in tests if test.examples}
+
+
+def home(name: str) -> str:
+    """Where a public name is defined: `vitrim.EViT` is `vitrim.methods.evit.EViT`."""
+    module, _, attribute = name.rpartition(".")
+    value = inspect.unwrap(getattr(importlib.import_module(module), attribute))
+    return f"{value.__module__}.{value.__qualname__}" if hasattr(value, "__qualname__") else name
+
+
+EXAMPLES = every_example()
+PUBLIC_NAMES = sorted(f"{module}.{name}" for module in PUBLIC for name in importlib.import_module(module).__all__)
+
+
+@pytest.fixture
+def surroundings(tmp_path, monkeypatch) -> dict[str, Any]:
+    """What every example finds: a small model, images for it, and a folder of photographs, `photos`, where it runs."""
+    monkeypatch.chdir(tmp_path)
+    generator = np.random.default_rng(0)
+    for name in ("cat", "dog"):
+        folder = tmp_path / "photos" / name
+        folder.mkdir(parents=True)
+        for i in range(4):
+            Image.fromarray(generator.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(folder / f"{i}.png")
+    before = dict(METHODS)
+    yield {
+        **{"torch": torch, "timm": timm, "vitrim": vitrim, "np": np, "Path": Path},
+        "model": timm.create_model("deit_tiny_patch16_224", img_size=128, depth=4, num_classes=2).eval(),
+        "images": torch.randn(2, 3, 128, 128),
+    }
+    METHODS.clear()
+    METHODS.update(before)  # an example registers a method
+
+
+@pytest.mark.filterwarnings("ignore::vitrim.UntrainedWarning")
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_example_prints_what_it_says(name, surroundings):
+    said: list[str] = []
+    example = EXAMPLES[name]
+    example.globs.update(surroundings)
+    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE, verbose=False)
+    assert not runner.run(example, out=said.append).failed, "".join(said)
+
+
+@pytest.mark.parametrize("name", PUBLIC_NAMES)
+def test_every_public_name_has_an_example(name):
+    assert (home(name) in EXAMPLES) != (name in SHOWN_ELSEWHERE), "give its docstring an example, of 2 to 5 lines"
+
+
+def test_no_example_is_dead():
+    """doctest finds every `>>>` of the files; what it finds is run above."""
+    lines = [line.lstrip() for path in ROOT.rglob("*.py") for line in path.read_text().splitlines()]
+    written = sum(line.startswith(">>> ") for line in lines)
+    assert written == sum(len(test.examples) for test in EXAMPLES.values())
