@@ -35,6 +35,13 @@ class Method(Sealed, nn.Module):
              then takes these counts as `kept`
     trains_masked: whether it trains on soft masks over all tokens instead of gathers
     switches: options that may change after training: its learned parts serve any of their values
+
+    Example:
+        >>> fast = vitrim.reduce(model, vitrim.EViT(keep=0.5))
+        >>> [(method.name, method.options()) for method in fast.methods]
+        [('evit', {'keep': 0.5})]
+        >>> [(place.block, place.keep) for place in fast.methods[0].places]
+        [(1, 0.5), (2, 0.5), (3, 0.5)]
     """
 
     name: ClassVar[str]

@@ -23,7 +23,7 @@ from .registry import register_method
 @register_method
 class DynamicViT(Method):
     """Before the chosen blocks a predictor scores the patch tokens left; the floor(N * keep^s) best stay after the s-th
-    place, the others are gone for good (paper, sections 3.2 and 3.4).
+    place, the others are gone for good (Rao et al., NeurIPS 2021, sections 3.2 and 3.4).
 
     Args:
         keep: κ; place s of the model keeps κ^s of all N. Or one share of N for each place, none above the one before
@@ -34,6 +34,11 @@ class DynamicViT(Method):
     for the ratio loss. Outside training a place that leaves all tokens that are there decides nothing.
 
     Raises ValueError for options out of range.
+
+    Example:
+        >>> fast = vitrim.reduce(model, vitrim.DynamicViT(keep=0.5))
+        >>> vitrim.profile(fast).tokens  # patch tokens in each of the 4 blocks, of 64
+        [64, 32, 16, 8]
     """
 
     name = "dynamicvit"

@@ -24,7 +24,6 @@ def register_method(cls: AnyMethod) -> AnyMethod:
     Raises ValueError for what is no such class, and for a name that is taken.
 
     Example:
-        >>> import vitrim
         >>> from vitrim import Keep
         >>> @vitrim.register_method
         ... class First(vitrim.Method):
@@ -37,9 +36,8 @@ def register_method(cls: AnyMethod) -> AnyMethod:
         ...         return Keep(kept.expand(tokens.batch, -1))
         ...     def count(self, place, n):
         ...         return max(1, int(place.keep * n))
-        >>> model = timm.create_model("deit_tiny_patch16_224")
         >>> vitrim.profile(vitrim.reduce(model, "first", keep=0.5)).tokens
-        [98, 49, 24]
+        [64, 32, 16, 8]
     """
     _check(cls)
     there = METHODS.get(cls.name)
@@ -56,6 +54,11 @@ def import_method(spec: str) -> type[Method]:
     spec: "my_file.py:Mine", a path and the name of a class in it
 
     Raises ValueError where there is no such file or class, and where the file itself fails.
+
+    Example:
+        >>> import_method("mine.py:Mine")
+        Traceback (most recent call last):
+        ValueError: method mine.py:Mine: there is no file mine.py
     """
     path, _, name = spec.rpartition(":")
     file = Path(path).expanduser().resolve()
@@ -68,12 +71,22 @@ def import_method(spec: str) -> type[Method]:
 
 
 def is_own(cls: type[Method]) -> bool:
-    """Whether a method is vitrim's own."""
+    """Whether a method is vitrim's own.
+
+    Example:
+        >>> is_own(vitrim.EViT)
+        True
+    """
     return cls.__module__.startswith(f"{OWN}.")
 
 
 def import_path(cls: type) -> str:
-    """`module:Class`; of a script that runs, by the name that others import it under."""
+    """`module:Class`; of a script that runs, by the name that others import it under.
+
+    Example:
+        >>> import_path(vitrim.EViT)
+        'vitrim.methods.evit:EViT'
+    """
     module = cls.__module__
     if module == "__main__":
         module = Path(getattr(sys.modules["__main__"], "__file__", None) or "__main__").stem
