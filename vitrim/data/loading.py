@@ -169,6 +169,11 @@ def open_loader(
 
     `workers` decode beside the model: one for each processor this process may use, at most 8, if None; 0 decodes in
     this process. A stream has one at most, so that its order holds. Raises ValueError for a batch size below 1.
+
+    Example:
+        >>> from vitrim.data import open_dataset, open_loader
+        >>> [len(batch.images) for batch in open_loader(open_dataset("photos", model), batch_size=6, workers=0)]
+        [6, 2]
     """
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}: give a whole number from 1")

@@ -18,7 +18,13 @@ from .stack import as_stack
 
 
 class UntrainedWarning(UserWarning):
-    """A method's learned parts are random: its decisions mean nothing before training."""
+    """The method's learned parts are random, so its decisions mean nothing yet: run `vitrim finetune`, or load trained
+    weights.
+
+    Example:
+        >>> vitrim.reduce(model, "dynamicvit").methods[0].learns  # so this call warns
+        True
+    """
 
 
 def reduce(
@@ -41,6 +47,11 @@ def reduce(
 
     Raises ValueError for unsupported models, methods and options, and for a budget out of reach. Warns
     (`UntrainedWarning`) where a method has learned parts: they are random until trained.
+
+    Example:
+        >>> fast = vitrim.reduce(model, "evit", keep=0.5)
+        >>> fast(images).shape, vitrim.profile(fast).tokens
+        (torch.Size([2, 2]), [64, 33, 18, 10])
     """
     reduced = attach(model, method, macs=macs, dial=dial, copy=copy, **options)
     learning = [m.name for m in reduced.methods if m.learns]
@@ -97,7 +108,15 @@ def _check_budget(methods: Sequence[Method], macs: float | None, dial: str | Non
 
 
 def make_method(name: str, **options: Any) -> Method:
-    """The method of that name with those options; ValueError naming what is not known and what would be."""
+    """The method of that name with those options; ValueError naming what is not known and what would be.
+
+    Example:
+        >>> make_method("evit", keep=0.5)
+        EViT(keep=0.5)
+        >>> make_method("evitt")
+        Traceback (most recent call last):
+        ValueError: method 'evitt' is not known: choose one of evit, bat, idlevit, tofe, tome, dynamicvit, dpcknn, ...
+    """
     if name not in METHODS:
         raise ValueError(f"method {name!r} is not known: choose one of {', '.join(METHODS)}")
     allowed = METHODS[name].option_names()

@@ -33,6 +33,12 @@ def load(folder: str | Path, methods: Iterable[type[Method] | str] = ()) -> Redu
              registered already may
 
     Raises ValueError, in one line, if the folder is not one that `save` wrote, or has a method that may not run.
+
+    Example:
+        >>> vitrim.reduce(model, "evit", keep=0.5).save("fast")
+        >>> again = vitrim.load("fast")
+        >>> list(again.methods), again.training
+        ([EViT(keep=0.5)], False)
     """
     for method in methods:
         import_method(method) if isinstance(method, str) else register_method(method)

@@ -48,6 +48,11 @@ def save(model: nn.Module, folder: str | Path) -> Path:
 
     Raises ValueError for a model that `load` could not make again, with the first difference, for a folder whose files
     are no save of vitrim's, and where the file system refuses.
+
+    Example:
+        >>> folder = vitrim.save(vitrim.reduce(model, "evit"), "fast")
+        >>> sorted(path.name for path in folder.iterdir())
+        ['config.json', 'model.safetensors']
     """
     save_state = _made(model)
     if not os.fspath(folder):

@@ -63,6 +63,11 @@ class Recipe:
     cut_row_mean:    its rows of S divide by their number, not by K
     budget_of_mean:  ToFe's budget loss squares the batch's mean distance, not each image's
     frozen:          parameters of the backbone that never learn, by their names or the names' beginnings
+
+    Example:
+        >>> recipe = get_recipe("tofe")
+        >>> recipe.epochs, recipe.batch_size, recipe.frozen_epochs, recipe.teaches
+        (30, 1024, 5, True)
     """
 
     name: str
@@ -211,7 +216,17 @@ def for_methods(recipe: Recipe, methods: Sequence[Method]) -> Recipe:
 
 
 def get_recipe(name: str, *, small: bool = False) -> Recipe:
-    """The recipe of that name; ValueError naming those there are."""
+    """The recipe of that name.
+
+    small: in its form for a small machine (`short`)
+
+    Raises ValueError, with the names there are, for another one.
+
+    Example:
+        >>> get_recipe("evit")
+        Traceback (most recent call last):
+        ValueError: recipe 'evit' is not known: choose one of distill, evit_finetune, evit_scratch, bat_scratch, ...
+    """
     if name not in RECIPES:
         raise ValueError(f"recipe {name!r} is not known: choose one of {', '.join(RECIPES)}")
     recipe = RECIPES[name]()
@@ -219,7 +234,10 @@ def get_recipe(name: str, *, small: bool = False) -> Recipe:
 
 
 def override(recipe: Recipe, **changes) -> Recipe:
-    """The recipe with some fields changed; fields of the weights and the augmentation by their own names."""
+    """The recipe with some fields changed; fields of the weights and the augmentation by their own names.
+
+    Raises ValueError for a field that no recipe has.
+    """
     direct = {f.name for f in fields(Recipe)} - {"weights", "augmentation", "name", "method"}
     parts = {"weights": {f.name for f in fields(Weights)}, "augmentation": {f.name for f in fields(Augmentation)}}
     unknown = [key for key in changes if key not in direct.union(*parts.values())]

@@ -19,6 +19,13 @@ class Settings:
     trackers:     Accelerate's: "tensorboard", "trackio", "wandb"
 
     Raises ValueError for numbers out of range.
+
+    Example:
+        >>> Settings(Path("out"), precision="bf16").checkpoints.as_posix()
+        'out/checkpoints'
+        >>> Settings(Path("out"), micro_batch=0)
+        Traceback (most recent call last):
+        ValueError: --micro-batch 0: give a number from 1
     """
 
     out: Path
