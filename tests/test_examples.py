@@ -17,11 +17,13 @@ import torch
 from PIL import Image
 
 import vitrim
+from vitrim.backbones import FAMILIES
 from vitrim.methods import METHODS
 
 ROOT = Path(vitrim.__file__).parent
-PUBLIC = ("vitrim", "vitrim.data", "vitrim.evaluate", "vitrim.methods", "vitrim.training")  # by their `__all__`
-OPEN = ("vitrim.core.reductions", "vitrim.core.schedule", "vitrim.view.diagnostics")  # by all that they define
+ROOMS = ("backbones", "data", "evaluate", "methods", "training")
+PUBLIC = ("vitrim", *(f"vitrim.{room}" for room in ROOMS))  # modules whose `__all__` is public
+OPEN = ("vitrim.core.reductions", "vitrim.core.schedule", "vitrim.view.diagnostics")  # all of them is public
 
 # Shown by the example of a module: the name's own docstring has no room, or one example shows several names.
 SHOWN_BY = {
@@ -34,6 +36,8 @@ WITHOUT = {
     "vitrim.METHODS": "a dict, which `vitrim methods` lists",
     "vitrim.methods.METHODS": "likewise",
     "vitrim.__version__": "a text",
+    **{f"vitrim.backbones.{name}": "a list, or what is in it" for name in ("FAMILIES", "LIBRARIES", "TIMM")},
+    **{f"vitrim.backbones.{family.__name__}": "as its base, `Backbone`" for family in FAMILIES},
     "vitrim.data.StreamedPhotographs": "it takes a data set of somebody else's, such as a webdataset",
     "vitrim.training.RECIPES": "a dict; the example of `get_recipe` lists it",
     "vitrim.training.RunStopped": "an error: it takes a disk that is full, or not there",
