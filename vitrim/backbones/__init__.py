@@ -58,7 +58,7 @@ def find_family(model: nn.Module) -> type[Backbone]:
     """The family that runs exactly this type of model.
 
     Raises ValueError for every model that no family lists: a subclass may compute something else in its forward; and
-    for one with something on it that its family would go around (a forward of its own, a wrapped block).
+    for one that was changed where its family would not notice (a forward of its own, a wrapped block).
 
     Example:
         >>> find_family(model).__name__

@@ -22,7 +22,10 @@ from .recording import laid_out, length, one_image
 
 @dataclass(frozen=True)
 class Evidence:
-    """One layer's evidence.
+    """What one attention layer knows of its tokens: its input and projections, and the scores that methods decide by.
+
+    Shapes: b images, p prefix tokens, n patch tokens, h heads, d channels of a head, c channels, T tokens of all
+    images.
 
     source:   [b, p+n, c] the normalised input of the attention layer, or what computes it
     layer:    the layer's projections (`queries(h)`, `keys(h)`, `folded(h)`)

@@ -21,7 +21,7 @@ from .rows import add_rows, behind_prefix, put_rows, take_rows
 
 @dataclass(frozen=True)
 class Reduction:
-    """Base of all maps from n patch tokens to m.
+    """Base of all maps from n patch tokens to m, in each of b images.
 
     `scores` [b, n] are what the decision was made from; they are kept for traces only.
     Raises NotImplementedError for what a subclass does not define.
@@ -80,7 +80,7 @@ class Reduction:
 
 @dataclass(frozen=True)
 class Keep(Reduction):
-    """Keep the tokens `index` [b, m], in that order; the others are gone (or idle, or frozen, until `restore`).
+    """Keep the tokens `index` [b, m], in that order. The others are dropped, or put back later by `restore`.
 
     rest: [b, n-m] those others, for methods that work on them meanwhile
 
@@ -173,13 +173,13 @@ class Fuse(Reduction):
 
 @dataclass(frozen=True)
 class Merge(Reduction):
-    """Token j joins group `group` [b, n] with weight `weights` [b, n].
+    """Merge tokens in groups: `group` [b, n] is the group of each token, `weights` [b, n] its weight there.
 
     Each of the `groups` tokens after is the weighted sum of its members; weights that sum to 1 within a group keep the
     scale of a token. `lead` [b, m] names the member whose position the group takes over.
 
-    `moved` [b, n-m], for groups whose weights sum to 1: the members that do not lead. Where a method knows them only
-    these rows are added up, onto their leads; tokens alone in their group pass bit by bit.
+    `moved` [b, n-m], for groups whose weights sum to 1: the members that do not lead. Where they are
+    given, only these rows are added, onto their leads; a token alone in its group stays the same, bit for bit.
 
     `proportional`: a merged token weighs as a key as much as its members together (ToMe Eq. 1).
 

@@ -34,7 +34,8 @@ class Unreadable(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """What the loader gives. `images` and `labels` hold b >= 0 photographs; `skipped` names those that are left out.
+    """What the loader gives: `images` [b, c, h, w] and `labels` [b] of b >= 0 photographs, and in `skipped` the names
+    of those that are left out.
 
     Example:
         >>> dataset = vitrim.data.open_dataset("photos", model)
@@ -51,8 +52,10 @@ class Batch(NamedTuple):
 class Photographs(Dataset):
     """Photographs by index: `(image [c, h, w], class index)`, or `Unreadable` for a file that cannot be read.
 
-    `classes` says which class of the model each label is, `config` how images are prepared (timm's data configuration).
-    `chosen` are the places in the source that a limit has left, or None for all, and `choice` says how it chose.
+    classes: which class of the model each label is
+    config:  how images are prepared: timm's data configuration
+    chosen:  places in the source that a limit has left; None: all
+    choice:  how they were chosen, in words
 
     Example:
         >>> image, label = vitrim.data.open_dataset("photos", model)[0]
@@ -153,7 +156,8 @@ def _mode(config: dict) -> str:
 
 
 def collate(samples: list[tuple[Tensor, int] | Unreadable]) -> Batch:
-    """Stack the readable samples, name the others. A batch without a readable image has b = 0.
+    """A `Batch` of the readable samples, which are stacked; the others are named in its `skipped`. Without a readable
+    image b is 0.
 
     Example:
         >>> samples = [(torch.zeros(3, 8, 8), 1), vitrim.data.Unreadable("b.png", "it is empty")]

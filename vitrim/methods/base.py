@@ -25,10 +25,11 @@ from .parts.sealed import Sealed
 
 
 class Method(Sealed, nn.Module):
-    """Base of all methods.
+    """Base of all methods: an nn.Module whose `forward(tokens, evidence, place)` gives a `Reduction`, or None where
+    nothing happens, and whose `count(place, n)` says how many of n patch tokens are left.
 
     acts:    "between" attention and MLP of a block, or "before" a block
-    dial:    the option that a budget solves
+    dial:    the option that `macs=` sets, so that the model fits a budget
     guided:  whether it has a scorer, and so takes scores from outside
     weighs:  whether it leaves tokens that weigh more than one patch in pooling
     counts:  "fixed": a plan says how many tokens are left; "own": each image may keep a count of its own, and `macs`

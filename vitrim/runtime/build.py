@@ -36,13 +36,13 @@ def reduce(
     copy: bool = False,
     **options: Any,
 ) -> ReducedViT:
-    """A supported timm model with token reduction: same inputs, same outputs, same weights.
+    """Put token reduction on a supported timm model: the result has the same inputs, outputs and weights.
 
     model:   a timm model; wrappers of torch.compile and DistributedDataParallel are taken off
     method:  `vitrim.EViT(keep=0.7)`; or a name with its options: `reduce(model, "evit", keep=0.7)`;
              or a list of methods that act one after the other: `[ToMe(r=8, at=range(6)), EViT(keep=0.6, at=8)]`
-    macs:    a share of the dense cost, in (0, 1]: solves the method's dial for the largest plan not above it
-    dial:    in a stack, the name of the method whose dial `macs` turns; default the last
+    macs:    a share of the dense cost, in (0, 1]: sets the method's dial (keep, r) for the largest plan not above it
+    dial:    in a stack, the name of the method whose dial `macs` sets; default the last
     copy:    give the result weights of its own; by default it shares the model's
 
     Raises ValueError for unsupported models, methods and options, and for a budget out of reach. Warns

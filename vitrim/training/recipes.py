@@ -180,8 +180,8 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
 def short(recipe: Recipe, epochs: int = 1) -> Recipe:
     """The recipe's form for a small machine: `epochs` (1 to 3), batches of 32, light augmentation, no warm-up.
 
-    Learned parts start from random weights and have some hundred steps: their peak is 1e-3, the backbone's 5e-5.
-    Where a budget is learned it weighs as in `distill`: so few steps would end far above it otherwise.
+    Learned parts start from random weights and learn for some hundred steps only: their peak is 1e-3, the backbone's
+    5e-5. Where a budget is learned it weighs as in `distill`: so few steps would end far above it otherwise.
     """
     smoothing = recipe.augmentation.smoothing if recipe.labels else 0.0
     held = {"budget": ToFe().losses["budget"]} if recipe.weights.budget else {}
