@@ -50,7 +50,7 @@ class Reduction:
         raise NotImplementedError
 
     def take_rest(self, x: Float[Tensor, "b pn c"], prefix: int = 0) -> Float[Tensor, "b f c"]:
-        """The patch rows of x that the map leaves outside, for those that work on them meanwhile."""
+        """The patch rows of x that the map leaves outside, for methods that work on them meanwhile."""
         raise NotImplementedError(f"{type(self).__name__} does not know which tokens it leaves outside")
 
     def put_rest(self, x: Float[Tensor, "b pn c"], rows: Float[Tensor, "b f c"], prefix: int = 0):

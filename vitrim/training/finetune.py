@@ -40,7 +40,8 @@ class FinetuneResult:
     """What a run ends with.
 
     model:       the trained model, as it was saved
-    figures:     its accuracy and agreement in percent, in float32; empty without photographs to judge by
+    figures:     those of `EvaluationResult` that apply to it, in float32, and the dense model's `dense_top1` or
+                 `dense_knn`; empty without photographs to judge by
     steps:       optimiser steps
     unreadable:  files that could not be read, each with the reason
     photographs: those that it learned from

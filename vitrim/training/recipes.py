@@ -16,17 +16,17 @@ from .losses import Cut
 
 @dataclass(frozen=True)
 class Weights:
-    """Weights of the parts of the loss; a part of weight 0 is not computed. `token_labels`: LV-ViT's patches learn the
-    labels that the dense model's auxiliary head gives them."""
+    """Weights of the parts of the loss (`vitrim.training.losses`); a part of weight 0 is not computed.
+    `token_labels`: LV-ViT's patches learn the labels that the dense model's auxiliary head gives them."""
 
-    classification: float = 1.0
-    logit_kl: float = 0.0
-    features: float = 0.0
-    token_mse: float = 0.0
-    cut: float = 0.0
-    approximation: float = 0.0
-    budget: float = 0.0
-    ratio: float = 0.0
+    classification: float = 1.0  # cross entropy with the labels
+    logit_kl: float = 0.0  # KL(teacher || student) of the classes (IdleViT Eq. 13)
+    features: float = 0.0  # squared difference to the teacher's final features, l2-normalised (IdleViT Eq. 14)
+    token_mse: float = 0.0  # squared difference to the teacher's tokens, of those kept (DynamicViT)
+    cut: float = 0.0  # IdleViT's token cut (Eq. 9 to 11)
+    approximation: float = 0.0  # squared difference of ToFe's recovered tokens to the teacher's
+    budget: float = 0.0  # squared distance of ToFe's MACs from the budget, as shares of the dense cost (Eq. 14)
+    ratio: float = 0.0  # squared distance of the shares kept from those planned (DynamicViT)
     token_labels: float = 0.0
 
 
