@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import doctest
 import importlib
 import inspect
@@ -103,8 +104,8 @@ def surroundings(tmp_path, monkeypatch) -> dict[str, Any]:
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_example_prints_what_it_says(name, surroundings):
     said: list[str] = []
-    example = EXAMPLES[name]
-    example.globs.update(surroundings)
+    example = copy.copy(EXAMPLES[name])
+    example.globs = {**example.globs, **surroundings}  # a copy: doctest clears them
     runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE, verbose=False)
     assert not runner.run(example, out=said.append).failed, "".join(said)
 
