@@ -17,9 +17,10 @@ AnyMethod = TypeVar("AnyMethod", bound=type[Method])
 
 
 def register_method(cls: AnyMethod) -> AnyMethod:
-    """Make a method known by its name, to `vitrim.reduce`, `vitrim.load` and the commands. A decorator.
+    """Register a class of methods under its `name`, for `vitrim.reduce`, `vitrim.load` and the commands. A decorator.
 
-    cls: a subclass of `vitrim.Method` with a `name`, a `forward` and a `count`
+    cls: a subclass of `vitrim.Method` with a `name`, a `forward` and a `count`; the `Args:` of its docstring are the
+         help of its options on the command line
 
     Raises ValueError for what is no such class, and for a name that is taken.
 
@@ -27,7 +28,11 @@ def register_method(cls: AnyMethod) -> AnyMethod:
         >>> from vitrim import Keep
         >>> @vitrim.register_method
         ... class First(vitrim.Method):
-        ...     '''The first patches of every image. keep: keep rate'''
+        ...     '''Keep the first patches of every image.
+        ...
+        ...     Args:
+        ...         keep: keep rate at each place
+        ...     '''
         ...     name, title = "first", "keep the first patches"
         ...     def __init__(self, keep=0.5, at=None):
         ...         super().__init__(keep, at)
