@@ -137,11 +137,7 @@ def test_bfloat16_is_refused_before_anything_is_opened(capsys, monkeypatch, comm
     monkeypatch.setattr("vitrim.evaluate.timing._has_bfloat16", lambda device: False)
     where = {"demo": [], "finetune": ["--data", "nowhere", "--out", "out"]}.get(command, ["--data", "nowhere"])
     named = [] if command == "demo" else ["--model", "nothing_at_all"]
-    dtype = (
-        ["--precision", "bfloat16", "--device", "cpu"]
-        if command == "finetune"
-        else ["--precision", "bfloat16", "--device", "cpu"]
-    )
+    dtype = ["--precision", "bfloat16", "--device", "cpu"]
     assert "no bfloat16 arithmetic: use float32" in refused(capsys, command, *named, *where, *dtype)
     assert not Path("out").exists()
 

@@ -43,6 +43,13 @@ class TopK(_Ranking):
         keep: share of the patch tokens to keep at each place, such as 0.7; one number, or one for each place
         at: blocks at which it acts, counted from 0 (default: evenly, 3 6 9 of 12)
         score: as for EViT
+
+    Raises ValueError for options out of range and, when bound, for a model without [CLS] unless score="tokens".
+
+    Example:
+        >>> fast = vitrim.reduce(model, vitrim.TopK(keep=0.5))
+        >>> vitrim.profile(fast).tokens  # patch tokens in each of the 4 blocks, of 64
+        [64, 32, 16, 8]
     """
 
     name = "topk"
@@ -68,6 +75,13 @@ class Random(_Ranking):
         keep: share of the patch tokens to keep at each place, such as 0.7; one number, or one for each place
         at: blocks at which it acts, counted from 0 (default: evenly, 3 6 9 of 12)
         seed: seed of the random choice
+
+    Raises ValueError for options out of range.
+
+    Example:
+        >>> fast = vitrim.reduce(model, vitrim.Random(keep=0.5))
+        >>> vitrim.profile(fast).tokens  # patch tokens in each of the 4 blocks, of 64
+        [64, 32, 16, 8]
     """
 
     name = "random"
@@ -93,6 +107,13 @@ class Grid(_Ranking):
     Args:
         keep: share of the patch tokens to keep at each place, such as 0.7; one number, or one for each place
         at: blocks at which it acts, counted from 0 (default: evenly, 3 6 9 of 12)
+
+    Raises ValueError for options out of range.
+
+    Example:
+        >>> fast = vitrim.reduce(model, vitrim.Grid(keep=0.5))
+        >>> vitrim.profile(fast).tokens  # patch tokens in each of the 4 blocks, of 64
+        [64, 32, 16, 8]
     """
 
     name = "grid"

@@ -34,8 +34,9 @@ LEARNED = ("convolution", "mlp")
 
 @register_method
 class BAT(Method):
-    """Between attention and MLP of the chosen blocks the ceil(keep * n) most attentive patch tokens stay; the others
-    are clustered and each cluster becomes one token; the most alike attentive tokens are merged in pairs (section 4).
+    """Between attention and MLP of the chosen blocks, keep the ceil(keep * n) most attentive of n patch tokens; cluster
+    the others and make each cluster one token, weighted by class attention (Eq. 6 to 8); then merge the most alike of
+    the attentive tokens in pairs (Long et al., CVPR 2023, section 4).
 
     Args:
         keep: share of the patch tokens that count as attentive and stay, such as 0.7; one number, or one for each
@@ -53,6 +54,13 @@ class BAT(Method):
         score: as for EViT
 
     Raises ValueError for options out of range and, when bound, for a model without [CLS] unless score="tokens".
+
+    Example:
+        >>> fast = vitrim.reduce(model, vitrim.BAT(keep=0.5))
+        >>> vitrim.profile(fast).tokens  # patch tokens in each of the 4 blocks, of 64
+        [64, 33, 18, 10]
+        >>> vitrim.profile(vitrim.reduce(model, vitrim.BAT(keep=0.5, merge="none"))).tokens
+        [64, 32, 16, 8]
     """
 
     name = "bat"

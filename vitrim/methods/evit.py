@@ -17,8 +17,9 @@ from .registry import register_method
 
 @register_method
 class EViT(Method):
-    """Between attention and MLP of the chosen blocks keep the ceil(keep * n) most attentive patch tokens, in the order
-    of their class attention, and append the sum of the others weighted by it (paper, section 3.3 and Algorithm 1).
+    """Between attention and MLP of the chosen blocks, keep the ceil(keep * n) of n patch tokens that get the most class
+    attention (Eq. 2), in its order, and append one fused token: the sum of the others, each weighted by its class
+    attention (Liang et al., ICLR 2022, section 3.3 and Algorithm 1).
 
     Args:
         keep: share of the patch tokens to keep at each place, such as 0.7; one number, or one for each place (Table 13)
@@ -32,6 +33,11 @@ class EViT(Method):
     Scores given with the call, `fast(images, scores=...)`, take the place of `score`.
 
     Raises ValueError for options out of range and, when bound, for a model without [CLS] unless score="tokens".
+
+    Example:
+        >>> fast = vitrim.reduce(model, vitrim.EViT(keep=0.5))
+        >>> vitrim.profile(fast).tokens  # patch tokens in each of the 4 blocks, of 64
+        [64, 33, 18, 10]
     """
 
     name = "evit"

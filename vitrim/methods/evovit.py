@@ -23,7 +23,8 @@ from .registry import register_method
 class EvoViT(Method):
     """Before each of the chosen blocks the floor(keep * N) patch tokens with the largest global class attention are the
     informative ones. They go through the block together with one representative of all others, their mean weighted by
-    global class attention; the others get the representative's update ("slow-fast updating", paper section 3).
+    global class attention; the others get the representative's update ("slow-fast updating", Xu et al., AAAI 2022,
+    section 3).
 
     Global class attention is the class attention averaged over the blocks so far, g <- momentum * g +
     (1 - momentum) * a; a token that stood outside a block keeps its g.
@@ -35,6 +36,11 @@ class EvoViT(Method):
         momentum: how much the attention of earlier blocks counts, from 0 to below 1
 
     Raises ValueError for options out of range and, when bound, for a model without [CLS].
+
+    Example:
+        >>> fast = vitrim.reduce(model, vitrim.EvoViT(keep=0.5))
+        >>> vitrim.profile(fast).tokens  # patch tokens in each of the 4 blocks, of 64
+        [64, 33, 33, 33]
     """
 
     name = "evovit"

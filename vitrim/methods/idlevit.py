@@ -27,8 +27,9 @@ SCORES = ("logit", "softmax", "predictor")
 
 @register_method
 class IdleViT(Method):
-    """Before each idling block select the top floor(N * keep^(stage-1)) patch tokens. Only they and the prefix go
-    through the block; the others pass it unchanged and are chosen from again at the next block (paper, section 3.2).
+    """Before each idling block, select the floor(N * keep^(stage-1)) patch tokens with the highest scores. Only they
+    and the prefix tokens go through the block; the others skip it, unchanged, and can be selected again at the next
+    block (Xu et al., 2023, section 3.2).
 
     Args:
         keep: share of the patch tokens that go through a block; of one number the stages keep keep, keep^2, keep^3; or
@@ -40,6 +41,13 @@ class IdleViT(Method):
         stages: number of stages that the blocks are cut into
 
     Raises ValueError for options out of range and, when bound, for a model without [CLS] unless score="predictor".
+
+    Example:
+        >>> fast = vitrim.reduce(model, vitrim.IdleViT(keep=0.5))
+        >>> vitrim.profile(fast).tokens  # patch tokens in each of the 4 blocks, of 64
+        [64, 32, 16, 8]
+        >>> fast.forward_features(images).shape  # no token is lost: [CLS] and 64 patch tokens
+        torch.Size([2, 65, 192])
     """
 
     name = "idlevit"

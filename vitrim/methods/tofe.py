@@ -35,9 +35,11 @@ ADAPTIVE = ("batch", "instance")
 
 @register_method
 class ToFe(StoredShares, Method):
-    """Before the first block of every stage a learned selector divides the patch tokens (Algorithm 1). The kept ones go
-    through the blocks of the stage; the frozen ones skip them, get what a learned approximator stands in with, and are
-    put back in their places for the next selector. Nobody needs those of the last stage again.
+    """Before the first block of every stage a learned selector divides the patch tokens in two (Zhang et al., 2025,
+    Algorithm 1). The kept ones go through the blocks of the stage. The frozen ones skip them: a small learned network,
+    the approximator, estimates what the blocks would have added (Eq. 6), and they are put back in their places before
+    the next selector. The frozen tokens of the last stage are not put back, since nothing reads them (in Swin they are:
+    its windows need the whole grid).
 
     Args:
         keep: share of all patch tokens that each stage keeps; of one number the stages keep keep, keep^2, keep^3.
@@ -52,7 +54,13 @@ class ToFe(StoredShares, Method):
 
     In train mode all tokens run, masked (Eq. 16 to 18); masks are drawn by straight-through Gumbel softmax (Eq. 9).
     Where the stored count is all tokens, nothing is decided outside training.
-    Raises ValueError for options out of range and, when bound, for a model that cannot run ragged batches.
+    Raises ValueError for options out of range and, when bound, for a model that cannot run ragged batches if
+    adaptive="instance".
+
+    Example:
+        >>> fast = vitrim.reduce(model, vitrim.ToFe(keep=0.5))
+        >>> vitrim.profile(fast).tokens  # patch tokens in each of the 4 blocks, of 64
+        [64, 32, 16, 8]
     """
 
     name = "tofe"

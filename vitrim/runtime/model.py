@@ -27,10 +27,21 @@ from .turns import plan_turns
 
 
 class ReducedViT(TimmInterface, nn.Module):
-    """A supported timm model with token reduction: same inputs, same outputs. `vitrim.reduce` makes it, by name or for
-    a budget; made directly it binds copies of the methods given.
+    """A supported timm model with token reduction: images [b, 3, h, w] to logits [b, classes], as the model itself.
+    `vitrim.reduce` makes it, by name or for a budget; made directly it binds copies of the methods given.
 
-    Raises ValueError for a model that is not supported, and for methods that it, or their stack, cannot carry.
+    backbone: the dense model, which stays as it is
+    methods:  the methods that act on it, in order
+
+    Raises ValueError for a model that is not supported, and for methods that the model, or the stack, cannot carry.
+
+    Example:
+        >>> fast = vitrim.reduce(model, "evit", keep=0.5)
+        >>> logits, trace = fast(images, trace=True)
+        >>> logits.shape, [block.kept.shape[1] for block in trace]
+        (torch.Size([2, 2]), [64, 33, 18, 10])
+        >>> fast.forward_features(images, restore=True).shape  # [CLS], and every patch again
+        torch.Size([2, 65, 192])
     """
 
     # A method that `runtime/__init__.py` puts here: saving makes models again, so it needs this class first.

@@ -15,7 +15,20 @@ from .model import ReducedViT, unwrap
 
 @dataclass(frozen=True)
 class Profile:
-    """Cost of a model for one image. `tokens` are the patch tokens after each place where their number changes."""
+    """Cost of a model for one image, in multiply-accumulates (MACs).
+
+    blocks:     cost of each block, with the patch tokens in its attention and its MLP
+    embed_macs: of the patch embedding or stem
+    head_macs:  of the classifier
+    dense_macs: total of the same model without reduction
+    patches:    patch tokens of the whole image
+    params:     parameters of the model, learned parts of methods included
+
+    Example:
+        >>> cost = vitrim.profile(vitrim.reduce(model, "evit", keep=0.5))
+        >>> cost.macs, cost.dense_macs, f"{cost.share:.0%}"
+        (78337728, 130942848, '60%')
+    """
 
     blocks: tuple[BlockCost, ...]
     embed_macs: int
@@ -51,10 +64,14 @@ class Profile:
 
 
 def profile(model: nn.Module, image_size: tuple[int, int] | int | None = None) -> Profile:
-    """Cost of a reduced or dense model, also on the meta device.
+    """Cost of a reduced or dense model, also on the meta device: from shapes alone, the model does not run.
 
     image_size: (height, width) in pixels; default: the model's own
     Raises ValueError for a model that no backbone family supports.
+
+    Example:
+        >>> vitrim.profile(model).tokens, vitrim.profile(vitrim.reduce(model, "tome", r=8)).tokens
+        ([64, 64, 64, 64], [56, 48, 40, 32])
     """
     model = unwrap(model)
     methods = list(model.methods) if isinstance(model, ReducedViT) else []
@@ -71,13 +88,18 @@ def profile(model: nn.Module, image_size: tuple[int, int] | int | None = None) -
 def image_macs(
     model: nn.Module, kept: Num[Tensor, "b places"], image_size: tuple[int, int] | int | None = None
 ) -> Num[Tensor, " b"]:
-    """MACs of images that keep `kept` patch tokens at the places of the model's method, each its own numbers (ToFe); of
-    a stack with several such methods at their places one after the other.
+    """MACs [b] of images that each keep their own number of patch tokens, `kept`, at each place of the model's method
+    (ToFe, ATS); for several such methods in a stack, the places of the one after those of the other.
 
     In float64 with gradient to `kept` if that is floating (ToFe Eq. 4 and 14, selectors and approximators included);
     exact integers if it is not. A `PlaceRecord` has the counts: `place_record.selected.sum(dim=1)`.
     image_size: (height, width) in pixels; default: the model's own
     Raises ValueError for a model without a method that leaves images counts of their own, and for other shapes.
+
+    Example:
+        >>> fast = vitrim.reduce(model, "tofe", keep=0.5)
+        >>> vitrim.image_macs(fast, torch.tensor([[32, 16, 8], [64, 64, 64]])).tolist()  # two images
+        [73865088, 135384960]
     """
     reduced = unwrap(model)
     methods = list(reduced.methods) if isinstance(reduced, ReducedViT) else []
