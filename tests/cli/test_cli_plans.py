@@ -125,6 +125,7 @@ def test_a_picture_is_only_written_where_it_is_told_and_over_where_that_was_aske
     before = set(Path().iterdir())
     assert cli.main(given) == 0 and set(Path().iterdir()) == before
     Path("compare.png").write_text("mine")
+    capsys.readouterr()
     assert "compare.png is there already: give another --out, or --overwrite" in refused(
         capsys, *given, "--out", "compare.png"
     )

@@ -27,7 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (default: this process's own) and return the exit code.
 
     Example:
-        >>> main(["profile", "--method", "evit", "--keep", "0.7", "--model", "test_vit", "--json", "/dev/null"])
+        >>> main(["--version"])  # doctest: +ELLIPSIS
+        vitrim ...
         0
     """
     streams: tuple[Any, ...] = (sys.stdout, sys.stderr)
