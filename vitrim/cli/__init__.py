@@ -12,8 +12,8 @@ import sys
 import warnings
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Any
 
+from ..common.terminal import speak_as_told
 from ..common.text import visible
 
 # Name -> one line. Each is a module here with `run(arguments, prog)`.
@@ -31,10 +31,8 @@ BAD_INPUT, INTERRUPTED, READER_GONE = 2, 130, 141
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (default: this process's own) and return the exit code."""
-    streams: tuple[Any, ...] = (sys.stdout, sys.stderr)
-    for stream in streams:
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # a terminal without κ gets a question mark, not an error
+    for stream in (sys.stdout, sys.stderr):
+        speak_as_told(stream)
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning  # ty: ignore[invalid-assignment]

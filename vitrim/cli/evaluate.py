@@ -15,7 +15,7 @@ from .shared.options import DataOptions, ModelOptions, OutputOptions, RunOptions
 from .shared.parse import parse
 from .shared.plans import one_plan
 from .shared.report import about, judged
-from .shared.table import Printer, interval, percent, signed, tokens_left
+from .shared.table import Column, Printer, interval, percent, signed, tokens_left
 
 MethodOptions: Any = method_options_class("several values: one for each of the method's places")
 
@@ -47,11 +47,12 @@ def run(arguments: Sequence[str], prog: str) -> None:
     plan = one_plan(subject, config.method, setting.seed)
     baseline = None if config.baseline is None else open_baseline(config.baseline, subject)
     loader = open_images(subject, config.data, setting)
-    printer = Printer(config.output.json)
+    printer = Printer(config.output.json, config.output.wide)
     about(printer, subject.name, loader, setting)
     dense, reduced = rows = measure(subject, [plan], loader, setting)
     printer.line()
-    printer.table(["", dense.label, plan.label, "change"], _lines(dense, reduced))
+    columns = [Column("", text=True), Column(dense.label), Column(plan.label), Column("change")]
+    printer.table(columns, _lines(dense, reduced))
     printer.line()
     judged(printer, rows, loader)
     common = {**data_figures(config.model, config.data, loader), **common_figures(subject.name, rows, setting)}

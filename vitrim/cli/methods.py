@@ -50,7 +50,7 @@ def run(arguments: Sequence[str], prog: str) -> None:
     config = parse(MethodsConfig, arguments, prog)
     check_output(config.output.json)
     answers = {kind: _answers(example) for _, kind, example in _kinds()}
-    printer = Printer(config.output.json)
+    printer = Printer(config.output.json, config.output.wide)
     _print_methods(printer)
     _print_models(printer, answers)
     write_json(config.output.json, _figures(answers))

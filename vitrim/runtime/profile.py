@@ -2,52 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from jaxtyping import Num
 from torch import Tensor, nn
 
 from ..backbones import find_family
-from ..backbones.counting import count_params
-from .cost import BlockCost, OwnCounts, plan_cost, plan_macs
+from .cost import OwnCounts, plan_macs
 from .model import ReducedViT, unwrap
+from .model_cost import Profile, cost_of_model
 
-
-@dataclass(frozen=True)
-class Profile:
-    """Cost of a model for one image. `tokens` are the patch tokens after each place where their number changes."""
-
-    blocks: tuple[BlockCost, ...]
-    embed_macs: int
-    head_macs: int
-    dense_macs: int
-    patches: int
-    params: int
-
-    @property
-    def macs(self) -> int:
-        """Total MACs of one image."""
-        return self.embed_macs + self.head_macs + sum(b.macs + b.method_macs for b in self.blocks)
-
-    @property
-    def gmacs(self) -> float:
-        """Total, in units of 1e9 MACs."""
-        return self.macs / 1e9
-
-    @property
-    def dense_gmacs(self) -> float:
-        """The same model without reduction, in units of 1e9 MACs."""
-        return self.dense_macs / 1e9
-
-    @property
-    def share(self) -> float:
-        """Share of the dense cost."""
-        return self.macs / self.dense_macs
-
-    @property
-    def tokens(self) -> list[int]:
-        """Patch tokens in the MLP of every block."""
-        return [b.mlp_tokens for b in self.blocks]
+__all__ = ["Profile", "image_macs", "profile"]
 
 
 def profile(model: nn.Module, image_size: tuple[int, int] | int | None = None) -> Profile:
@@ -55,17 +18,18 @@ def profile(model: nn.Module, image_size: tuple[int, int] | int | None = None) -
 
     image_size: (height, width) in pixels; default: the model's own
     Raises ValueError for a model that no backbone family supports.
+
+    Example:
+        >>> import timm, vitrim
+        >>> vitrim.profile(timm.create_model("deit_small_patch16_224")).gmacs
+        4.598882304
     """
     model = unwrap(model)
     methods = list(model.methods) if isinstance(model, ReducedViT) else []
-    params = count_params(model)
     backbone = model.backbone if isinstance(model, ReducedViT) else model
     body = find_family(backbone)(backbone)
     size = (image_size, image_size) if isinstance(image_size, int) else image_size
-    grid = body.grid(size)
-    blocks, left = plan_cost(body, methods, grid)
-    head = body.head_macs(left + body.prefix)
-    return Profile(tuple(blocks), body.embed_macs(grid), head, plan_macs(body, (), grid), grid[0] * grid[1], params)
+    return cost_of_model(model, body, methods, body.grid(size))
 
 
 def image_macs(

@@ -82,3 +82,5 @@ class OutputOptions:
 
     json: Annotated[str | None, hinted("none")] = None
     """file for all figures, as JSON; - for standard output, where nothing else is then printed"""
+    wide: bool = False
+    """every column of a table, however narrow the terminal"""
