@@ -101,11 +101,12 @@ class Table:
         return [visible(row[column]) for row in self.rows]
 
     def _folded(self, widths: list[int], shown: Sequence[int], width: int | None) -> list[int]:
-        """Widths with as much folded as must be: titles first, then text between its words."""
+        """Widths with as much folded as must be: titles first, then text between its words, the first column last."""
         if width is None:
             return widths
         spare = width - len(GAP) * (len(widths) - 1)
-        for least in ([self._least(i) for i in shown], [self._floor(i) for i in shown]):
+        titles, text = [self._least(i) for i in shown], [self._floor(i) for i in shown]
+        for least in (titles, [titles[0], *text[1:]], text):
             while sum(widths) > spare and (wide := [n for n, w in enumerate(widths) if w > least[n]]):
                 widths[max(wide, key=lambda n: widths[n])] -= 1
         return widths

@@ -48,7 +48,7 @@ def left_out(printer: Printer, dataset: Photographs | StreamedPhotographs) -> No
 
 def machine(setting: Setting) -> str:
     """Processor, threads, numbers and batch size in words."""
-    threads = f", {torch.get_num_threads()} threads" if setting.device.type == "cpu" else ""
+    threads = f", {counted(torch.get_num_threads(), 'thread')}" if setting.device.type == "cpu" else ""
     return f"{processor_name(setting.device)}{threads}, {setting.dtype}, batches of {setting.batch_size}"
 
 
