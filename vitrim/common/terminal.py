@@ -29,6 +29,14 @@ def speak_as_told(stream: Any) -> None:
     """Let a text stream write what it cannot encode in letters that it can, and ASCII alone under LC_ALL=C.
 
     Python writes UTF-8 even there, as it takes the C locale for a locale that nobody has chosen.
+
+    Example:
+        >>> import io
+        >>> stream = io.TextIOWrapper(io.BytesIO(), encoding="latin-1")
+        >>> speak_as_told(stream)
+        >>> _ = stream.write("\\u03ba = 0.7"), stream.flush()
+        >>> stream.buffer.getvalue()
+        b'kappa = 0.7'
     """
     if hasattr(stream, "reconfigure"):
         told = codecs.lookup(locale.getencoding()).name

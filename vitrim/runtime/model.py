@@ -159,6 +159,17 @@ class ReducedViT(TimmInterface, nn.Module):
         """Print what each block costs, as `vitrim profile` does; for the figures ask `vitrim.profile`.
 
         wide: every column, however narrow the terminal
+
+        Example:
+            >>> import timm, vitrim
+            >>> fast = vitrim.reduce(timm.create_model("deit_small_patch16_224"), "evit", keep=0.7)
+            >>> fast.summary()  # doctest: +ELLIPSIS
+            MACs of one image in millions...
+            >>> fast
+            ReducedViT of deit_small_patch16_224, 196 patch tokens
+              evit(keep=0.7) in blocks 3, 6, 9: 139, 99, 71 left
+              3.030 of 4.599 GMACs (65.9 %)
+              summary() shows every block
         """
         self._cost().summary(wide)
 
