@@ -19,8 +19,6 @@ from .shared.options import OutputOptions
 from .shared.parse import parse
 from .shared.table import Column, Printer
 
-OPTIONS = "options and defaults ([--option]: as the model is)"
-
 
 @dataclass(frozen=True)
 class Answer:
@@ -94,15 +92,19 @@ def _print_methods(printer: Printer) -> None:
     for name, cls in METHODS.items():
         options = " ".join(_typed(key.replace("_", "-"), value) for key, value in _options(name).items())
         rows.append([name, cls.title, options])
-    columns = [Column("method", text=True), Column("what it does", text=True), Column(OPTIONS, text=True, drop=1)]
+    columns = [
+        Column("method", text=True),
+        Column("what it does", text=True),
+        Column("options and defaults", text=True, drop=1),
+    ]
     printer.table(columns, rows)
 
 
 def _typed(option: str, default: Any) -> str:
-    """An option with its default, as one would type it; in brackets where each model has its own."""
+    """An option with its default, as one would type it, if it is the same for every model."""
     if isinstance(default, bool):
         return f"--{'' if default else 'no-'}{option}"
-    return f"[--{option}]" if default is None else f"--{option} {default}"
+    return f"--{option} {'(by model)' if default is None else default}"
 
 
 def _print_models(printer: Printer, answers: dict[str, dict[str, Answer]]) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from .text import visible
 
 GAP = "  "
-NARROW = 12  # no column is folded to less
+READABLE, NARROW = 40, 12  # to fold text so far is better than to drop a column; further than that, never
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Table:
         return "\n".join(lines)
 
     def _shown(self, width: int | None) -> list[int]:
-        """The columns that fit with titles folded, in order."""
+        """The columns that fit, in order."""
         shown = list(range(len(self.columns)))
         while width is not None and self._needed(shown) > width:
             droppable = [i for i in shown[1:] if self.columns[i].drop]
@@ -80,7 +80,10 @@ class Table:
         return shown
 
     def _needed(self, shown: Sequence[int]) -> int:
-        return sum(self._least(i) for i in shown) + len(GAP) * (len(shown) - 1)
+        """What the columns take with the first one and all numbers whole, and text folded as far as it reads well."""
+        first, *others = shown
+        widths = [min(self._least(i), READABLE if self.columns[i].text else self._least(i)) for i in others]
+        return self._least(first) + sum(widths) + len(GAP) * len(others)
 
     def _width(self, column: int) -> int:
         """Of a column with nothing folded."""
