@@ -27,7 +27,8 @@ import timm
 import torch
 
 import vitrim
-from vitrim.cli.finetune import FinetuneConfig, recipe_of
+from vitrim.cli import COMMANDS
+from vitrim.cli.finetune import recipe_of
 from vitrim.cli.shared.model import open_model_without_weights
 from vitrim.cli.shared.parse import parse
 from vitrim.cli.shared.plans import one_plan
@@ -65,7 +66,7 @@ class Run:
 
 def run_of(command: str) -> Run:
     """The run that the options of `vitrim finetune` ask for. Raises ValueError for options that it would refuse."""
-    config = parse(FinetuneConfig, [*WHERE, *shlex.split(command)], "vitrim finetune")
+    config = parse(COMMANDS["finetune"], [*WHERE, *shlex.split(command)])
     subject = open_model_without_weights(replace(config.model, checkpoint=None))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UntrainedWarning)

@@ -20,7 +20,7 @@ PACKAGE = Path(vitrim.__file__).parent
 ROOT = PACKAGE.parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-INSTALLED_AS = {"PIL": "pillow", "sklearn": "scikit-learn"}
+INSTALLED_AS = {"PIL": "pillow", "sklearn": "scikit-learn", "docstring_parser": "docstring-parser"}
 OPTIONAL = {module: package for packages in EXTRAS.values() for module, package in packages.items()}
 # Imported where the user's own data ask for it, with a message of its own (tests/data/test_folders.py).
 ASKED_FOR = {"scipy"}
@@ -52,10 +52,10 @@ for command in COMMANDS:
 assert main(["profile", "--model", "test_vit", "--method", "evit"]) == 0
 """
 TRAIN = ["finetune", "--model", "test_vit", "--data", "nowhere", "--out", "OUT"]
-COMPARE = ["compare", "--model", "test_vit", "--data", "nowhere"]
+COMPARE = ["compare", "--model", "test_vit", "--data", "nowhere", "--out", "c.png"]
 MESSAGES = {
     ("train", "accelerate", *TRAIN): 'vitrim finetune needs accelerate: pip install "vitrim[train]"',
-    ("plot", "matplotlib", *COMPARE): 'vitrim compare needs matplotlib: pip install "vitrim[plot]"',
+    ("plot", "matplotlib", *COMPARE): 'vitrim compare --out needs matplotlib: pip install "vitrim[plot]"',
     ("demo", "jinja2", "demo"): 'vitrim demo needs jinja2: pip install "vitrim[demo]"',
     ("demo", "sklearn", "demo"): 'vitrim demo needs scikit-learn: pip install "vitrim[demo]"',
     ("demo", "matplotlib", "demo"): 'vitrim demo needs matplotlib: pip install "vitrim[demo]"',

@@ -1,4 +1,14 @@
-"""vitrim: Vision Transformers made fast by spending compute only on the tokens that matter."""
+"""vitrim: Vision Transformers made fast by spending compute only on the tokens that matter.
+
+Example: half of the patch tokens stay at each of three places; inputs and outputs are the model's own.
+    >>> fast = vitrim.reduce(model, "evit", keep=0.5)
+    >>> fast(images).shape, vitrim.profile(fast).tokens
+    (torch.Size([2, 2]), [64, 33, 18, 10])
+
+The examples in the docstrings use a small DeiT of 4 blocks, whose images have 8 x 8 = 64 patches, and two images:
+`model = timm.create_model("deit_tiny_patch16_224", img_size=128, depth=4, num_classes=2).eval()` and
+`images = torch.randn(2, 3, 128, 128)`; where they need photographs, `photos/cat` and `photos/dog` hold four each.
+"""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ import torch
 
 import vitrim
 from vitrim import cli
-from vitrim.cli import compare, methods
+from vitrim.cli import methods
 from vitrim.cli.shared import measure
 
 MARK = "\f"  # between the outputs of two command lines
@@ -34,7 +34,6 @@ def print_in_python() -> None:
 def main() -> None:
     torch.set_num_threads(1)
     methods._answers = cache(methods._answers)  # ty: ignore[invalid-assignment]  they are the same at every width
-    compare.draw = lambda path, *_: path  # ty: ignore[invalid-assignment]
     measure.throughput_in_turn = partial(measure.throughput_in_turn, seconds=0.001)  # ty: ignore[invalid-assignment]
     for width, arguments in map(json.loads, sys.argv[1:]):
         fcntl.ioctl(1, termios.TIOCSWINSZ, struct.pack("HHHH", 50, width, 0, 0))

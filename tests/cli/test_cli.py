@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import io
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -21,13 +21,16 @@ from safetensors.torch import save_file
 
 import vitrim
 from vitrim import cli
-from vitrim.cli.shared import method_options as _method_options
-from vitrim.cli.shared import parse as _parse
 from vitrim.cli.shared import picture as _picture
 from vitrim.cli.shared import plans as _plans
 from vitrim.cli.shared import table as _table
+from vitrim.cli.shared.parse import HelpAsked, parse
+from vitrim.cli.shared.signatures import own_signatures
+from vitrim.cli.shared.training_options import RECIPES as RECIPE_NAMES
+from vitrim.cli.shared.training_options import ChangeOptions
 from vitrim.common import files as _files
-from vitrim.methods import METHODS, EViT
+from vitrim.methods import METHODS
+from vitrim.training import RECIPES, Augmentation, Recipe, Weights
 
 ROOT = Path(__file__).resolve().parents[2]
 CLASSES = 3
@@ -240,7 +243,24 @@ def test_features_are_judged_by_neighbours(capsys, photographs, tmp_path):
     model = timm.create_model("test_vit", img_size=64, num_classes=0)
     save_file(model.state_dict(), tmp_path / "tower.safetensors")
     tower = ["--model", "test_vit", "--image-size", "64", "--num-classes", "0", "--checkpoint", "tower.safetensors"]
-    assert cli.main(["compare", *tower, "--data", str(photographs), *QUICK, "--keep", "1", "--json", "c.json"]) == 0
+    assert (
+        cli.main(
+            [
+                "compare",
+                *tower,
+                "--data",
+                str(photographs),
+                *QUICK,
+                "--keep",
+                "1",
+                "--json",
+                "c.json",
+                "--out",
+                "compare.png",
+            ]
+        )
+        == 0
+    )
     dense, reduced = strict((tmp_path / "c.json").read_text())["rows"]
     assert reduced["cosine"] == pytest.approx(1, abs=1e-5) and reduced["knn"] == dense["knn"] and "top1" not in dense
     out = capsys.readouterr().out
@@ -287,7 +307,7 @@ def test_saved_folder_runs_as_it_was_saved(capsys, images, checkpoint, photograp
 
 def test_compare_has_a_row_for_every_setting(capsys, images, tmp_path):
     methods = ["--method", "evit", "tome", "random", "--keep", "0.9", "0.5", "--r", "2", "--macs", "0.8", "--no-fuse"]
-    assert cli.main(["compare", *images, *methods, "--json", "c.json", "--picture", "c.svg"]) == 0
+    assert cli.main(["compare", *images, *methods, "--json", "c.json", "--out", "c.svg"]) == 0
     figures = strict((tmp_path / "c.json").read_text())
     rows = figures["rows"]
     assert [row["method"] for row in rows] == ["dense", *["evit"] * 3, *["tome"] * 2, *["random"] * 3]
@@ -301,13 +321,13 @@ def test_compare_has_a_row_for_every_setting(capsys, images, tmp_path):
     assert all(word in picture for word in ("<svg", "GMACs", "dense", "evit", "tome", "random", "95 %"))
 
 
-def test_compare_defaults_to_three_rates_and_a_png(capsys, images, tmp_path, monkeypatch):
+def test_compare_defaults_to_three_rates_and_draws_where_it_is_told(capsys, images, tmp_path, monkeypatch):
     drawn: list[list] = []
     draw = _picture.draw
     monkeypatch.setattr(
         "vitrim.cli.compare.draw", lambda path, title, rows: drawn.append(rows) or draw(path, title, rows)
     )
-    assert cli.main(["compare", *images, "--limit-per-class", "1", "--json", "-"]) == 0
+    assert cli.main(["compare", *images, "--limit-per-class", "1", "--json", "-", "--out", "compare.png"]) == 0
     out, err = capsys.readouterr()
     figures = strict(out)
     assert [row["options"].get("keep") for row in figures["rows"]] == [None, *_plans.DEFAULT_RATES]
@@ -353,36 +373,65 @@ def test_demo_writes_its_page(capsys, monkeypatch, tmp_path):
 # -- options come from the methods
 
 
+INVENTED = '''
+from typing import Any
+from collections.abc import Sequence
+from vitrim import EViT
+
+
 class Invented(EViT):
     """A method that nobody has heard of.
 
-    keep:   as for EViT.
-    groups: how many groups, one number or
-            one for each place
-    mode:   "a" or "b"
-    halve:  whether to halve them
+    Args:
+        keep: as for EViT
+        groups: how many groups, one number or
+            one for each place (Table 3)
+        mode: "a" or "b"
+        halve: whether to halve them
     """
 
-    name: ClassVar[str] = "invented"
-    title: ClassVar[str] = "invented"
+    name, title = "invented", "do what nobody has heard of"
 
     def __init__(self, keep: Any = 0.6, groups: int | Sequence[int] | None = None, mode: str = "a", halve: bool = True):
         super().__init__(keep)
         self.groups, self.mode, self.halve = groups, mode, halve
+'''
 
 
-def test_a_new_method_brings_its_options(capsys, monkeypatch):
-    monkeypatch.setitem(METHODS, "invented", Invented)
-    Options = _method_options.method_options_class("several")
-    typed = ["--method", "invented", "--groups", "4", "3", "--mode", "b", "--no-halve", "--keep", "0.5"]
-    config = _parse.parse(Options, typed, "test")
-    given = {"groups": (4, 3), "mode": "b", "halve": False, "keep": (0.5,)}
-    assert _method_options.given_options(config) == given and config.method == ("invented",)
-    assert _method_options.given_options(_parse.parse(Options, [], "test")) == {}
-    with pytest.raises(SystemExit):
-        _parse.parse(Options, ["--help"], "test")
-    text = " ".join(capsys.readouterr().out.replace("│", " ").split())
-    assert "[invented] how many groups, one number or one for each place" in text and "0.6 (invented)" in text
+def test_a_new_method_brings_its_options(tmp_path):
+    (tmp_path / "invented.py").write_text(INVENTED)
+    method = ["--method", f"{tmp_path / 'invented.py'}:Invented"]
+    typed = [*method, "--groups", "4", "3", "--mode", "b", "--no-halve", "--keep", "0.5"]
+    config = parse(cli.COMMANDS["profile"], typed)
+    assert config.method.method == ("invented",) and config.imports == (method[1],)
+    assert config.method.options == {"groups": (4, 3), "mode": "b", "halve": False, "keep": (0.5,)}
+    assert parse(cli.COMMANDS["profile"], []).method.options == {}
+    with pytest.raises(HelpAsked) as asked:
+        parse(cli.COMMANDS["profile"], [*method, "--help"])
+    text = " ".join(str(asked.value).split())
+    assert "how many groups, one number or one for each place --mode" in text and "(default: 0.6)" in text
+
+
+def test_options_read_from_files_are_those_of_the_classes():
+    for name, cls in METHODS.items():
+        signature, parameters = own_signatures()[name], inspect.signature(cls).parameters
+        assert [option.name for option in signature.options] == list(parameters)
+        assert all(option.default == parameters[option.name].default for option in signature.options)
+        assert all(option.help or option.name == "seed" for option in signature.options), name
+        assert (signature.title, signature.dial, signature.guided) == (cls.title, cls.dial, cls.guided)
+    assert list(own_signatures()) == list(METHODS)
+
+
+def test_the_recipes_options_are_the_recipes_fields():
+    wanted = {f.name for cls in (Recipe, Weights, Augmentation) for f in dataclasses.fields(cls)}
+    assert {f.name for f in dataclasses.fields(ChangeOptions)} == wanted - {
+        "name",
+        "method",
+        "weights",
+        "augmentation",
+        "labels",
+    }
+    assert set(RECIPE_NAMES) == set(RECIPES)
 
 
 # -- bad input
@@ -393,10 +442,10 @@ BAD = {
     "command": (["evalute"], "did you mean evaluate?"),
     "front option": (["--verison"], "option '--verison' is not known"),
     "option": ([*PROFILE, "--kep", "0.5"], "did you mean --keep?"),
-    "stray word": ([*PROFILE, "0.5"], "unrecognized options: 0.5"),
+    "stray word": ([*PROFILE, "0.5"], "'0.5' belongs to no option"),
     "no value": ([*PROFILE, "--keep", "--no-fuse"], "--keep: give at least one value"),
-    "no number": ([*PROFILE, "--keep", "half"], "--keep: cannot read 'half'"),
-    "no whole number": ([*PROFILE, "--seed", "x"], "--seed: cannot read 'x'"),
+    "no number": ([*PROFILE, "--keep", "half"], "--keep half: give a number"),
+    "no whole number": ([*PROFILE, "--seed", "x"], "--seed x: give a whole number"),
     "no model": (["profile"], "give --model NAME"),
     "model": (["profile", "--model", "deit_smal_patch16_224"], "did you mean deit_small_patch16_224"),
     "tag": (["profile", "--model", "vit_tiny_patch16_224.nobody"], "Invalid pretrained tag (nobody)"),
@@ -410,32 +459,26 @@ BAD = {
     "two budgets": ([*PROFILE, "--macs", "0.8", "0.7"], "vitrim compare takes several"),
     "keep 0": ([*PROFILE, "--keep", "0"], "keep rate 0.0 is not in (0, 1]"),
     "keep above 1": ([*PROFILE, "--keep", "1.1"], "keep rate 1.1 is not in (0, 1]"),
-    "keep nan": ([*PROFILE, "--keep", "nan"], "keep rate nan"),
+    "keep nan": ([*PROFILE, "--keep", "nan"], "--keep nan: give a finite number"),
     "rates and places": ([*PROFILE, "--keep", "0.9", "0.8"], "2 keep rates for 3 places"),
     "place": ([*PROFILE, "--at", "3", "6"], "6 is not a block of this model"),
     "place twice": ([*PROFILE, "--at", "3", "3"], "each named once"),
     "score": ([*PROFILE, "--score", "best"], "score 'best' is not one of"),
-    "option of another": ([*PROFILE, "--method", "grid", "--score", "cls"], "grid has no option score"),
+    "option of another": (
+        [*PROFILE, "--method", "grid", "--score", "cls"],
+        "--score is no option of grid: it is one of evit",
+    ),
     "budget above 1": ([*PROFILE, "--macs", "1.5"], "macs=1.5 is not a share"),
     "budget out of reach": ([*PROFILE, "--macs", "0.01"], "out of reach"),
     "budget and rate": ([*PROFILE, "--macs", "0.8", "--keep", "0.7"], "give one of the two"),
     "no [CLS]": (["profile", "--model", "vit_base_patch16_siglip_224"], 'use score="tokens"'),
     "JSON folder": ([*PROFILE, "--json", "nowhere/x.json"], "there is no folder nowhere"),
     "JSON is a folder": ([*PROFILE, "--json", "."], "is a folder"),
-    "no data": (["evaluate", *SMALL], "missing: --data"),
-    "choice": (["evaluate", *SMALL, "--data", "x", "--dtype", "int8"], "invalid choice 'int8'"),
+    "no data": (["evaluate", *SMALL], "vitrim evaluate needs --data"),
+    "choice": (["evaluate", *SMALL, "--data", "x", "--precision", "int8"], "--precision int8: choose one of float32"),
     "page": (["demo", "--out", "page.pdf"], "must end in .html"),
     "no pictures": (["demo", "--images", "0"], "count=0"),
 }
-
-
-@pytest.mark.parametrize("boxes", [True, False])
-def test_boxes_are_read_with_and_without_their_frames(boxes):
-    framed = "╭─ Value error ─────╮\n│ Error parsing --keep: Could not find │\n│ valid parse for arguments: ['x'] │\n"
-    framed += "│ ───────────────── │\n│ Argument helptext: │\n╰───────────────────╯"
-    bare = " Value error\n -------------\n  Error parsing --keep: Could not find\n  valid parse for arguments: ['x']\n"
-    bare += "  -------------\n  Argument helptext:\n"
-    assert _parse.one_line(framed if boxes else bare, "vitrim x") == "--keep: cannot read 'x'; see vitrim x --help"
 
 
 @pytest.mark.parametrize("arguments, said", BAD.values(), ids=BAD.keys())
@@ -454,7 +497,7 @@ BAD_RUNS = {
     "threads": (["--threads", "0"], "--threads 0"),
     "rounds": (["--rounds", "0"], "--rounds 0"),
     "device": (["--device", "abacus"], "'abacus' is no device"),
-    "float16 on a CPU": (["--dtype", "float16"], "float16 is for GPUs"),
+    "float16 on a CPU": (["--precision", "float16"], "float16 is for GPUs"),
     "missing checkpoint": (["--checkpoint", "nowhere.pth"], "there is no checkpoint nowhere.pth"),
     "classes of the checkpoint": (["--num-classes", "5"], "the checkpoint has 3 classes"),
     "classes of the folder": (["--num-classes", "0", "--checkpoint", "."], "leave out --image-size"),
@@ -467,8 +510,8 @@ def test_bad_runs_are_one_line(capsys, images, arguments, said):
 
 
 def test_bad_comparisons_are_one_line(capsys, images):
-    assert "must end in .png or .svg" in refused(capsys, "compare", *images, "--picture", "c.gif")
-    assert "there is no folder" in refused(capsys, "compare", *images, "--picture", "nowhere/c.png")
+    assert "must end in .png or .svg" in refused(capsys, "compare", *images, "--out", "c.gif")
+    assert "there is no folder" in refused(capsys, "compare", *images, "--out", "nowhere/c.png")
     options = ["--method", "random", "grid", "--score", "cls"]
     assert "--score is no option of random or grid" in refused(capsys, "compare", *images, *options)
 
@@ -503,7 +546,7 @@ def test_bad_checkpoints_are_one_line(capsys, photographs, checkpoint, tmp_path)
 
 def test_no_bfloat16_is_one_line(capsys, images, monkeypatch):
     monkeypatch.setattr("vitrim.evaluate.timing._has_bfloat16", lambda device: False)
-    assert "no bfloat16 arithmetic: use float32" in refused(capsys, "evaluate", *images, "--dtype", "bfloat16")
+    assert "no bfloat16 arithmetic: use float32" in refused(capsys, "evaluate", *images, "--precision", "bfloat16")
 
 
 def test_weights_that_cannot_be_had_name_the_way_out(capsys, photographs, monkeypatch):

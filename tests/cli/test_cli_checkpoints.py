@@ -137,11 +137,11 @@ def test_bfloat16_is_refused_before_anything_is_opened(capsys, monkeypatch, comm
     monkeypatch.setattr("vitrim.evaluate.timing._has_bfloat16", lambda device: False)
     where = {"demo": [], "finetune": ["--data", "nowhere", "--out", "out"]}.get(command, ["--data", "nowhere"])
     named = [] if command == "demo" else ["--model", "nothing_at_all"]
-    dtype = ["--precision", "bf16", "--cpu"] if command == "finetune" else ["--dtype", "bfloat16", "--device", "cpu"]
+    dtype = ["--precision", "bfloat16", "--device", "cpu"]
     assert "no bfloat16 arithmetic: use float32" in refused(capsys, command, *named, *where, *dtype)
     assert not Path("out").exists()
 
 
 def test_float16_is_refused_on_a_cpu_by_finetune_too(capsys):
-    where = ["--data", "nowhere", "--out", "out", "--cpu", "--precision", "fp16"]
-    assert "--precision fp16: float16 is for GPUs" in refused(capsys, "finetune", "--model", "test_vit", *where)
+    where = ["--data", "nowhere", "--out", "out", "--device", "cpu", "--precision", "float16"]
+    assert "--precision float16: float16 is for GPUs" in refused(capsys, "finetune", "--model", "test_vit", *where)

@@ -16,7 +16,7 @@ from vitrim.data import open_dataset, open_loader
 from vitrim.evaluate import evaluate_many
 
 TINY = ["--model", "vit_tiny_patch16_224", "--image-size", "32", "--num-classes", "3", "--scratch"]
-QUICK = ["--short", "--batch-size", "4", "--cpu", "--workers", "0"]
+QUICK = ["--short", "--batch-size", "4", "--device", "cpu", "--workers", "0"]
 
 
 @pytest.fixture(scope="module")

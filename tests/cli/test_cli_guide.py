@@ -44,7 +44,7 @@ def guide(folder):
 
 def test_a_guided_model_is_trained_saved_and_evaluated(folder, tmp_path, capsys):
     data, out = ["--data", str(folder / "data")], tmp_path / "out"
-    short = ["--short", "--batch-size", "8", "--cpu", "--workers", "0", "--out", str(out)]
+    short = ["--short", "--batch-size", "8", "--device", "cpu", "--workers", "0", "--out", str(out)]
     guided = [*model(folder), *guide(folder), "--method", "evit", "--keep", "0.5", "--at", "0"]
     assert cli.main(["finetune", *guided, *data, *short, "--json", str(tmp_path / "made.json")]) == 0
     assert json.loads((tmp_path / "made.json").read_text())["options"]["score"] == "last class attention of test_vit"

@@ -84,7 +84,7 @@ def test_training_refuses_to_be_judged_on_other_classes(capsys, colours, tmp_pat
             for number in range(2):
                 Image.new("RGB", (40, 40), colour(i)).save(tmp_path / split / name / f"{number}.png")
     start = ["--model", "test_vit", "--image-size", "32", "--num-classes", "2", "--scratch", "--recipe", "evit_scratch"]
-    start += ["--short", "--batch-size", "4", "--cpu", "--workers", "0", "--keep", "0.5", "--data", "train"]
+    start += ["--short", "--batch-size", "4", "--device", "cpu", "--workers", "0", "--keep", "0.5", "--data", "train"]
     line = refused(capsys, "finetune", *start, "--val", "val", "--out", "never")
     assert "has other classes (dog, wolf) than the training photographs (cat, dog): cat, wolf would be judged" in line
     assert cli.main(["finetune", *start, "--val", "same", "--out", "out"]) == 0
@@ -104,7 +104,18 @@ def test_a_class_map_belongs_to_the_run_that_it_began_with(capsys, colours, tmp_
     maps = {name: {label: index for index, label in enumerate(order)} for name, order in orders.items()}
     for name, content in maps.items():
         Path(f"{name}.json").write_text(json.dumps(content))
-    start = ["--model", "test_vit", "--image-size", "32", "--num-classes", "10", "--scratch", "--short", "--cpu"]
+    start = [
+        "--model",
+        "test_vit",
+        "--image-size",
+        "32",
+        "--num-classes",
+        "10",
+        "--scratch",
+        "--short",
+        "--device",
+        "cpu",
+    ]
     start += ["--recipe", "evit_scratch", "--batch-size", "8", "--workers", "0", "--keep", "0.5"]
     start += ["--data", str(colours / "data")]
     assert cli.main(["finetune", *start, "--limit", "10", "--out", "out", "--class-map", "b.json"]) == 0

@@ -120,14 +120,17 @@ def test_options_and_defaults_that_a_table_does_not_show_are_said(capsys, folder
     assert "tome r=13 is the method's default: --r or --macs gives more rows" in capsys.readouterr().out
 
 
-def test_a_picture_is_only_written_over_where_that_was_asked_for(capsys, folder):
-    Path("compare.png").write_text("mine")
-    Path("compare-2.png").symlink_to("nowhere")
+def test_a_picture_is_only_written_where_it_is_told_and_over_where_that_was_asked_for(capsys, folder):
     given = ["compare", *on_images(folder), "--keep", "0.5"]
-    assert cli.main(given) == 0
-    assert "the picture is compare-3.png" in capsys.readouterr().out and Path("compare-3.png").stat().st_size > 1000
-    assert Path("compare.png").read_text() == "mine" and Path("compare-2.png").is_symlink()
-    assert cli.main([*given, "--picture", "compare.png"]) == 0
+    before = set(Path().iterdir())
+    assert cli.main(given) == 0 and set(Path().iterdir()) == before
+    Path("compare.png").write_text("mine")
+    capsys.readouterr()
+    assert "compare.png is there already: give another --out, or --overwrite" in refused(
+        capsys, *given, "--out", "compare.png"
+    )
+    assert Path("compare.png").read_text() == "mine"
+    assert cli.main([*given, "--out", "compare.png", "--overwrite"]) == 0
     assert Path("compare.png").stat().st_size > 1000
 
 
@@ -141,7 +144,7 @@ def test_a_page_is_only_written_over_where_that_was_asked_for(capsys, monkeypatc
     assert str(Path("demo-2.html").resolve()) in capsys.readouterr().out and Path("demo-2.html").stat().st_size > 1000
 
 
-@pytest.mark.parametrize("typed", [["--data", ""], ["--data="], ["--json", ""], ["--picture="], [""]])
+@pytest.mark.parametrize("typed", [["--data", ""], ["--data="], ["--json", ""], ["--out="], [""]])
 def test_an_empty_value_is_no_current_folder(capsys, folder, typed):
     assert "is empty: give a value" in refused(capsys, "compare", *on_images(folder), *typed)
 
@@ -155,7 +158,7 @@ def test_two_methods_of_one_name_keep_their_options_apart(capsys):
     assert (options["tome"]["r"], options["tome 2"]["r"], options["evit"]["keep"]) == (2, 1, 0.5)
 
 
-@pytest.mark.parametrize("option", ["--picture", "--json"])
+@pytest.mark.parametrize("option", ["--out", "--json"])
 def test_a_folder_that_takes_no_file_is_noticed_before_the_work(capsys, folder, monkeypatch, option):
     monkeypatch.setattr("vitrim.cli.compare.open_model", lambda *_: pytest.fail("the work has begun"))
     line = refused(capsys, "compare", *on_images(folder), option, "/proc/x.png")

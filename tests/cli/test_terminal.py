@@ -20,14 +20,18 @@ from safetensors.torch import save_file
 
 from vitrim.common.tables import Column, Table, folded
 from vitrim.methods import METHODS
+from vitrim.training import RECIPES
 
 WIDTHS = (60, 80, 100, 200)
 MODEL = ["--model", "test_vit", "--image-size", "32", "--num-classes", "3", "--checkpoint", "small.safetensors"]
 QUICK = ["--data", "data", "--rounds", "1", "--workers", "0", "--threads", "1", "--batch-size", "6", "--device", "cpu"]
-RATES = ["--method", "evit", "dpcknn", "random", "--keep", "0.9", "0.5", "--picture", "c.svg"]
+RATES = ["--method", "evit", "dpcknn", "random", "--keep", "0.9", "0.5"]
 COMMANDS = {
     "profile": ["profile", "--model", "deit_small_patch16_224", "--method", "tome"],
     "methods": ["methods"],
+    "one method": ["methods", "bat"],
+    "recipes": ["recipes"],
+    "one recipe": ["recipes", "distill"],
     "evaluate": ["evaluate", *MODEL, *QUICK, "--keep", "0.5"],
     "compare": ["compare", *MODEL, *QUICK, *RATES],
     "print": ["print"],
@@ -36,6 +40,9 @@ IN_ASCII = ("profile", "evaluate", "print")
 FIRST = {
     "profile": [*map(str, range(12)), "embedding", "head", "total"],
     "methods": list(METHODS),
+    "one method": ["bat: ", "  --keep", "  --no-normalise", "runs on:"],
+    "recipes": list(RECIPES),
+    "one recipe": ["distill: ", "--epochs", "--batch-size"],
     "evaluate": ["top-1, %", "agreement with dense, %", "GMACs", "patch tokens left", "images/s", "promise kept"],
     "compare": ["dense", *(f"{name} keep={rate}" for name in ("evit", "dpcknn", "random") for rate in (0.9, 0.5))],
     "print": ["ReducedViT of deit_small_patch16_224", *map(str, range(12)), "embedding", "head", "total"],

@@ -177,7 +177,18 @@ def test_trained_and_judged_from_the_command_line(file, tmp_path, capsys):
             Image.new("RGB", (32, 32), (60 * k, 90, 30)).save(tmp_path / "photos" / name / f"{k}.png")
     out, spec = tmp_path / "out", f"{file}:Learned"
     run = ["--data", str(tmp_path / "photos"), "--workers", "0"]
-    short = ["--recipe", "evit_scratch", "--short", "--batch-size", "4", "--scratch", "--num-classes", "2", "--cpu"]
+    short = [
+        "--recipe",
+        "evit_scratch",
+        "--short",
+        "--batch-size",
+        "4",
+        "--scratch",
+        "--num-classes",
+        "2",
+        "--device",
+        "cpu",
+    ]
     assert main(["finetune", *TINY, "--method", spec, *short, *run, "--out", str(out)]) == 0
     forgotten("learned-direction")
     capsys.readouterr()

@@ -60,7 +60,7 @@ def test_a_kill_in_the_very_first_checkpoint_is_in_nobodys_way(photographs, tmp_
     assert left.startswith(".last.pt.") and not checkpoints.holds_run(tmp_path / "checkpoints")
     (tmp_path / "checkpoints" / ".last.pt.part").write_bytes(b"as an earlier version left it")
     size = ["--model", "vit_tiny_patch16_224", "--image-size", "32", "--num-classes", "3", "--scratch"]
-    quick = ["--short", "--batch-size", "16", "--cpu", "--workers", "0", "--recipe", "evit_scratch"]
+    quick = ["--short", "--batch-size", "16", "--device", "cpu", "--workers", "0", "--recipe", "evit_scratch"]
     where = ["--data", str(photographs), "--out", str(tmp_path)]
     assert main(["finetune", *size, *quick, *where]) == 0
     assert left not in os.listdir(tmp_path / "checkpoints")

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from vitrim.cli.finetune import FinetuneConfig, recipe_of
+from vitrim.cli import COMMANDS
+from vitrim.cli.finetune import recipe_of
 from vitrim.cli.shared.parse import parse
 from vitrim.training import RECIPES
 
@@ -33,7 +34,7 @@ def test_commands_of_the_guide_and_of_the_recipes_parse(page):
     found = commands(page)
     assert found or page.stem == "README"
     for command in found:
-        config = parse(FinetuneConfig, options(command), "vitrim finetune")
+        config = parse(COMMANDS["finetune"], options(command))
         assert page.stem in ("finetuning", "README", config.training.recipe)
         assert recipe_of(config).epochs >= 1
 
@@ -50,7 +51,7 @@ def test_every_recipe_has_its_page_and_its_row():
 
 def test_every_option_of_a_recipe_is_explained():
     index = (ROOT / "docs" / "recipes" / "README.md").read_text()
-    names = [name for name in vars(parse(FinetuneConfig, ["--data", "x", "--out", "y"], "vitrim finetune").change)]
+    names = [name for name in vars(parse(COMMANDS["finetune"], ["--data", "x", "--out", "y"]).change)]
     assert [name for name in names if f"`--{name.replace('_', '-')}`" not in index] == []
 
 

@@ -197,7 +197,19 @@ def wait_for(file, process):
 def test_the_command_says_in_one_line_how_to_go_on(photographs, tmp_path):
     """Ctrl-C reaches the readers too: the whole group of processes gets it."""
     model = ["--model", "vit_tiny_patch16_224", "--image-size", "32", "--num-classes", "3", "--scratch"]
-    quick = ["--recipe", "evit_scratch", "--short", "--batch-size", "4", "--epochs", "400", "--cpu", "--workers", "2"]
+    quick = [
+        "--recipe",
+        "evit_scratch",
+        "--short",
+        "--batch-size",
+        "4",
+        "--epochs",
+        "400",
+        "--device",
+        "cpu",
+        "--workers",
+        "2",
+    ]
     where = ["--data", str(photographs), "--out", str(tmp_path / "run"), "--log-every", "1"]
     command = [sys.executable, "-m", "vitrim", "finetune", *model, *quick, *where]
     process = subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True, start_new_session=True)

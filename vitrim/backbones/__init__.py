@@ -25,6 +25,10 @@ def library_of(model: nn.Module) -> Library:
     """The library that a dense model comes from.
 
     Raises ValueError for a model of none of them, a reduced or wrapped one included.
+
+    Example:
+        >>> library_of(model).name, library_of(model).architecture(model)
+        ('timm', 'deit_tiny_patch16_224')
     """
     for library in LIBRARIES:
         if library.owns(model):
@@ -37,6 +41,10 @@ def library_with(name: str) -> Library:
     """The library that makes a model of that name, from its list or from where it looks it up.
 
     Raises ValueError, with names that look like it, for a name that no library knows.
+
+    Example:
+        >>> library_with("deit_tiny_patch16_224").name
+        'timm'
     """
     for library in LIBRARIES:
         if library.looks_up(name) or library.has_model(name):
@@ -50,7 +58,14 @@ def find_family(model: nn.Module) -> type[Backbone]:
     """The family that runs exactly this type of model.
 
     Raises ValueError for every model that no family lists: a subclass may compute something else in its forward; and
-    for one with something on it that its family would go around (a forward of its own, a wrapped block).
+    for one that was changed where its family would not notice (a forward of its own, a wrapped block).
+
+    Example:
+        >>> find_family(model).__name__
+        'PlainBackbone'
+        >>> find_family(timm.create_model("resnet18"))
+        Traceback (most recent call last):
+        ValueError: ResNet is not supported: no backbone lists this exact type. Supported are VisionTransformer, ...
     """
     for family in FAMILIES:
         if kind(model) in family.models:

@@ -21,6 +21,11 @@ class Backbone(Visitor):
     """How one family of models computes half a block, and what that costs.
 
     Costs are multiply-accumulates of one image; `tokens` counts prefix tokens too.
+
+    Example:
+        >>> body = vitrim.reduce(model, "evit").body
+        >>> body.depth, body.width, body.prefix, body.class_tokens, body.grid()
+        (4, 192, 1, (0,), (8, 8))
     """
 
     family: ClassVar[str]

@@ -20,6 +20,11 @@ class Library(ABC):
     """A library of models. Questions by name need no model; questions about a model take one of this library's.
 
     A model that is asked about is the dense one: a reduced model's `backbone`, without wrappers.
+
+    Example:
+        >>> library = vitrim.backbones.library_of(model)
+        >>> library.name, library.has_model("deit_tiny_patch16_224"), library.has_model("deit_tiny")
+        ('timm', True, False)
     """
 
     name: ClassVar[str]  # as in messages and on PyPI

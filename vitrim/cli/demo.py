@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
 from ..common.extras import require
-from ..common.files import check_output, unused, write_json
+from ..common.files import check_new, check_output, unused, write_json
 from ..demo.digits import DigitCanvases
 from ..demo.model import NAME, load_model
 from ..demo.page import Example, TableRow, write_page
 from ..runtime.build import reduce
 from ..runtime.model import ReducedViT
 from ..runtime.records import BlockTrace
+from .shared.config_file import asked
 from .shared.measure import Row, Setting, change_of, check_run, common_figures, measure
 from .shared.model import Subject
-from .shared.options import OutputOptions, RunOptions, hinted
-from .shared.parse import parse
 from .shared.picture import svg
 from .shared.plans import plan_of
 from .shared.report import comparison, machine, not_finite
@@ -38,39 +36,14 @@ LEAD = (
 )
 
 
-@dataclass(kw_only=True)
-class DemoRunOptions(RunOptions):
-    """How to run it."""
-
-    rounds: int = 5  # of so many models, or timing would take longer than all else
-    """rounds in which the models are timed in turn; the median counts"""
-
-
-@dataclass(kw_only=True)
-class DemoConfig:
-    """Handwritten digits among distracting fragments, read by a small model that comes with the package.
-
-    Compares EViT and TopK with keeping random and evenly spaced patches, prints the table and writes one page with the
-    picture and with the patches that were kept. Needs no network and no data.
-    """
-
-    out: Annotated[Path | None, hinted("demo.html; demo-2.html and so on where that is there")] = None
-    """the page to write; a file of this name is replaced"""
-    images: int = 500
-    """how many test pictures"""
-    run: DemoRunOptions
-    output: OutputOptions
-
-
-def run(arguments: Sequence[str], prog: str) -> None:
+def run(config: Any) -> None:
     """Run the demo."""
-    config = parse(DemoConfig, arguments, prog)
-    require("demo", prog)
-    out = config.out or unused(DEFAULT_PAGE)
-    check_output(out, (".html", ".htm"))
+    require("demo", "vitrim demo")
+    out = config.more.out or unused(DEFAULT_PAGE)
+    check_new(out, config.more.overwrite, (".html", ".htm"))
     check_output(config.output.json)
     setting = check_run(config.run)
-    dataset = DigitCanvases("test", config.images, config.run.seed)
+    dataset = DigitCanvases("test", config.more.images, config.run.seed)
     subject = Subject(NAME, load_model())
     plans = [plan_of(reduce(subject.dense, method, keep=rate)) for method in METHODS for rate in RATES]
     printer = Printer(config.output.json, config.output.wide)
@@ -82,7 +55,10 @@ def run(arguments: Sequence[str], prog: str) -> None:
     page = _write_page(out, rows, dataset, setting)
     printer.line()
     printer.line(f"the page is {page.resolve()}")
-    write_json(config.output.json, {**common_figures(NAME, rows, setting), "rows": [r.figures(rows[0]) for r in rows]})
+    write_json(
+        config.output.json,
+        {**asked(config), **common_figures(NAME, rows, setting), "rows": [r.figures(rows[0]) for r in rows]},
+    )
 
 
 def _write_page(path: Path, rows: Sequence[Any], dataset: DigitCanvases, setting: Setting) -> Path:

@@ -2,50 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
 from ..common.files import check_output, write_json
 from .shared.baseline import beside_figures, judge_beside, open_baseline, tell_beside
+from .shared.config_file import asked
 from .shared.measure import Row, change_of, check_run, common_figures, data_figures, measure, open_images
-from .shared.method_options import method_options_class
 from .shared.model import open_model
-from .shared.options import DataOptions, ModelOptions, OutputOptions, RunOptions, hinted
-from .shared.parse import parse
 from .shared.plans import one_plan
 from .shared.report import about, judged
 from .shared.table import Column, Printer, interval, percent, signed, tokens_left
 
-MethodOptions: Any = method_options_class("several values: one for each of the method's places")
 
-
-@dataclass(kw_only=True)
-class EvaluateConfig:
-    """Accuracy, agreement, cost and speed of a model with a method, beside the dense model.
-
-    Both see the same images in one pass. Then both are timed in turn on one batch, without decoding. "promise kept" is
-    the speed-up divided by what the cost promises, dense MACs over reduced MACs. Models without a classifier are judged
-    by the cosine of their features with the dense model's and by nearest neighbours.
-    """
-
-    model: ModelOptions
-    method: MethodOptions
-    data: DataOptions
-    run: RunOptions
-    output: OutputOptions
-    baseline: Annotated[str | None, hinted("none")] = None
-    """another dense model to show: a checkpoint, a saved folder or timm's name of what was fine-tuned"""
-
-
-def run(arguments: Sequence[str], prog: str) -> None:
+def run(config: Any) -> None:
     """Evaluate what the arguments name."""
-    config = parse(EvaluateConfig, arguments, prog)
     check_output(config.output.json)
     setting = check_run(config.run)
     subject = open_model(config.model)
     plan = one_plan(subject, config.method, setting.seed)
-    baseline = None if config.baseline is None else open_baseline(config.baseline, subject)
+    baseline = None if config.more.baseline is None else open_baseline(config.more.baseline, subject)
     loader = open_images(subject, config.data, setting)
     printer = Printer(config.output.json, config.output.wide)
     about(printer, subject.name, loader, setting)
@@ -55,12 +30,16 @@ def run(arguments: Sequence[str], prog: str) -> None:
     printer.table(columns, _lines(dense, reduced))
     printer.line()
     judged(printer, rows, loader)
-    common = {**data_figures(config.model, config.data, loader), **common_figures(subject.name, rows, setting)}
+    common = {
+        **asked(config),
+        **data_figures(config.model, config.data, loader),
+        **common_figures(subject.name, rows, setting),
+    }
     figures = {**common, **reduced.figures(dense), "dense": dense.figures(dense), "dense_label": dense.label}
-    if baseline is not None and config.baseline is not None:
+    if baseline is not None and config.more.baseline is not None:
         beside = judge_beside(baseline, plan, loader, setting)
-        tell_beside(printer, config.baseline, beside)
-        figures |= beside_figures(config.baseline, beside)
+        tell_beside(printer, config.more.baseline, beside)
+        figures |= beside_figures(config.more.baseline, beside)
     write_json(config.output.json, figures)
 
 

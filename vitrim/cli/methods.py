@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-from tyro.conf import arg
 
 from .._version import __version__
 from ..backbones import FAMILIES, LIBRARIES, library_with
 from ..common.files import check_output, write_json
 from ..methods import METHODS
 from ..runtime.build import attach, make_method
-from .shared.options import OutputOptions
-from .shared.parse import parse
+from .shared.method_page import print_method
+from .shared.signatures import own_signatures
 from .shared.table import Column, Printer
 
 
@@ -34,21 +33,12 @@ class Answer:
         return " ".join(f"--{key} {value}" for key, value in self.needs.items())
 
 
-@dataclass(kw_only=True)
-class MethodsConfig:
-    """The methods, their options with defaults, and which models each runs on.
-
-    Every method is put on a model of every kind, so the table says what the code does.
-    """
-
-    method: Annotated[tuple[str, ...], arg(help="methods of your own to list too: my_file.py:Mine")] = ()
-    output: OutputOptions
-
-
-def run(arguments: Sequence[str], prog: str) -> None:
+def run(config: Any) -> None:
     """List the methods."""
-    config = parse(MethodsConfig, arguments, prog)
     check_output(config.output.json)
+    if config.word is not None:
+        _one(config)
+        return
     answers = {kind: _answers(example) for _, kind, example in _kinds()}
     printer = Printer(config.output.json, config.output.wide)
     _print_methods(printer)
@@ -57,15 +47,32 @@ def run(arguments: Sequence[str], prog: str) -> None:
     write_json(config.output.json, _figures(answers))
 
 
+def _one(config: Any) -> None:
+    """All about the method that the word names."""
+    method, answers = (
+        own_signatures()[config.word],
+        {kind: _answers(example, (config.word,)) for _, kind, example in _kinds()},
+    )
+    runs = {kind: _said(by_name[config.word]) for kind, by_name in answers.items()}
+    print_method(Printer(config.output.json, config.output.wide), method, runs)
+    options = {option.name: option.default for option in method.options}
+    figures = {"method": method.name, "title": method.title, "dial": method.dial, "options": options, "runs": runs}
+    write_json(config.output.json, figures)
+
+
+def _said(answer: Answer) -> str:
+    return answer.reason if not answer.runs else f"with {answer.option}" if answer.option else "yes"
+
+
 def _kinds() -> list[tuple[str, str, str]]:
     """(family, kind of model, a name of that kind)."""
     return [(family.family, kind, example) for family in FAMILIES for kind, example in family.kinds.items()]
 
 
-def _answers(example: str) -> dict[str, Answer]:
+def _answers(example: str, names: Iterable[str] = METHODS) -> dict[str, Answer]:
     with torch.device("meta"):
         model = library_with(example).create(example)
-    return {name: _answer(model, name) for name in METHODS}
+    return {name: _answer(model, name) for name in names}
 
 
 def _answer(model: torch.nn.Module, name: str) -> Answer:

@@ -2,48 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from .._version import __version__
 from ..common.files import check_output, write_json
 from ..runtime.model_cost import UNITS, Profile
 from ..runtime.profile import profile as cost_of
-from .shared.method_options import method_options_class
+from .shared.config_file import asked
 from .shared.model import open_model_without_weights
-from .shared.options import ModelOptions, OutputOptions
-from .shared.parse import parse
 from .shared.plans import Plan, one_plan
 from .shared.table import Printer
 
-MethodOptions: Any = method_options_class("several values: one for each of the method's places")
 
-
-@dataclass(kw_only=True)
-class ProfileConfig:
-    """What a model costs with a method, block by block, beside the dense model.
-
-    Costs are multiply-accumulates (MACs) of one image, which the papers call FLOPs. Neither weights nor images are
-    needed; a checkpoint, where given, is only checked to fit.
-    """
-
-    model: ModelOptions
-    method: MethodOptions
-    seed: int = 0
-    """for methods that draw at random"""
-    output: OutputOptions
-
-
-def run(arguments: Sequence[str], prog: str) -> None:
+def run(config: Any) -> None:
     """Print the cost of what the arguments name."""
-    config = parse(ProfileConfig, arguments, prog)
     check_output(config.output.json)
     subject = open_model_without_weights(config.model)
-    plan = one_plan(subject, config.method, config.seed)
+    plan = one_plan(subject, config.method, config.run.seed)
     cost, dense = cost_of(plan.model), cost_of(subject.dense)
     _print(Printer(config.output.json, config.output.wide), subject.name, plan, cost)
-    write_json(config.output.json, _figures(subject.name, plan, cost, dense))
+    write_json(config.output.json, {**asked(config), **_figures(subject.name, plan, cost, dense)})
 
 
 def _print(printer: Printer, name: str, plan: Plan, cost: Profile) -> None:

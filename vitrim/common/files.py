@@ -39,6 +39,13 @@ def check_output(path: str | Path | None, endings: tuple[str, ...] = ()) -> None
         raise ValueError(f"{path} cannot be written: {error.strerror or error} in {folder}") from error
 
 
+def check_new(path: str | Path, overwrite: bool, endings: tuple[str, ...] = ()) -> None:
+    """`check_output`, and ValueError for a file that is there already, unless it may be replaced."""
+    check_output(path, endings)
+    if not overwrite and Path(path).expanduser().is_file():
+        raise ValueError(f"{path} is there already: give another --out, or --overwrite")
+
+
 def unused(path: Path) -> Path:
     """The path itself, or where there is something already the first of `name-2`, `name-3` ... that is free."""
     numbered = (path.with_stem(f"{path.stem}-{number}") for number in count(2))

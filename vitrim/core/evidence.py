@@ -22,7 +22,10 @@ from .recording import laid_out, length, one_image
 
 @dataclass(frozen=True)
 class Evidence:
-    """One layer's evidence.
+    """What one attention layer knows of its tokens: its input and projections, and the scores that methods decide by.
+
+    Shapes: b images, p prefix tokens, n patch tokens, h heads, d channels of a head, c channels, T tokens of all
+    images.
 
     source:   [b, p+n, c] the normalised input of the attention layer, or what computes it
     layer:    the layer's projections (`queries(h)`, `keys(h)`, `folded(h)`)
@@ -31,6 +34,12 @@ class Evidence:
     q, k, v:  [b, h, p+n, d] if the attention has formed them already
     key_bias: [b, p+n] what is added to the logits of a key
     layout:   where the images lie in a ragged batch: then q, k, v are [1, h, T, d]
+
+    Example: of block 1, whose 64 patch tokens each have one score in each of the 2 images.
+        >>> body = vitrim.reduce(model, "evit").body
+        >>> evidence = body.probe(1, body.enter(1, body.begin(body.embed(images))))
+        >>> evidence.class_attention().shape, evidence.attention_map().shape
+        (torch.Size([2, 64]), torch.Size([2, 3, 65, 65]))
     """
 
     source: Tensor | Callable[[], Tensor]

@@ -18,6 +18,13 @@ class Mask(Reduction):
     """The training form of `Keep`: all tokens stay, `mask` [b, n] says how much each one counts (1 kept, 0 not).
 
     `restore` blends, so that the mask gets its gradient (ToFe Eq. 16): mask * y + (1 - mask) * x.
+
+    Example:
+        >>> x, mask = torch.tensor([[[1.0], [2.0], [3.0], [4.0]]]), vitrim.Mask(torch.tensor([[1.0, 0.0, 1.0, 0.0]]))
+        >>> mask.shrink(x).shape
+        torch.Size([1, 4, 1])
+        >>> mask.restore(10 * x, x).flatten().tolist()
+        [10.0, 2.0, 30.0, 4.0]
     """
 
     mask: Tensor

@@ -21,9 +21,15 @@ from .rows import add_rows, behind_prefix, put_rows, take_rows
 
 @dataclass(frozen=True)
 class Reduction:
-    """Base of all maps from n patch tokens to m.
+    """Base of all maps from n patch tokens to m, in each of b images.
 
     `scores` [b, n] are what the decision was made from; they are kept for traces only.
+    Raises NotImplementedError for what a subclass does not define.
+
+    Example:
+        >>> x = torch.tensor([[[1.0], [2.0], [3.0], [4.0]]])  # one prefix token, three patch tokens, one channel
+        >>> vitrim.Keep(torch.tensor([[0, 2]])).shrink(x, prefix=1).flatten().tolist()
+        [1.0, 2.0, 4.0]
     """
 
     scores: Tensor | None = field(default=None, kw_only=True, repr=False)
@@ -44,7 +50,7 @@ class Reduction:
         raise NotImplementedError
 
     def take_rest(self, x: Float[Tensor, "b pn c"], prefix: int = 0) -> Float[Tensor, "b f c"]:
-        """The patch rows of x that the map leaves outside, for those that work on them meanwhile."""
+        """The patch rows of x that the map leaves outside, for methods that work on them meanwhile."""
         raise NotImplementedError(f"{type(self).__name__} does not know which tokens it leaves outside")
 
     def put_rest(self, x: Float[Tensor, "b pn c"], rows: Float[Tensor, "b f c"], prefix: int = 0):
@@ -74,9 +80,16 @@ class Reduction:
 
 @dataclass(frozen=True)
 class Keep(Reduction):
-    """Keep the tokens `index` [b, m], in that order; the others are gone (or idle, or frozen, until `restore`).
+    """Keep the tokens `index` [b, m], in that order. The others are dropped, or put back later by `restore`.
 
     rest: [b, n-m] those others, for methods that work on them meanwhile
+
+    Example:
+        >>> x, keep = torch.tensor([[[1.0], [2.0], [3.0], [4.0]]]), vitrim.Keep(torch.tensor([[0, 2]]))
+        >>> keep.shrink(x).flatten().tolist()
+        [1.0, 3.0]
+        >>> keep.restore(10 * keep.shrink(x), x).flatten().tolist()
+        [10.0, 2.0, 30.0, 4.0]
     """
 
     index: Tensor
@@ -119,6 +132,11 @@ class Fuse(Reduction):
     """Keep `index` [b, m-1] and append one token, the sum of all tokens weighted by `weights` [b, n] (0 on the kept).
 
     The fused token is the owner of every token it stands for, but weighs 1 in pooling and attention (EViT).
+
+    Example:
+        >>> x, weights = torch.tensor([[[1.0], [2.0], [3.0], [4.0]]]), torch.tensor([[0.0, 0.5, 0.0, 0.5]])
+        >>> vitrim.Fuse(torch.tensor([[0, 2]]), weights).shrink(x).flatten().tolist()
+        [1.0, 3.0, 3.0]
     """
 
     index: Tensor
@@ -155,15 +173,21 @@ class Fuse(Reduction):
 
 @dataclass(frozen=True)
 class Merge(Reduction):
-    """Token j joins group `group` [b, n] with weight `weights` [b, n].
+    """Merge tokens in groups: `group` [b, n] is the group of each token, `weights` [b, n] its weight there.
 
     Each of the `groups` tokens after is the weighted sum of its members; weights that sum to 1 within a group keep the
     scale of a token. `lead` [b, m] names the member whose position the group takes over.
 
-    `moved` [b, n-m], for groups whose weights sum to 1: the members that do not lead. Where a method knows them only
-    these rows are added up, onto their leads; tokens alone in their group pass bit by bit.
+    `moved` [b, n-m], for groups whose weights sum to 1: the members that do not lead. Where they are
+    given, only these rows are added, onto their leads; a token alone in its group stays the same, bit for bit.
 
     `proportional`: a merged token weighs as a key as much as its members together (ToMe Eq. 1).
+
+    Example:
+        >>> x, group = torch.tensor([[[1.0], [2.0], [3.0], [4.0]]]), torch.tensor([[0, 0, 1, 1]])
+        >>> merge = vitrim.Merge(group, torch.full((1, 4), 0.5), groups=2, lead=torch.tensor([[0, 2]]))
+        >>> merge.shrink(x).flatten().tolist()
+        [1.5, 3.5]
     """
 
     group: Tensor

@@ -17,6 +17,11 @@ class Place:
     """The `index`-th place of a method: block `block` (from 0), and the keep rate there.
 
     patches: patch tokens of the whole image, filled in where a plan is costed (a running method asks `Tokens.grid`)
+
+    Example:
+        >>> fast = vitrim.reduce(model, "evit", keep=(0.9, 0.8, 0.7))
+        >>> fast.methods[0].places[0]
+        Place(index=0, block=1, keep=0.9, patches=None)
     """
 
     index: int
@@ -33,29 +38,56 @@ class Place:
 
 
 def even_places(depth: int, places: int) -> tuple[int, ...]:
-    """The even cut of `depth` blocks: 12 blocks and 3 places give 3, 6, 9 (the papers' 4th, 7th, 10th)."""
+    """The even cut of `depth` blocks: 12 blocks and 3 places give 3, 6, 9 (the papers' 4th, 7th, 10th).
+
+    Raises ValueError for a model with no more blocks than places.
+
+    Example:
+        >>> even_places(12, 3)
+        (3, 6, 9)
+    """
     if depth <= places:
         raise ValueError(f"a model of {depth} blocks has no room for {places} places: give at=(...) yourself")
     return tuple(round(depth * (j + 1) / (places + 1)) for j in range(places))
 
 
 def ceil_count(share: float, n: int) -> int:
-    """ceil(share * n), safe against rounding: at least 1 unless the share is 0."""
+    """ceil(share * n), safe against rounding: at least 1 unless the share is 0.
+
+    Example:
+        >>> ceil_count(0.7, 196), ceil_count(0.01, 10), ceil_count(0, 196)
+        (138, 1, 0)
+    """
     return max(math.ceil(share * n - SLACK), int(share > 0 and n > 0))
 
 
 def floor_count(share: float, n: int) -> int:
-    """floor(share * n), safe against rounding."""
+    """floor(share * n), safe against rounding.
+
+    Example:
+        >>> floor_count(0.7, 196), floor_count(0.7, 10)
+        (137, 7)
+    """
     return math.floor(share * n + SLACK)
 
 
 def round_count(share: float, n: int) -> int:
-    """share * n to the nearest whole number, halves up, safe against rounding."""
+    """share * n to the nearest whole number, halves up, safe against rounding.
+
+    Example:
+        >>> round_count(0.25, 10), round_count(0.25, 12)
+        (3, 3)
+    """
     return math.floor(share * n + 0.5 + SLACK)
 
 
 def as_places(at: Iterable[int] | int, option: str = "at") -> tuple[int, ...]:
-    """One block number or several, as a tuple; ValueError, naming the option, for what is no whole number."""
+    """One block number or several, as a tuple; ValueError, naming the option, for what is no whole number.
+
+    Example:
+        >>> as_places(3), as_places([3, 6]), as_places({9, 6})
+        ((3,), (3, 6), (6, 9))
+    """
     several = tuple(sorted(at)) if isinstance(at, (set, frozenset)) else as_several(at)
     places = tuple(map(as_whole, (at,) if several is None else several))
     if None in places:
@@ -65,7 +97,13 @@ def as_places(at: Iterable[int] | int, option: str = "at") -> tuple[int, ...]:
 
 
 def check_places(at: Iterable[int] | int, depth: int, option: str = "at") -> tuple[int, ...]:
-    """`at` as sorted block numbers; ValueError for places outside the model or named twice."""
+    """`at` as sorted block numbers; ValueError for places outside the model or named twice.
+
+    Example:
+        >>> check_places((3, 12), depth=12)
+        Traceback (most recent call last):
+        ValueError: at: 12 is not a block of this model: give block numbers from 0 to 11
+    """
     places = as_places(at, option)
     wrong = [i for i in places if not 0 <= i < depth]
     if wrong or not places:
@@ -82,6 +120,11 @@ def check_keep(
     """`keep` as one rate, or one for each place; ValueError outside (0, 1] or with another number of rates.
 
     zero: 0 is allowed too
+
+    Example:
+        >>> check_keep(1.2)
+        Traceback (most recent call last):
+        ValueError: keep rate 1.2 is not in (0, 1]: 0.7 keeps 70 % of the patch tokens at each place
     """
     rates = _rates(keep, places, zero)
     return rates[0] if as_several(keep) is None else rates
@@ -110,7 +153,12 @@ def shares(keep: float | Sequence[float], places: int, stages: Sequence[int] | N
 
 
 def alone(keep: float | Sequence[float]) -> float | Sequence[float]:
-    """A list of one number as that number."""
+    """A list of one number as that number.
+
+    Example:
+        >>> alone([0.7]), alone([0.9, 0.7])
+        (0.7, [0.9, 0.7])
+    """
     several = as_several(keep)
     return several[0] if several is not None and len(several) == 1 else keep
 
@@ -134,14 +182,25 @@ def _rate(given: Any, zero: bool) -> float:
 
 
 def rate_at(keep: Any, index: int) -> Any:
-    """The keep rate, or count, of the `index`-th place, of one for all places or one for each."""
+    """The keep rate, or count, of the `index`-th place, of one for all places or one for each.
+
+    Example:
+        >>> rate_at(0.7, 2), rate_at((0.9, 0.8, 0.7), 2)
+        (0.7, 0.7)
+    """
     if isinstance(keep, (int, float)):
         return keep
     return keep[index] if len(keep) > 1 else keep[0]
 
 
 def cosine_keep(keep: float, step: int, start: int, steps: int) -> float:
-    """Keep rate in training: 1 until step `start`, a cosine down to `keep` over `steps` steps, then flat (EViT)."""
+    """Keep rate in training: 1 until step `start`, a cosine down to `keep` over `steps` steps, then flat (EViT,
+    section 4).
+
+    Example:
+        >>> [cosine_keep(0.5, step, start=10, steps=100) for step in (0, 60, 110)]
+        [1.0, 0.75, 0.5]
+    """
     if step < start:
         return 1.0
     if step >= start + steps:

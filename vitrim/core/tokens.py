@@ -34,7 +34,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Tokens:
-    """Features x [b, p+n, c] and their companions. `None` companions are the trivial ones and cost nothing.
+    """Features x [b, p+n, c] and their companions. A companion that is None has the value named here and costs nothing.
 
     prefix: p, the number of tokens in front that no method sees ([CLS], distillation token, registers)
     grid:   (height, width) of the image in patches, n0 = height * width

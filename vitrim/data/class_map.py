@@ -23,6 +23,13 @@ def read_class_map(file: str | Path | Mapping[str, int]) -> dict[str, int]:
     `["cat", "dog"]`. Any other file has lines `name,index` (or with a tab or spaces between them, or the index first),
     or one name a line, the first for index 0. Raises ValueError, in one line, for a file that is none of these, and
     for a name with two indices.
+
+    Example:
+        >>> read_class_map({"cat": 1, "dog": 0})
+        {'cat': 1, 'dog': 0}
+        >>> read_class_map({"cat": -1})
+        Traceback (most recent call last):
+        ValueError: the class map has what is no class index, a whole number from 0: cat: -1
     """
     if isinstance(file, Mapping):
         return _checked([(str(name), index) for name, index in file.items()], "the class map")

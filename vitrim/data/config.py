@@ -22,6 +22,10 @@ def data_config(model: nn.Module, img_size: int | tuple[int, int] | None = None)
     """How a model wants its images: timm's data configuration (size, mean, std, interpolation, crop).
 
     Raises ValueError for a configuration with which no photograph can be prepared.
+
+    Example:
+        >>> vitrim.data.data_config(model)["input_size"], vitrim.data.data_config(model)["crop_pct"]
+        ((3, 128, 128), 0.9)
     """
     model = innermost(model)
     return config_of(model, getattr(model, "pretrained_cfg", None) or {}, None, img_size)

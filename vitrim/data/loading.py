@@ -63,11 +63,12 @@ def open_dataset(
     path: a folder of class folders; a flat folder (with `label_file`); a .tar file; or a name that
           `timm.data.create_dataset` reads: `hfds/`, `hfids/`, `tfds/`, `wds/`, `torch/`
     model_or_cfg: a timm model, a reduced one, or a timm `pretrained_cfg`
-    crop_pct, img_size: share that the centre crop keeps, in (0, 1]; side in pixels, or (height, width); or the model's
+    crop_pct: share of the image's side that the centre crop keeps, in (0, 1]; None: the model's own
+    img_size: side in pixels, or (height, width); None: the model's own
     label_file: labels for a flat folder (`read_labels` says of which forms)
     split, root: a folder below `path`, or the split of a named data set ("validation"), and where it is stored
-    limit_per_class: the first so many photographs of each class, by sorted name
-    limit, seed: so many of what is left, drawn at random, as many of each class as there can be; of a stream the first
+    limit_per_class: keep at most so many photographs of each class, the first by sorted name
+    limit, seed: keep at most so many of these, drawn at random, evenly from the classes; of a stream the first
     class_map: the model's class index of each name, as a dict or a file (`read_class_map` says of which forms)
 
     Labels become the model's class indices by `class_map`, by the model's own label names, by ImageNet wnid, or by
@@ -165,10 +166,19 @@ def open_loader(
     workers: int | None = None,
     device: str | torch.device = "cpu",
 ) -> DataLoader:
-    """Batches in the data set's own order, the same for any number of workers.
+    """Batches [b, c, h, w] in the data set's own order, the same for any number of workers.
 
-    `workers` decode beside the model: one for each processor this process may use, at most 8, if None; 0 decodes in
-    this process. A stream has one at most, so that its order holds. Raises ValueError for a batch size below 1.
+    batch_size: photographs in a batch
+    workers:    processes that decode; None: one for each processor this process may use, at most 8; 0: this process
+                decodes. A stream has one at most, so that its order holds
+    device:     where the model runs: for "cuda" batches are made in pinned memory
+
+    Raises ValueError for a batch size below 1 and workers below 0.
+
+    Example:
+        >>> from vitrim.data import open_dataset, open_loader
+        >>> [len(batch.images) for batch in open_loader(open_dataset("photos", model), batch_size=6, workers=0)]
+        [6, 2]
     """
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}: give a whole number from 1")

@@ -20,14 +20,29 @@ from .sources import Files, ReaderImages, Stream, TorchImages
 
 
 class Unreadable(NamedTuple):
-    """An image that was skipped: its name within the data set, and why it cannot be read."""
+    """An image that was skipped: its name within the data set, and why it cannot be read.
+
+    Example:
+        >>> Path("photos/dog/3.png").write_bytes(b"not a picture")
+        13
+        >>> vitrim.data.open_dataset("photos", model)[7].name
+        'dog/3.png'
+    """
 
     name: str
     reason: str
 
 
 class Batch(NamedTuple):
-    """What the loader gives. `images` and `labels` hold b >= 0 photographs; `skipped` names those that are left out."""
+    """What the loader gives: `images` [b, c, h, w] and `labels` [b] of b >= 0 photographs, and in `skipped` the names
+    of those that are left out.
+
+    Example:
+        >>> dataset = vitrim.data.open_dataset("photos", model)
+        >>> batch = next(iter(vitrim.data.open_loader(dataset, batch_size=8, workers=0)))
+        >>> batch.images.shape, batch.labels.tolist()
+        (torch.Size([8, 3, 128, 128]), [0, 0, 0, 0, 1, 1, 1, 1])
+    """
 
     images: Float[Tensor, "b c h w"]
     labels: Int[Tensor, " b"]
@@ -37,8 +52,15 @@ class Batch(NamedTuple):
 class Photographs(Dataset):
     """Photographs by index: `(image [c, h, w], class index)`, or `Unreadable` for a file that cannot be read.
 
-    `classes` says which class of the model each label is, `config` how images are prepared (timm's data configuration).
-    `chosen` are the places in the source that a limit has left, or None for all, and `choice` says how it chose.
+    classes: which class of the model each label is
+    config:  how images are prepared: timm's data configuration
+    chosen:  places in the source that a limit has left; None: all
+    choice:  how they were chosen, in words
+
+    Example:
+        >>> image, label = vitrim.data.open_dataset("photos", model)[0]
+        >>> image.shape, label
+        (torch.Size([3, 128, 128]), 0)
     """
 
     def __init__(
@@ -134,7 +156,15 @@ def _mode(config: dict) -> str:
 
 
 def collate(samples: list[tuple[Tensor, int] | Unreadable]) -> Batch:
-    """Stack the readable samples, name the others. A batch without a readable image has b = 0."""
+    """A `Batch` of the readable samples, which are stacked; the others are named in its `skipped`. Without a readable
+    image b is 0.
+
+    Example:
+        >>> samples = [(torch.zeros(3, 8, 8), 1), vitrim.data.Unreadable("b.png", "it is empty")]
+        >>> batch = vitrim.data.collate(samples)
+        >>> batch.images.shape, batch.labels.tolist(), batch.skipped[0].name
+        (torch.Size([1, 3, 8, 8]), [1], 'b.png')
+    """
     good = [sample for sample in samples if not isinstance(sample, Unreadable)]
     skipped = tuple(sample for sample in samples if isinstance(sample, Unreadable))
     if not good:

@@ -44,7 +44,16 @@ def evaluate(
     neighbours: int = 20,
     progress: bool | ProgressCallback = False,
 ) -> EvaluationResult:
-    """Judge one model over a loader, and how far it agrees with `dense`; arguments and errors of `evaluate_many`."""
+    """Judge one model over a loader, and how far it agrees with `dense`.
+
+    Arguments are as for `evaluate_many`. Raises ValueError as it does.
+
+    Example:
+        >>> batches = [(images, torch.tensor([0, 1]))]  # any iterable of images and class indices; a DataLoader is one
+        >>> result = vitrim.evaluate.evaluate(model, batches)
+        >>> result.images, result.top1 in (0.0, 50.0, 100.0)
+        (2, True)
+    """
     models = {"model": model} if dense is None else {"dense": dense, "model": model}
     options = {"device": device, "dtype": dtype, "features": features, "neighbours": neighbours, "progress": progress}
     return evaluate_many(models, loader, **options)["model"]

@@ -18,11 +18,20 @@ from ..runtime.model import ReducedViT
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """One model over one data set. Accuracies and their 95 % intervals are in percent; None where they do not apply.
+    """How one model did on one data set. What does not apply is None.
 
-    `top5` needs five classes. `agreement` is the share of images with the dense model's prediction. For models without
-    a classifier: `cosine`, the mean cosine of features with the dense model's, and `knn`, the leave-one-out accuracy
-    of nearest neighbours. `nonfinite` counts images whose outputs hold NaN or infinity: they count as wrong.
+    images:     how many were judged
+    skipped:    those that could not be read
+    nonfinite:  images whose outputs hold NaN or infinity: they count as wrong
+    top1, top5: accuracies in percent, each with its 95 % interval; `top5` needs five classes
+    agreement:  percent of images for which the dense model predicts the same class
+    cosine:     mean cosine, in [-1, 1], of the features with the dense model's, for models without a classifier
+    knn:        leave-one-out accuracy of nearest neighbours, in percent, for models without a classifier
+
+    Example:
+        >>> result = vitrim.evaluate.EvaluationResult(images=200, skipped=(), nonfinite=0, top1=81.5)
+        >>> result.as_dict()
+        {'images': 200, 'skipped': [], 'nonfinite': 0, 'top1': 81.5}
     """
 
     images: int
@@ -48,6 +57,11 @@ def wilson_interval(successes: int, trials: int, z: float = 1.959964) -> tuple[f
     """The Wilson score interval of a proportion (E. B. Wilson, JASA 22, 1927), as shares; z = 1.96 for 95 %.
 
     Raises ValueError where `successes` is not in 0 .. `trials` or there are no trials.
+
+    Example:
+        >>> low, high = vitrim.evaluate.wilson_interval(80, 100)
+        >>> f"{low:.3f} to {high:.3f}"
+        '0.711 to 0.867'
     """
     if trials < 1 or not 0 <= successes <= trials:
         raise ValueError(f"{successes} of {trials}: give 0 <= successes <= trials and at least one trial")
@@ -61,11 +75,16 @@ def wilson_interval(successes: int, trials: int, z: float = 1.959964) -> tuple[f
 def knn_hits(
     features: Float[Tensor, "n c"], labels: Int[Tensor, " n"], k: int = 20, temperature: float = 0.07, chunk: int = 1024
 ) -> Bool[Tensor, " n"]:
-    """Which rows their k nearest others (by cosine) would label rightly, leaving out the row itself.
+    """For each row, whether its k nearest other rows (by cosine) vote for its own label.
 
-    Votes weigh exp(cosine / temperature), as in Wu et al., "Unsupervised Feature LossInputs via Non-Parametric Instance
+    Votes weigh exp(cosine / temperature), as in Wu et al., "Unsupervised Feature Learning via Non-Parametric Instance
     Discrimination" (CVPR 2018), section 3.4. At most `chunk` x n cosines are held at a time. With fewer than k other
     rows, all others vote. Raises ValueError for fewer than two rows or k below 1.
+
+    Example:
+        >>> features = torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [0.1, 1.0]])
+        >>> vitrim.evaluate.knn_hits(features, torch.tensor([0, 0, 1, 1]), k=1).tolist()
+        [True, True, True, True]
     """
     if len(features) < 2 or k < 1:
         raise ValueError(f"{len(features)} rows and k = {k}: nearest neighbours need two rows and k of at least 1")
@@ -92,7 +111,12 @@ def _vote(
 
 
 def without_classifier(model: nn.Module) -> bool:
-    """Whether a model's outputs are features: no classifier, or the image tower of a CLIP model of timm's."""
+    """Whether a model's outputs are features: no classifier, or the image tower of a CLIP model of timm's.
+
+    Example:
+        >>> vitrim.evaluate.without_classifier(model)
+        False
+    """
     model = innermost(model)
     dense = model.backbone if isinstance(model, ReducedViT) else model
     known = [library for library in LIBRARIES if library.owns(dense)]  # a model of somebody's own is judged too

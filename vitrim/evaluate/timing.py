@@ -22,7 +22,13 @@ _BFLOAT16_FLAGS = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")
 
 
 class Throughput(NamedTuple):
-    """`images_per_s`, the median over the rounds, and `speed_up`, the median of (first model's time / this one's)."""
+    """How fast a model is: `images_per_s`, the median over the rounds, and `speed_up`, the median over the rounds of
+    the first model's time divided by this one's.
+
+    Example:
+        >>> vitrim.evaluate.Throughput(images_per_s=1200.0, speed_up=1.5).speed_up
+        1.5
+    """
 
     images_per_s: float
     speed_up: float
@@ -96,12 +102,17 @@ def throughput_in_turn(
     dtype: str | torch.dtype = torch.float32,
     seconds: float = 0.2,
 ) -> dict[str, Throughput]:
-    """Time models in turn on one resident batch, without decoding: first, second ... first, second ...
+    """Time models in turn (first, second, ..., first, second, ...) on one batch, which is on the device before.
 
     Each model is warmed up and then called as often per round as fills `seconds`. Ratios are taken within a round,
     where the machine's load is about the same for all, and the median over `rounds` is reported; the first model is
     what the others are compared with, so put the dense one first. Models are moved to `device`. Raises ValueError for
     no models, no images, fewer than one round, and an unavailable device or dtype.
+
+    Example:
+        >>> models = {"dense": model, "fast": vitrim.reduce(model, "evit")}
+        >>> list(vitrim.evaluate.throughput_in_turn(models, images, rounds=1, seconds=0.01))
+        ['dense', 'fast']
     """
     if not models or len(batch) < 1 or rounds < 1:
         raise ValueError(f"{len(models)} models, {len(batch)} images, {rounds} rounds: give at least one of each")
@@ -162,6 +173,11 @@ def environment(device: str | torch.device = "cpu", seed: int | None = None) -> 
     """Versions, processor, threads, device and seed, for the JSON that commands write.
 
     `seed` is torch's own where none is given. A package without metadata (a bare checkout) has version "unknown".
+    Raises ValueError for an unavailable device.
+
+    Example:
+        >>> sorted(vitrim.evaluate.environment())
+        ['cores', 'device', 'processor', 'python', 'seed', 'threads', 'timm', 'torch', 'vitrim']
     """
     device = as_device(device)
     return {

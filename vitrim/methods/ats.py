@@ -25,19 +25,26 @@ from .registry import register_method
 
 @register_method
 class ATS(Method):
-    """Between attention and MLP of the chosen blocks K points, evenly spaced in (0, 1), are looked up in the cumulative
-    sum of the patch tokens' significance. Tokens that are hit stay, once each; the others are gone. Where few tokens
-    hold most of the significance, many points hit the same ones: each image keeps its own number of tokens, at most K.
-    In later places the K points are looked up among those left.
+    """Between attention and MLP of the chosen blocks, each image samples its own number of patch tokens, at most K
+    (Fayyaz et al., ECCV 2022). Every token has a significance: its class attention times the norm of its value, as a
+    share of the sum over all patch tokens. K points, evenly spaced in (0, 1), are looked up in the cumulative sum of
+    the significance; a token that is hit by one point or more stays, once, and the others are dropped. Where few tokens
+    hold most of the significance, many points hit the same ones, and fewer stay. In later places the K points are
+    looked up among those left.
 
     Args:
-        keep: K = ceil(keep * N) points at each place, N being all patch tokens; one number, or one for each place. 1 is
-            not the dense model: with N points, too, some tokens are hit twice and others never
-        at: blocks, counted from 0; default all but the first quarter (3 to 11 of 12)
+        keep: share of the patch tokens that an image may keep at most at each place; one number, or one for each place.
+            Also at 1 some are left out
+        at: blocks at which it acts, counted from 0 (default: all but the first quarter, 3 to 11 of 12)
 
     A plan's cost is that of an image that keeps all K; `vitrim.image_macs` tells that of given images.
     Raises ValueError for options out of range and, when bound, for a model without [CLS] or one that cannot run ragged
     batches.
+
+    Example:
+        >>> fast = vitrim.reduce(model, vitrim.ATS(keep=0.5))
+        >>> vitrim.profile(fast).tokens  # at most: each image keeps its own number
+        [64, 32, 32, 32]
     """
 
     name = "ats"

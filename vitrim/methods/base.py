@@ -25,16 +25,24 @@ from .parts.sealed import Sealed
 
 
 class Method(Sealed, nn.Module):
-    """Base of all methods.
+    """Base of all methods: an nn.Module whose `forward(tokens, evidence, place)` gives a `Reduction`, or None where
+    nothing happens, and whose `count(place, n)` says how many of n patch tokens are left.
 
     acts:    "between" attention and MLP of a block, or "before" a block
-    dial:    the option that a budget solves
+    dial:    the option that `macs=` sets, so that the model fits a budget
     guided:  whether it has a scorer, and so takes scores from outside
     weighs:  whether it leaves tokens that weigh more than one patch in pooling
     counts:  "fixed": a plan says how many tokens are left; "own": each image may keep a count of its own, and `macs`
              then takes these counts as `kept`
     trains_masked: whether it trains on soft masks over all tokens instead of gathers
     switches: options that may change after training: its learned parts serve any of their values
+
+    Example:
+        >>> fast = vitrim.reduce(model, vitrim.EViT(keep=0.5))
+        >>> [(method.name, method.options()) for method in fast.methods]
+        [('evit', {'keep': 0.5})]
+        >>> [(place.block, place.keep) for place in fast.methods[0].places]
+        [(1, 0.5), (2, 0.5), (3, 0.5)]
     """
 
     name: ClassVar[str]
@@ -104,7 +112,10 @@ class Method(Sealed, nn.Module):
         return tuple(place for place in self.places if place.block < body.depth)
 
     def set_rates(self, rates: Sequence[float]) -> None:
-        """Turn the keep rate of every place, for schedules of training. A model is saved at the rates that it runs."""
+        """Set the keep rate of every place, for schedules of training. A model is saved with the rates it runs at.
+
+        Raises ValueError for rates out of range, and for another number of them than of places.
+        """
         check_keep(rates, zero=self._zero)
         self.places = tuple(replace(place, keep=rate) for place, rate in zip(self.places, rates, strict=True))
 
@@ -145,13 +156,13 @@ class Method(Sealed, nn.Module):
 
     @property
     def losses(self) -> dict[str, float]:
-        """The parts of a recipe's loss that only methods like this one can be trained by, and the weight of each in
-        recipes for any method; 0: it can do without, and has it where a recipe says so."""
+        """Parts of the loss that this method adds to a recipe for any method, each with its weight. Weight 0: the
+        method can have this part, where a recipe asks for it, and is trained without it otherwise."""
         return {"ratio": 2.0} if self.trains_masked else {}
 
     def acts_on(self, place: Place, n: int) -> bool:
-        """Whether anything happens at this place, with n patch tokens before it; the core asks nothing where not. A
-        method without a `count` is always asked."""
+        """Whether anything happens at this place, with n patch tokens before it; if not, `forward` is not called. For
+        a method without a `count` it always is."""
         return type(self).count is Method.count or self.count(place, n) != n
 
     def forward(self, tokens: Tokens, evidence: Evidence, place: Place) -> Reduction | None:
@@ -168,7 +179,7 @@ class Method(Sealed, nn.Module):
         return type(self).restore_before is not Method.restore_before
 
     def update_outside(self, outside: Tokens, reduction: Reduction, place: Place) -> Tokens:
-        """What the tokens left outside have become by the time they are put back: unchanged, if nobody says more."""
+        """The tokens left outside, as they are when they are put back: unchanged, unless a method overrides this."""
         return outside
 
     def observe(self, tokens: Tokens, evidence: Evidence, block: int) -> Tensor | None:
@@ -197,7 +208,7 @@ class Method(Sealed, nn.Module):
         return 0
 
     def update_counts(self, kept: Tensor, patches: int) -> None:
-        """Take note of the patch tokens [b, places] that images of `patches` kept in training (ToFe)."""
+        """Learn from the numbers of patch tokens [b, places] that images of `patches` patches kept (ToFe)."""
 
     # -- what it was made with
 
@@ -212,11 +223,11 @@ class Method(Sealed, nn.Module):
 
     @classmethod
     def has_defaults(cls) -> bool:
-        """Whether it can be made without a word about its options."""
+        """Whether it can be made without giving any option."""
         return all(p.default is not p.empty for p in inspect.signature(cls).parameters.values())
 
     def with_dial(self, value: Any) -> Method:
-        """The same method with its dial turned to `value`, not bound to a model yet."""
+        """The same method with its dial set to `value`, not bound to a model yet."""
         return type(self)(**{**self.options(), self.dial: value})
 
     def extra_repr(self) -> str:

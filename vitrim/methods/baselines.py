@@ -40,9 +40,16 @@ class TopK(_Ranking):
     """Keep the most attentive tokens, drop the rest: EViT without the fused token (EViT Table 1, no training).
 
     Args:
-        keep: keep rate at each place, one number or one for each place
-        at: blocks, counted from 0; default the even cut (3, 6, 9 of 12)
+        keep: share of the patch tokens to keep at each place, such as 0.7; one number, or one for each place
+        at: blocks at which it acts, counted from 0 (default: evenly, 3 6 9 of 12)
         score: as for EViT
+
+    Raises ValueError for options out of range and, when bound, for a model without [CLS] unless score="tokens".
+
+    Example:
+        >>> fast = vitrim.reduce(model, vitrim.TopK(keep=0.5))
+        >>> vitrim.profile(fast).tokens  # patch tokens in each of the 4 blocks, of 64
+        [64, 32, 16, 8]
     """
 
     name = "topk"
@@ -65,8 +72,16 @@ class Random(_Ranking):
     """Keep patch tokens at random, seeded by the image and `seed`: the same image keeps the same tokens in any batch.
 
     Args:
-        keep: keep rate at each place, one number or one for each place
-        at: blocks, counted from 0; default the even cut (3, 6, 9 of 12)
+        keep: share of the patch tokens to keep at each place, such as 0.7; one number, or one for each place
+        at: blocks at which it acts, counted from 0 (default: evenly, 3 6 9 of 12)
+        seed: seed of the random choice
+
+    Raises ValueError for options out of range.
+
+    Example:
+        >>> fast = vitrim.reduce(model, vitrim.Random(keep=0.5))
+        >>> vitrim.profile(fast).tokens  # patch tokens in each of the 4 blocks, of 64
+        [64, 32, 16, 8]
     """
 
     name = "random"
@@ -90,8 +105,15 @@ class Grid(_Ranking):
     Patches leave in the order of an ordered-dither matrix (Bayer 1973): what stays is spread evenly for any rate.
 
     Args:
-        keep: keep rate at each place, one number or one for each place
-        at: blocks, counted from 0; default the even cut (3, 6, 9 of 12)
+        keep: share of the patch tokens to keep at each place, such as 0.7; one number, or one for each place
+        at: blocks at which it acts, counted from 0 (default: evenly, 3 6 9 of 12)
+
+    Raises ValueError for options out of range.
+
+    Example:
+        >>> fast = vitrim.reduce(model, vitrim.Grid(keep=0.5))
+        >>> vitrim.profile(fast).tokens  # patch tokens in each of the 4 blocks, of 64
+        [64, 32, 16, 8]
     """
 
     name = "grid"

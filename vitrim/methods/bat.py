@@ -34,26 +34,33 @@ LEARNED = ("convolution", "mlp")
 
 @register_method
 class BAT(Method):
-    """Between attention and MLP of the chosen blocks the ceil(keep * n) most attentive patch tokens stay; the others
-    are clustered and each cluster becomes one token; the most alike attentive tokens are merged in pairs (section 4).
+    """Between attention and MLP of the chosen blocks, keep the ceil(keep * n) most attentive of n patch tokens; cluster
+    the others and make each cluster one token, weighted by class attention (Eq. 6 to 8); then merge the most alike of
+    the attentive tokens in pairs (Long et al., CVPR 2023, section 4).
 
     Args:
-        keep: share of attentive tokens at each place, one number or one for each place; 0: none, all are clustered
-            (Fig. 1b)
-        at: blocks, counted from 0; default the even cut (3, 6, 9 of 12)
-        merge: rows of Table 3: "none": inattentive tokens are dropped; "pack": they become one token; "cluster": one
-            for each cluster; "cluster+match": attentive ones are matched as well
-        clusters: number of clusters m at each place; default a tenth of the inattentive tokens with matching and with
-            keep=0, 2 without matching, where no pairs make room for more
-        pairs: attentive tokens that matching removes at each place; default clusters - 1; at most half of them
+        keep: share of the patch tokens that count as attentive and stay, such as 0.7; one number, or one for each
+            place; 0: all tokens are clustered (Fig. 1b)
+        at: blocks at which it acts, counted from 0 (default: evenly, 3 6 9 of 12)
+        merge: what becomes of the others (Table 3): "none", dropped; "pack", one token; "cluster", one token for each
+            cluster; "cluster+match", and attentive tokens that are alike are merged too
+        clusters: number of clusters at each place (default: a tenth of the tokens left out; 2 without matching)
+        pairs: attentive tokens that matching removes at each place, at most half of them (default: clusters - 1)
         neighbours: nearest tokens that the density looks at; None: all
-        normalise: weights sum to 1 in every group; False: Eq. 8 to the letter
-        merger: what groups the inattentive tokens (Table 4): "density" (peaks), "kmeans", "average", "max", "spatial",
-            "convolution", "mlp"; the last two learn
-        iterations: of k-means
+        normalise: weights sum to 1 in every group; off: as in Eq. 8
+        merger: how tokens are grouped (Table 4): "density", "kmeans", "average", "max", "spatial"; "convolution" and
+            "mlp" must be trained
+        iterations: rounds of k-means
         score: as for EViT
 
     Raises ValueError for options out of range and, when bound, for a model without [CLS] unless score="tokens".
+
+    Example:
+        >>> fast = vitrim.reduce(model, vitrim.BAT(keep=0.5))
+        >>> vitrim.profile(fast).tokens  # patch tokens in each of the 4 blocks, of 64
+        [64, 33, 18, 10]
+        >>> vitrim.profile(vitrim.reduce(model, vitrim.BAT(keep=0.5, merge="none"))).tokens
+        [64, 32, 16, 8]
     """
 
     name = "bat"

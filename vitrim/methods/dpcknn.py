@@ -32,15 +32,20 @@ from .registry import register_method
 @register_method
 class DPCKNN(Method):
     """Before the chosen blocks the patch tokens form ceil(keep * n) clusters; each becomes one token, the mean of its
-    members weighted by the patches that they stand for.
+    members weighted by the patches that they stand for (Zeng et al., CVPR 2022).
 
     Args:
-        keep: keep rate at each place, one number or one for each place
-        at: blocks, counted from 0; default the even cut (3, 6, 9 of 12)
+        keep: share of the patch tokens that become clusters, and then tokens; one number, or one for each place
+        at: blocks at which it acts, counted from 0 (default: evenly, 3 6 9 of 12)
         neighbours: nearest tokens that the density looks at
-        proportional: attention adds log(size) to the logits of a merged token, as in ToMe
+        proportional: merged tokens weigh more in attention, by their size, as in ToMe
 
     Raises ValueError for options out of range.
+
+    Example:
+        >>> fast = vitrim.reduce(model, vitrim.DPCKNN(keep=0.5))
+        >>> vitrim.profile(fast).tokens  # patch tokens in each of the 4 blocks, of 64
+        [64, 32, 16, 8]
     """
 
     name = "dpcknn"

@@ -22,18 +22,25 @@ from .registry import register_method
 
 @register_method
 class DynamicViT(Method):
-    """Before the chosen blocks a predictor scores the patch tokens left; the floor(N * keep^s) best stay after the s-th
-    place, the others are gone for good (paper, sections 3.2 and 3.4).
+    """Before the chosen blocks a learned predictor scores the patch tokens that are left. After the s-th place the
+    floor(N * keep^s) with the best scores stay; the others are dropped (Rao et al., NeurIPS 2021, sections 3.2 and
+    3.4).
 
     Args:
-        keep: κ; place s of the model keeps κ^s of all N. Or one share of N for each place, none above the one before
-        at: blocks, counted from 0; default the even cut (3, 6, 9 of 12)
+        keep: share of all patch tokens; of one number the places keep keep, keep^2, keep^3; or one share for each
+            place, none above the one before
+        at: blocks at which it acts, counted from 0 (default: evenly, 3 6 9 of 12)
 
     In train mode all tokens run, masked: at every place decisions are drawn by straight-through Gumbel softmax, and
     they multiply from place to place (section 3.3). `forward(images, losses=True)` hands out the mask of every place,
-    for the ratio loss. Outside training a place that leaves all tokens that are there decides nothing.
+    for the ratio loss. Outside training, a place that would keep every token does nothing.
 
     Raises ValueError for options out of range.
+
+    Example:
+        >>> fast = vitrim.reduce(model, vitrim.DynamicViT(keep=0.5))
+        >>> vitrim.profile(fast).tokens  # patch tokens in each of the 4 blocks, of 64
+        [64, 32, 16, 8]
     """
 
     name = "dynamicvit"

@@ -17,21 +17,27 @@ from .registry import register_method
 
 @register_method
 class EViT(Method):
-    """Between attention and MLP of the chosen blocks keep the ceil(keep * n) most attentive patch tokens, in the order
-    of their class attention, and append the sum of the others weighted by it (paper, section 3.3 and Algorithm 1).
+    """Between attention and MLP of the chosen blocks, keep the ceil(keep * n) of n patch tokens that get the most class
+    attention (Eq. 2), in its order, and append one fused token: the sum of the others, each weighted by its class
+    attention (Liang et al., ICLR 2022, section 3.3 and Algorithm 1).
 
     Args:
-        keep: keep rate at each place, one number or one for each place (Table 13)
-        at: blocks, counted from 0; default the even cut (3, 6, 9 of 12)
-        fuse: append the fused token; False: inattentive tokens are dropped (Table 2, upper half)
-        score: "cls": class attention (Eq. 2); "tokens": mean of all rows of the map (Eq. 4), for models without [CLS];
-            "random", "-cls": the controls of Table 15, random scores seeded per image, and the least attentive first;
-            or a callable, images to scores [b, n] (Table 14): `vitrim.LastClassAttention(dino)`
-        seed: for score="random"
+        keep: share of the patch tokens to keep at each place, such as 0.7; one number, or one for each place (Table 13)
+        at: blocks at which it acts, counted from 0 (default: evenly, 3 6 9 of 12)
+        fuse: add one token that is the weighted sum of those left out; off: they are dropped (Table 2)
+        score: what makes a token worth keeping: "cls", the attention that [CLS] pays to it (Eq. 2); "tokens", the
+            attention of all tokens, for models without [CLS] (Eq. 4); "random" and "-cls", controls (Table 15). In
+            Python also a function from images to scores [b, n], such as `vitrim.LastClassAttention(dino)` (Table 14)
+        seed: seed of score "random"
 
     Scores given with the call, `fast(images, scores=...)`, take the place of `score`.
 
     Raises ValueError for options out of range and, when bound, for a model without [CLS] unless score="tokens".
+
+    Example:
+        >>> fast = vitrim.reduce(model, vitrim.EViT(keep=0.5))
+        >>> vitrim.profile(fast).tokens  # patch tokens in each of the 4 blocks, of 64
+        [64, 33, 18, 10]
     """
 
     name = "evit"

@@ -23,18 +23,24 @@ from .registry import register_method
 class EvoViT(Method):
     """Before each of the chosen blocks the floor(keep * N) patch tokens with the largest global class attention are the
     informative ones. They go through the block together with one representative of all others, their mean weighted by
-    global class attention; the others get the representative's update ("slow-fast updating", paper section 3).
+    global class attention; the others get the representative's update ("slow-fast updating", Xu et al., AAAI 2022,
+    section 3).
 
     Global class attention is the class attention averaged over the blocks so far, g <- momentum * g +
     (1 - momentum) * a; a token that stood outside a block keeps its g.
 
     Args:
-        keep: share of the N patch tokens that is informative; or one share for each of the blocks
-        blocks: the blocks, counted from 0; default all but the first third (4 to 11 of 12)
-        stages: the blocks are cut into so many parts, and part s keeps keep^s of N; 1: all of them keep the same
-        momentum: of the global class attention, in [0, 1); 0: only the block before counts
+        keep: share of the patch tokens that go through a block themselves; one number, or one for each block
+        blocks: blocks at which it acts, counted from 0 (default: all but the first third, 4 to 11 of 12)
+        stages: the blocks are cut into so many parts, and part s keeps keep^s; 1: all of them keep the same
+        momentum: how much the attention of earlier blocks counts, from 0 to below 1
 
     Raises ValueError for options out of range and, when bound, for a model without [CLS].
+
+    Example:
+        >>> fast = vitrim.reduce(model, vitrim.EvoViT(keep=0.5))
+        >>> vitrim.profile(fast).tokens  # patch tokens in each of the 4 blocks, of 64
+        [64, 33, 33, 33]
     """
 
     name = "evovit"

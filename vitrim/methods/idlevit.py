@@ -27,21 +27,27 @@ SCORES = ("logit", "softmax", "predictor")
 
 @register_method
 class IdleViT(Method):
-    """Before each idling block select the top floor(N * keep^(stage-1)) patch tokens. Only they and the prefix go
-    through the block; the others pass it unchanged and are chosen from again at the next block (paper, section 3.2).
+    """Before each idling block, select the floor(N * keep^(stage-1)) patch tokens with the highest scores. Only they
+    and the prefix tokens go through the block; the others skip it, unchanged, and can be selected again at the next
+    block (Xu et al., 2023, section 3.2).
 
     Args:
-        keep: κ; stage i of 4 keeps κ^(i-1) of all N. Or one share of N for each idling block. N are the patch tokens
-            there are: in a stack those that the methods before have left
-        blocks: the idling blocks, from 0; default all of stages 2 to 4 (3 to 11 of 12). Powers of κ go by the even
-            split, counted along the idling blocks (the authors' training script: `blocks=range(4, 12)`)
-        score: "logit": mean over heads of q_cls . k before softmax (the published algorithm; the key projection is
-            folded into the query); "softmax": EViT's class attention; "predictor": DynamicViT's, to be trained: for
-            models without [CLS], and for Swin (Table 3), where the blocks of the third stage idle. It trains masked,
-            its decisions drawn at every place by straight-through Gumbel softmax
-        stages: number of stages
+        keep: share of the patch tokens that go through a block; of one number the stages keep keep, keep^2, keep^3; or
+            one share for each idling block
+        blocks: blocks at which tokens idle, counted from 0 (default: all of stages 2 to 4, 3 to 11 of 12; the authors'
+            training script: 4 to 11)
+        score: what makes a token worth a block: "logit", the logit of [CLS] for it; "softmax", EViT's class attention;
+            "predictor", a small network that must be trained, for models without [CLS] and for Swin (Table 3)
+        stages: number of stages that the blocks are cut into
 
     Raises ValueError for options out of range and, when bound, for a model without [CLS] unless score="predictor".
+
+    Example:
+        >>> fast = vitrim.reduce(model, vitrim.IdleViT(keep=0.5))
+        >>> vitrim.profile(fast).tokens  # patch tokens in each of the 4 blocks, of 64
+        [64, 32, 16, 8]
+        >>> fast.forward_features(images).shape  # no token is lost: [CLS] and 64 patch tokens
+        torch.Size([2, 65, 192])
     """
 
     name = "idlevit"

@@ -17,18 +17,22 @@ AnyMethod = TypeVar("AnyMethod", bound=type[Method])
 
 
 def register_method(cls: AnyMethod) -> AnyMethod:
-    """Make a method known by its name, to `vitrim.reduce`, `vitrim.load` and the commands. A decorator.
+    """Register a class of methods under its `name`, for `vitrim.reduce`, `vitrim.load` and the commands. A decorator.
 
-    cls: a subclass of `vitrim.Method` with a `name`, a `forward` and a `count`
+    cls: a subclass of `vitrim.Method` with a `name`, a `forward` and a `count`; the `Args:` of its docstring are the
+         help of its options on the command line
 
     Raises ValueError for what is no such class, and for a name that is taken.
 
     Example:
-        >>> import vitrim
         >>> from vitrim import Keep
         >>> @vitrim.register_method
         ... class First(vitrim.Method):
-        ...     '''The first patches of every image. keep: keep rate'''
+        ...     '''Keep the first patches of every image.
+        ...
+        ...     Args:
+        ...         keep: keep rate at each place
+        ...     '''
         ...     name, title = "first", "keep the first patches"
         ...     def __init__(self, keep=0.5, at=None):
         ...         super().__init__(keep, at)
@@ -37,9 +41,8 @@ def register_method(cls: AnyMethod) -> AnyMethod:
         ...         return Keep(kept.expand(tokens.batch, -1))
         ...     def count(self, place, n):
         ...         return max(1, int(place.keep * n))
-        >>> model = timm.create_model("deit_tiny_patch16_224")
         >>> vitrim.profile(vitrim.reduce(model, "first", keep=0.5)).tokens
-        [98, 49, 24]
+        [64, 32, 16, 8]
     """
     _check(cls)
     there = METHODS.get(cls.name)
@@ -56,6 +59,11 @@ def import_method(spec: str) -> type[Method]:
     spec: "my_file.py:Mine", a path and the name of a class in it
 
     Raises ValueError where there is no such file or class, and where the file itself fails.
+
+    Example:
+        >>> import_method("mine.py:Mine")
+        Traceback (most recent call last):
+        ValueError: method mine.py:Mine: there is no file mine.py
     """
     path, _, name = spec.rpartition(":")
     file = Path(path).expanduser().resolve()
@@ -68,12 +76,22 @@ def import_method(spec: str) -> type[Method]:
 
 
 def is_own(cls: type[Method]) -> bool:
-    """Whether a method is vitrim's own."""
+    """Whether a method is vitrim's own.
+
+    Example:
+        >>> is_own(vitrim.EViT)
+        True
+    """
     return cls.__module__.startswith(f"{OWN}.")
 
 
 def import_path(cls: type) -> str:
-    """`module:Class`; of a script that runs, by the name that others import it under."""
+    """`module:Class`; of a script that runs, by the name that others import it under.
+
+    Example:
+        >>> import_path(vitrim.EViT)
+        'vitrim.methods.evit:EViT'
+    """
     module = cls.__module__
     if module == "__main__":
         module = Path(getattr(sys.modules["__main__"], "__file__", None) or "__main__").stem

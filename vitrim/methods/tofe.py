@@ -35,26 +35,32 @@ ADAPTIVE = ("batch", "instance")
 
 @register_method
 class ToFe(StoredShares, Method):
-    """Before the first block of every stage a learned selector divides the patch tokens (Algorithm 1). The kept ones go
-    through the blocks of the stage; the frozen ones skip them, get what a learned approximator stands in with, and are
-    put back in their places for the next selector. Nobody needs those of the last stage again.
+    """Before the first block of every stage a learned selector divides the patch tokens in two (Zhang et al., 2025,
+    Algorithm 1). The kept ones go through the blocks of the stage. The frozen ones skip them: a small learned network,
+    the approximator, estimates what the blocks would have added (Eq. 6), and they are put back in their places before
+    the next selector. The frozen tokens of the last stage are not put back, since nothing reads them (in Swin they are:
+    its windows need the whole grid).
 
     Args:
-        keep: shares of N kept, one for each stage; or κ, and stage s keeps κ^s. They are where training starts and what
-            a budget turns; training moves the stored counts. Default: Table V's (0.49, 0.25, 0.14) for three stages,
-            else κ = 0.5
-        at: first blocks of the stages, counted from 0; default the even cut (3, 6, 9 of 12)
-        selector: "mlp": three layers; "dynamicvit": DynamicViT's predictor (Table III)
-        approximator: "bottleneck": two-layer MLP; "identity": frozen tokens return as they were; "conv": depth-wise 3 x
-            3 convolution; "block": a transformer block (Table IV)
-        reuse: frozen tokens come back; False: masks multiply, what is frozen stays so (Table II)
-        adaptive: "batch": every image keeps the stored count; "instance": the selector's own decision, each image its
-            own count, the batch as one ragged sequence
-        tau: temperature of the Gumbel softmax in training
+        keep: share of all patch tokens that each stage keeps; of one number the stages keep keep, keep^2, keep^3.
+            Training starts there and moves the counts (default: 0.49 0.25 0.14, Table V)
+        at: first blocks of the stages, counted from 0 (default: evenly, 3 6 9 of 12)
+        selector: what selects tokens: "mlp", or "dynamicvit", its predictor (Table III)
+        approximator: what stands in for the blocks that frozen tokens skip: "bottleneck", a small MLP; "identity",
+            nothing; "conv", a 3 x 3 convolution; "block", a transformer block (Table IV)
+        reuse: frozen tokens come back at the next stage; off: they stay frozen (Table II)
+        adaptive: "batch": every image keeps the same number of tokens; "instance": each image as many as it needs
+        tau: temperature of the random choice in training
 
     In train mode all tokens run, masked (Eq. 16 to 18); masks are drawn by straight-through Gumbel softmax (Eq. 9).
     Where the stored count is all tokens, nothing is decided outside training.
-    Raises ValueError for options out of range and, when bound, for a model that cannot run ragged batches.
+    Raises ValueError for options out of range and, when bound, for a model that cannot run ragged batches if
+    adaptive="instance".
+
+    Example:
+        >>> fast = vitrim.reduce(model, vitrim.ToFe(keep=0.5))
+        >>> vitrim.profile(fast).tokens  # patch tokens in each of the 4 blocks, of 64
+        [64, 32, 16, 8]
     """
 
     name = "tofe"

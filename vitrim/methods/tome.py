@@ -26,16 +26,21 @@ from .registry import register_method
 
 @register_method
 class ToMe(Method):
-    """Between attention and MLP of the chosen blocks merge the r most similar pairs of patch tokens, found by bipartite
-    soft matching on the keys (paper, section 3). Merged tokens are means weighted by size, and attention weighs them
-    by size too.
+    """Between attention and MLP of the chosen blocks, merge the r most similar pairs of patch tokens, found by
+    bipartite soft matching on the keys (Bolya et al., ICLR 2023, section 3). A merged token is the mean of its patches,
+    and attention counts it as that many keys (Eq. 1).
 
     Args:
-        r: tokens merged at each place, one integer or one for each place; at most half of the tokens present
-        at: blocks, counted from 0; default all of them
-        proportional: attention adds log(size) to the logits of a merged token (Eq. 1)
+        r: tokens to merge at each place; one number, or one for each place; at most half of those present
+        at: blocks at which it acts, counted from 0 (default: all)
+        proportional: merged tokens weigh more in attention, by their size (Eq. 1)
 
     Raises ValueError for options out of range.
+
+    Example:
+        >>> fast = vitrim.reduce(model, vitrim.ToMe(r=8))
+        >>> vitrim.profile(fast).tokens  # 8 patch tokens fewer in each of the 4 blocks
+        [56, 48, 40, 32]
     """
 
     name = "tome"

@@ -18,7 +18,13 @@ from .stack import as_stack
 
 
 class UntrainedWarning(UserWarning):
-    """A method's learned parts are random: its decisions mean nothing before training."""
+    """The method's learned parts are random, so its decisions mean nothing yet: run `vitrim finetune`, or load trained
+    weights.
+
+    Example:
+        >>> vitrim.reduce(model, "dynamicvit").methods[0].learns  # so this call warns
+        True
+    """
 
 
 def reduce(
@@ -30,17 +36,22 @@ def reduce(
     copy: bool = False,
     **options: Any,
 ) -> ReducedViT:
-    """A supported timm model with token reduction: same inputs, same outputs, same weights.
+    """Put token reduction on a supported timm model: the result has the same inputs, outputs and weights.
 
     model:   a timm model; wrappers of torch.compile and DistributedDataParallel are taken off
     method:  `vitrim.EViT(keep=0.7)`; or a name with its options: `reduce(model, "evit", keep=0.7)`;
              or a list of methods that act one after the other: `[ToMe(r=8, at=range(6)), EViT(keep=0.6, at=8)]`
-    macs:    a share of the dense cost, in (0, 1]: solves the method's dial for the largest plan not above it
-    dial:    in a stack, the name of the method whose dial `macs` turns; default the last
+    macs:    a share of the dense cost, in (0, 1]: sets the method's dial (keep, r) for the largest plan not above it
+    dial:    in a stack, the name of the method whose dial `macs` sets; default the last
     copy:    give the result weights of its own; by default it shares the model's
 
     Raises ValueError for unsupported models, methods and options, and for a budget out of reach. Warns
     (`UntrainedWarning`) where a method has learned parts: they are random until trained.
+
+    Example:
+        >>> fast = vitrim.reduce(model, "evit", keep=0.5)
+        >>> fast(images).shape, vitrim.profile(fast).tokens
+        (torch.Size([2, 2]), [64, 33, 18, 10])
     """
     reduced = attach(model, method, macs=macs, dial=dial, copy=copy, **options)
     learning = [m.name for m in reduced.methods if m.learns]
@@ -97,7 +108,15 @@ def _check_budget(methods: Sequence[Method], macs: float | None, dial: str | Non
 
 
 def make_method(name: str, **options: Any) -> Method:
-    """The method of that name with those options; ValueError naming what is not known and what would be."""
+    """The method of that name with those options; ValueError naming what is not known and what would be.
+
+    Example:
+        >>> make_method("evit", keep=0.5)
+        EViT(keep=0.5)
+        >>> make_method("evitt")
+        Traceback (most recent call last):
+        ValueError: method 'evitt' is not known: choose one of evit, bat, idlevit, tofe, tome, dynamicvit, dpcknn, ...
+    """
     if name not in METHODS:
         raise ValueError(f"method {name!r} is not known: choose one of {', '.join(METHODS)}")
     allowed = METHODS[name].option_names()

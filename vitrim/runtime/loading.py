@@ -25,14 +25,21 @@ LARGEST_CONFIG = 1 << 22  # bytes
 def load(folder: str | Path, methods: Iterable[type[Method] | str] = ()) -> ReducedViT:
     """The model that `save` wrote, in eval mode, on the CPU, in the dtype that it had.
 
-    The weights carry a copy of their config, so that a folder that is being written, by any number of writers, or
-    whose writer was killed, gives one whole save. `config.json` may be edited; one of another save is left aside.
-    Nothing is unpickled, and nothing outside of the folder is read.
-
     methods: classes that are not vitrim's own and may run, as classes or as "my_file.py:Mine"; those that are
-             registered already may
+             registered already may, too
+
+    The file of weights has a copy of its config inside. So what is loaded is always one whole save, also while others
+    write to the folder, or after a writer was killed. `config.json` may be edited, in its methods and data; one that
+    belongs to another save is ignored, and the copy is used. Nothing is unpickled, and no file outside of the folder is
+    read.
 
     Raises ValueError, in one line, if the folder is not one that `save` wrote, or has a method that may not run.
+
+    Example:
+        >>> vitrim.reduce(model, "evit", keep=0.5).save("fast")
+        >>> again = vitrim.load("fast")
+        >>> list(again.methods), again.training
+        ([EViT(keep=0.5)], False)
     """
     for method in methods:
         import_method(method) if isinstance(method, str) else register_method(method)

@@ -29,10 +29,21 @@ from .words import in_words
 
 
 class ReducedViT(TimmInterface, nn.Module):
-    """A supported timm model with token reduction: same inputs, same outputs. `vitrim.reduce` makes it, by name or for
-    a budget; made directly it binds copies of the methods given.
+    """A supported timm model with token reduction: images [b, 3, h, w] to logits [b, classes], as the model itself.
+    `vitrim.reduce` makes it, by name or for a budget; made directly it binds copies of the methods given.
 
-    Raises ValueError for a model that is not supported, and for methods that it, or their stack, cannot carry.
+    backbone: the dense model, which stays as it is
+    methods:  the methods that act on it, in order
+
+    Raises ValueError for a model that is not supported, and for methods that the model, or the stack, cannot carry.
+
+    Example:
+        >>> fast = vitrim.reduce(model, "evit", keep=0.5)
+        >>> logits, trace = fast(images, trace=True)
+        >>> logits.shape, [block.kept.shape[1] for block in trace]
+        (torch.Size([2, 2]), [64, 33, 18, 10])
+        >>> fast.forward_features(images, restore=True).shape  # [CLS], and every patch again
+        torch.Size([2, 65, 192])
     """
 
     # A method that `runtime/__init__.py` puts here: saving makes models again, so it needs this class first.
@@ -161,14 +172,13 @@ class ReducedViT(TimmInterface, nn.Module):
         wide: every column, however narrow the terminal
 
         Example:
-            >>> import timm, vitrim
-            >>> fast = vitrim.reduce(timm.create_model("deit_small_patch16_224"), "evit", keep=0.7)
+            >>> fast = vitrim.reduce(model, "evit", keep=0.5)
             >>> fast.summary()  # doctest: +ELLIPSIS
             MACs of one image in millions...
-            >>> fast
-            ReducedViT of deit_small_patch16_224, 196 patch tokens
-              evit(keep=0.7) in blocks 3, 6, 9: 139, 99, 71 left
-              3.030 of 4.599 GMACs (65.9 %)
+            >>> fast  # doctest: +ELLIPSIS
+            ReducedViT of ..., 64 patch tokens
+              evit(keep=0.5) in blocks 1, 2, 3: 33, 18, 10 left
+              0.078 of 0.131 GMACs (59.8 %)
               summary() shows every block
         """
         self._cost().summary(wide)

@@ -21,14 +21,22 @@ UNITS = "MACs of one image in millions; patch tokens in each block's attention >
 
 @dataclass(frozen=True, repr=False)
 class Profile:
-    """Cost of a model for one image. `tokens` are the patch tokens after each place where their number changes.
+    """Cost of a model for one image, in multiply-accumulates (MACs). Printed it is the table of `vitrim profile`.
 
-    Printed it is the table of `vitrim profile`.
+    blocks:       cost of each block, with the patch tokens in its attention and its MLP
+    embed_macs:   of the patch embedding or stem
+    head_macs:    of the classifier
+    dense_macs:   total of the same model without reduction
+    patches:      patch tokens of the whole image
+    params:       parameters of the model, learned parts of methods included
+    dense_blocks: cost of each block without reduction
 
     Example:
-        >>> import timm, vitrim
-        >>> vitrim.profile(vitrim.reduce(timm.create_model("deit_small_patch16_224"), "evit", keep=0.7))
-        Profile(gmacs=3.030, dense_gmacs=4.599, share=0.659, tokens left: 139 99 71 of 196)
+        >>> cost = vitrim.profile(vitrim.reduce(model, "evit", keep=0.5))
+        >>> cost.macs, cost.dense_macs, f"{cost.share:.0%}"
+        (78337728, 130942848, '60%')
+        >>> cost
+        Profile(gmacs=0.078, dense_gmacs=0.131, share=0.598, tokens left: 33 18 10 of 64)
     """
 
     blocks: tuple[BlockCost, ...]

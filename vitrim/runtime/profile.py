@@ -14,15 +14,14 @@ __all__ = ["Profile", "image_macs", "profile"]
 
 
 def profile(model: nn.Module, image_size: tuple[int, int] | int | None = None) -> Profile:
-    """Cost of a reduced or dense model, also on the meta device.
+    """Cost of a reduced or dense model, also on the meta device: from shapes alone, the model does not run.
 
     image_size: (height, width) in pixels; default: the model's own
     Raises ValueError for a model that no backbone family supports.
 
     Example:
-        >>> import timm, vitrim
-        >>> vitrim.profile(timm.create_model("deit_small_patch16_224")).gmacs
-        4.598882304
+        >>> vitrim.profile(model).tokens, vitrim.profile(vitrim.reduce(model, "tome", r=8)).tokens
+        ([64, 64, 64, 64], [56, 48, 40, 32])
     """
     model = unwrap(model)
     methods = list(model.methods) if isinstance(model, ReducedViT) else []
@@ -35,13 +34,18 @@ def profile(model: nn.Module, image_size: tuple[int, int] | int | None = None) -
 def image_macs(
     model: nn.Module, kept: Num[Tensor, "b places"], image_size: tuple[int, int] | int | None = None
 ) -> Num[Tensor, " b"]:
-    """MACs of images that keep `kept` patch tokens at the places of the model's method, each its own numbers (ToFe); of
-    a stack with several such methods at their places one after the other.
+    """MACs [b] of images that each keep their own number of patch tokens, `kept`, at each place of the model's method
+    (ToFe, ATS); for several such methods in a stack, the places of the one after those of the other.
 
     In float64 with gradient to `kept` if that is floating (ToFe Eq. 4 and 14, selectors and approximators included);
     exact integers if it is not. A `PlaceRecord` has the counts: `place_record.selected.sum(dim=1)`.
     image_size: (height, width) in pixels; default: the model's own
     Raises ValueError for a model without a method that leaves images counts of their own, and for other shapes.
+
+    Example:
+        >>> fast = vitrim.reduce(model, "tofe", keep=0.5)
+        >>> vitrim.image_macs(fast, torch.tensor([[32, 16, 8], [64, 64, 64]])).tolist()  # two images
+        [73865088, 135384960]
     """
     reduced = unwrap(model)
     methods = list(reduced.methods) if isinstance(reduced, ReducedViT) else []

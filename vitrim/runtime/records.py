@@ -18,12 +18,19 @@ from .turns import Step
 
 @dataclass(frozen=True)
 class BlockTrace:
-    """What one block did.
+    """What one block did, from `model(images, trace=True)`. b images, n0 patches of the image.
 
+    block:  its number, from 0
     kept:   [b, m] patches of the image whose positions the m tokens in the block's MLP have
     owners: [b, n0] for every patch of the image the number of the token that stands for it; -1: pruned, idle or frozen
     scores: [b, n] what the decision was made from, over the n patch tokens before it; None where none was made
     mask:   [b, m] the soft keep mask of masked training, with gradient; None where all tokens count
+
+    Example:
+        >>> _, trace = vitrim.reduce(model, "evit", keep=0.5)(images, trace=True)
+        >>> block = trace[1]  # the first place
+        >>> block.kept.shape, block.owners.shape, block.scores.shape
+        (torch.Size([2, 33]), torch.Size([2, 64]), torch.Size([2, 64]))
     """
 
     block: int

@@ -41,13 +41,19 @@ class Another(Exception):
 
 
 def save(model: nn.Module, folder: str | Path) -> Path:
-    """Write `config.json` and `model.safetensors` into `folder`, for `load`.
+    """Write `config.json` and `model.safetensors` into `folder`, for `load`; returns the folder.
 
-    The model is made again first, from what the config says, and compared; the file of weights is read back before it
-    takes its place. Whatever happens, the folder holds what it held, or all of this save; other files stay.
+    First the model is built again from its config and compared with this one. Then both files are written beside the
+    old ones, and the weights are read back and compared, before they replace them. So at every moment the folder holds
+    what it held before, or all of this save. Other files in it stay.
 
     Raises ValueError for a model that `load` could not make again, with the first difference, for a folder whose files
     are no save of vitrim's, and where the file system refuses.
+
+    Example:
+        >>> folder = vitrim.save(vitrim.reduce(model, "evit"), "fast")
+        >>> sorted(path.name for path in folder.iterdir())
+        ['config.json', 'model.safetensors']
     """
     save_state = _made(model)
     if not os.fspath(folder):

@@ -22,7 +22,7 @@ def check_model(model: nn.Module) -> None:
         names = " and ".join(sorted(str(kind).removeprefix("torch.") for kind in kinds))
         raise ValueError(
             f"the model has {names} weights, and they learn in float32: call model.float() first. To compute in "
-            "bfloat16, take precision bf16 (--precision bf16)"
+            "bfloat16, take precision bf16 (--precision bfloat16)"
         )
 
 

@@ -37,8 +37,15 @@ from .validation import Validation
 
 @dataclass(frozen=True)
 class FinetuneResult:
-    """What a run came to: the model, its figures (of this very model, in float32), the files that could not be read,
-    and the photographs that it learned from."""
+    """What a run ends with.
+
+    model:       the trained model, as it was saved
+    figures:     those of `EvaluationResult` that apply to it, in float32, and the dense model's `dense_top1` or
+                 `dense_knn`; empty without photographs to judge by
+    steps:       optimiser steps
+    unreadable:  files that could not be read, each with the reason
+    photographs: those that it learned from
+    """
 
     model: ReducedViT
     figures: dict[str, float]
@@ -73,7 +80,7 @@ def finetune(
     limit, class_map: as for `vitrim.data.open_dataset`
     scratch:  the weights of `model` are random: it teaches nothing, and the student is judged alone
 
-    Raises ValueError for what cannot be trained, `RunStopped` for what breaks off, `Interrupted` for signals.
+    Raises ValueError for what cannot be trained, `RunStopped` where it cannot go on, `Interrupted` at a signal.
     """
     require("train", "finetune")
     start = _prepared(unwrap(model), method, data, recipe, settings, macs, limit, scratch, class_map, options)

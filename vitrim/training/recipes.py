@@ -16,17 +16,17 @@ from .losses import Cut
 
 @dataclass(frozen=True)
 class Weights:
-    """Weights of the parts of the loss; a part of weight 0 is not computed. `token_labels`: LV-ViT's patches learn the
-    labels that the dense model's auxiliary head gives them."""
+    """Weights of the parts of the loss (`vitrim.training.losses`); a part of weight 0 is not computed.
+    `token_labels`: LV-ViT's patches learn the labels that the dense model's auxiliary head gives them."""
 
-    classification: float = 1.0
-    logit_kl: float = 0.0
-    features: float = 0.0
-    token_mse: float = 0.0
-    cut: float = 0.0
-    approximation: float = 0.0
-    budget: float = 0.0
-    ratio: float = 0.0
+    classification: float = 1.0  # cross entropy with the labels
+    logit_kl: float = 0.0  # KL(teacher || student) of the classes (IdleViT Eq. 13)
+    features: float = 0.0  # squared difference to the teacher's final features, l2-normalised (IdleViT Eq. 14)
+    token_mse: float = 0.0  # squared difference to the teacher's tokens, of those kept (DynamicViT)
+    cut: float = 0.0  # IdleViT's token cut (Eq. 9 to 11)
+    approximation: float = 0.0  # squared difference of ToFe's recovered tokens to the teacher's
+    budget: float = 0.0  # squared distance of ToFe's MACs from the budget, as shares of the dense cost (Eq. 14)
+    ratio: float = 0.0  # squared distance of the shares kept from those planned (DynamicViT)
     token_labels: float = 0.0
 
 
@@ -63,6 +63,11 @@ class Recipe:
     cut_row_mean:    its rows of S divide by their number, not by K
     budget_of_mean:  ToFe's budget loss squares the batch's mean distance, not each image's
     frozen:          parameters of the backbone that never learn, by their names or the names' beginnings
+
+    Example:
+        >>> recipe = get_recipe("tofe")
+        >>> recipe.epochs, recipe.batch_size, recipe.frozen_epochs, recipe.teaches
+        (30, 1024, 5, True)
     """
 
     name: str
@@ -175,8 +180,8 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
 def short(recipe: Recipe, epochs: int = 1) -> Recipe:
     """The recipe's form for a small machine: `epochs` (1 to 3), batches of 32, light augmentation, no warm-up.
 
-    Learned parts start from random weights and have some hundred steps: their peak is 1e-3, the backbone's 5e-5.
-    Where a budget is learned it weighs as in `distill`: so few steps would end far above it otherwise.
+    Learned parts start from random weights and learn for some hundred steps only: their peak is 1e-3, the backbone's
+    5e-5. Where a budget is learned it weighs as in `distill`: so few steps would end far above it otherwise.
     """
     smoothing = recipe.augmentation.smoothing if recipe.labels else 0.0
     held = {"budget": ToFe().losses["budget"]} if recipe.weights.budget else {}
@@ -211,7 +216,17 @@ def for_methods(recipe: Recipe, methods: Sequence[Method]) -> Recipe:
 
 
 def get_recipe(name: str, *, small: bool = False) -> Recipe:
-    """The recipe of that name; ValueError naming those there are."""
+    """The recipe of that name.
+
+    small: in its form for a small machine (`short`)
+
+    Raises ValueError, with the names there are, for another one.
+
+    Example:
+        >>> get_recipe("evit")
+        Traceback (most recent call last):
+        ValueError: recipe 'evit' is not known: choose one of distill, evit_finetune, evit_scratch, bat_scratch, ...
+    """
     if name not in RECIPES:
         raise ValueError(f"recipe {name!r} is not known: choose one of {', '.join(RECIPES)}")
     recipe = RECIPES[name]()
@@ -219,7 +234,10 @@ def get_recipe(name: str, *, small: bool = False) -> Recipe:
 
 
 def override(recipe: Recipe, **changes) -> Recipe:
-    """The recipe with some fields changed; fields of the weights and the augmentation by their own names."""
+    """The recipe with some fields changed; fields of the weights and the augmentation by their own names.
+
+    Raises ValueError for a field that no recipe has.
+    """
     direct = {f.name for f in fields(Recipe)} - {"weights", "augmentation", "name", "method"}
     parts = {"weights": {f.name for f in fields(Weights)}, "augmentation": {f.name for f in fields(Augmentation)}}
     unknown = [key for key in changes if key not in direct.union(*parts.values())]

@@ -11,14 +11,27 @@ from typing import Any
 class Settings:
     """Where and how a run goes.
 
+    out:          folder for the result, its tables and checkpoints
+    seed:         of weights, order and augmentation
     precision:    "no", "bf16" or "fp16" (Accelerate's mixed precision)
     micro_batch:  images a process computes at once; the batch is accumulated from these. None: all of them
-    workers:      processes that decode
+    workers:      processes that decode; 0: the training process itself
     save_minutes: write a checkpoint this often besides every epoch's end
     log_every:    steps between rows of steps.csv
+    compile:      run the student through torch.compile
+    checkpointing: compute activations again in the backward pass instead of keeping them, to save memory
     trackers:     Accelerate's: "tensorboard", "trackio", "wandb"
+    cpu:          train on the CPU even where there is a GPU
+    show:         print the progress
 
     Raises ValueError for numbers out of range.
+
+    Example:
+        >>> Settings(Path("out"), precision="bf16").checkpoints.as_posix()
+        'out/checkpoints'
+        >>> Settings(Path("out"), micro_batch=0)
+        Traceback (most recent call last):
+        ValueError: --micro-batch 0: give a number from 1
     """
 
     out: Path

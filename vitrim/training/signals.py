@@ -19,7 +19,12 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupted(KeyboardInterrupt):
-    """A run that was told to stop. Its message says how to go on; `code` is the exit code of such a process."""
+    """A run that was told to stop. Its message says how to go on; `code` is the exit code of such a process.
+
+    Example:
+        >>> Interrupted("stopped: go on with --resume", 15).code  # SIGTERM is 15
+        143
+    """
 
     def __init__(self, message: str, number: int):
         super().__init__(message)

@@ -15,6 +15,11 @@ def diversity_score(tokens: Float[Tensor, "b n c"], *, relative: bool = False) -
     relative: divided by || Z ||_1, as in its Fig. 4; images whose tokens are all zero score 0
 
     Raises ValueError for anything but [b, n, c] with at least one token.
+
+    Example:
+        >>> alike, different = torch.ones(1, 4, 2), torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
+        >>> diversity_score(alike).item(), diversity_score(different).item()
+        (0.0, 2.0)
     """
     if tokens.dim() != 3 or tokens.shape[1] == 0:
         raise ValueError(f"tokens {list(tokens.shape)}: give features [images, tokens, channels], one token at least")

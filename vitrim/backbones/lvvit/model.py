@@ -99,6 +99,10 @@ class LVViT(VisionTransformer):
     mix_token:     with `token_labels`, mix the patches of every training image with those of its partner in the batch
     dynamic_img_size: resample the positions to the image at hand; else `set_input_size` changes the size
     The other arguments are timm's. Raises ValueError for a pooling other than "token" and an odd patch size.
+
+    Example:
+        >>> timm.create_model("lvvit_t", img_size=64, depth=2).eval()(torch.randn(1, 3, 64, 64)).shape
+        torch.Size([1, 1000])
     """
 
     def __init__(

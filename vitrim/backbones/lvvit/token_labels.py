@@ -22,6 +22,11 @@ class TokenLogits(NamedTuple):
     mixed:        [n0] True for patches that come from the image's partner, the batch in reverse order; None: none do
     owners:       [b, n0] number of the token that stands for each patch, -1: pruned; None: every patch is its own token
     mask:         [b, m] soft keep mask of masked training; None: all count
+
+    Example:
+        >>> said = TokenLogits(torch.tensor([[1.0, 0.0]]), torch.tensor([[[0.0, 2.0], [4.0, 0.0]]]))
+        >>> said.prediction().tolist()
+        [[3.0, 1.0]]
     """
 
     logits: Tensor

@@ -79,9 +79,9 @@ def check_run(run: RunOptions) -> Setting:
         torch.set_num_threads(run.threads)
     torch.manual_seed(run.seed)
     device = as_device(run.device or _best_device())
-    as_dtype(run.dtype, device)
+    as_dtype(run.precision, device)
     size = run.batch_size or (CPU_BATCH if device.type == "cpu" else OTHER_BATCH)
-    return Setting(device, run.dtype, size, run.rounds, run.seed)
+    return Setting(device, run.precision, size, run.rounds, run.seed)
 
 
 def _best_device() -> str:

@@ -1,102 +1,189 @@
-"""Command lines by tyro, and tyro's boxes as one line."""
+"""A command line to a configuration. What is wrong is one line, which says what was typed and what is likely meant."""
 
 from __future__ import annotations
 
-import contextlib
-import io
+import difflib
 import re
 from collections.abc import Sequence
-from dataclasses import Field, fields, is_dataclass, replace
-from typing import Any, TypeVar
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
-import tyro
+from .config_file import from_file
+from .help import help_of
+from .methods_named import Named, named_methods
+from .spec import Command, Option
 
-Config = TypeVar("Config")
-_SIDES, _ENDS = "│|", ("╭", "╰", "+")
-_RULE = re.compile(r"^\s*[─━-]{5,}\s*$")
-_OPTION = re.compile(r"--[a-z][\w-]*(?=[\s,]|$)")
-_UNREADABLE = re.compile(
-    r"Could not find valid parse for arguments: \[(?P<a>.*)\]"
-    r"|no type matching .*? could be instantiated from \[(?P<b>.*?)\].*"
-    r"|invalid literal for int\(\) with base 10: (?P<c>.*)"
-    r"|could not convert string to float: (?P<d>.*)"
-)
-_HINT, _MISSING = "Perhaps you meant", "Missing from"
+_NUMBER = re.compile(r"-(\d|\.\d)")
+HELP, HELP_ALL, CONFIG = ("-h", "--help"), "--help-all", "config"
 
 
-def parse(config: type[Config], arguments: Sequence[str], prog: str) -> Config:
-    """The command's options from its arguments; `--help` prints them and leaves by SystemExit.
+class HelpAsked(Exception):
+    """The help that the command line asks for is the message."""
 
-    Raises ValueError, in one line, for what tyro refuses, for an option of several values that got none, and for an
-    empty value: as a path it would be the current folder.
+
+def parse(command: Command, arguments: Sequence[str], columns: int = 80) -> SimpleNamespace:
+    """The command's options by group, as objects of their classes; methods' own in `method.options`.
+
+    columns: width of the help
+    Raises ValueError, in one line, for what the command does not take, and HelpAsked for --help.
     """
-    _check_not_empty(arguments)
-    shown = io.StringIO()
-    settings = (tyro.conf.DisallowNone, tyro.conf.OmitArgPrefixes)
-    try:
-        with contextlib.redirect_stderr(shown):
-            parsed = tyro.cli(config, args=list(arguments), prog=prog, config=settings)
-    except SystemExit as stop:
-        if stop.code in (0, None):
-            raise
-        raise ValueError(one_line(shown.getvalue(), prog)) from None
-    return _as_typed(parsed, {_name_in(argument) for argument in arguments if argument.startswith("--")})
+    named = named_methods(command, arguments)
+    if any(argument in (*HELP, HELP_ALL) for argument in arguments):
+        raise HelpAsked(help_of(command, named, columns, whole=HELP_ALL in arguments))
+    reader = _Reader(command, named)
+    reader.read(arguments)
+    return reader.result()
 
 
-def _check_not_empty(arguments: Sequence[str]) -> None:
-    """Raise ValueError for an empty value: as a path it would be the current folder, and it is mostly a slip of the
-    shell's (`--data $DATA` in quotes, where there is no DATA)."""
-    for before, argument in zip([None, *arguments], arguments, strict=False):
-        if not argument or (argument.startswith("--") and argument.endswith("=")):
-            option = argument.rstrip("=") or before or "an argument"
-            raise ValueError(f"{option} is empty: give a value, or leave it out")
+class _Reader:
+    """Words to values, one option after the other."""
+
+    def __init__(self, command: Command, named: Named):
+        self.command, self.named = command, named
+        self.known: dict[str, Option] = {o.name: o for o in [*command.options(), *named.options(command)]}
+        self.values: dict[str, Any] = {}
+        self.word: str | None = None
+
+    def read(self, arguments: Sequence[str]) -> None:
+        words = list(arguments)
+        while words:
+            word = words.pop(0)
+            if not word.startswith("--") or word == "--":
+                self._stray(word)
+                continue
+            name, given, value = word[2:].partition("=")
+            inside = [value] if given else []
+            while not given and words and not _is_option(words[0]):
+                inside.append(words.pop(0))
+            if "" in inside[1:]:
+                raise ValueError("an argument is empty: give a value, or leave it out")
+            self._take(name, inside)
+
+    def result(self) -> SimpleNamespace:
+        """All options, with the defaults of those that were not typed."""
+        self._from_config()
+        missing = [o for o in self.known.values() if o.required and o.name not in self.values]
+        if missing:
+            wanted = " and ".join(f"--{o.name}" for o in missing)
+            raise ValueError(f"vitrim {self.command.name} needs {wanted}: {missing[0].help}")
+        groups: dict[str, dict[str, Any]] = {group: {} for group in self.command.groups}
+        options: dict[str, Any] = {}
+        for name, value in self.values.items():
+            group, key = self.known[name].target
+            (options if group == "options" else groups[group])[key] = value
+        made = {group: cls(**groups[group]) for group, cls in self.command.groups.items()}
+        given = {name: _plain(value) for name, value in self.values.items()}
+        if self.command.dial:
+            made["method"].options, made["method"].method = options, self.named.names
+        words = {"word": self.word, "given": given, "command": self.command.name, "imports": self.named.imports}
+        return SimpleNamespace(**made, **words)
+
+    def _from_config(self) -> None:
+        path = self.values.pop(CONFIG, None)
+        for name, value in ({} if path is None else from_file(path, self.command.name)).items():
+            if name not in self.values:
+                self._take(name, value if isinstance(value, list) else [value], where=f"{path}: ")
+
+    def _stray(self, word: str) -> None:
+        if self.command.word and self.word is None:
+            self.word = self._known_word(word)
+            return
+        if not word:
+            raise ValueError("an argument is empty: give a value, or leave it out")
+        hint = f"did you mean --method {word}? " if word in self.named.known else ""
+        raise ValueError(f"{word!r} belongs to no option: {hint}{self._see()}")
+
+    def _known_word(self, word: str) -> str:
+        words, what = self.command.words(), self.command.name.removesuffix("s")
+        if word not in words:
+            hint = _maybe(list(words), word, "did you mean {}? ")
+            raise ValueError(f"{what} {word!r} is not known: {hint}{self.command.name} are {', '.join(words)}")
+        return word
+
+    def _take(self, name: str, words: list[Any], where: str = "") -> None:
+        off = name.removeprefix("no-")
+        if name == CONFIG:
+            self.values[CONFIG] = Path(self._single(name, words))
+            return
+        option = self.known.get(name) or self.known.get(off)
+        if option is None or (off != name and option.name == off and option.kind.type is not bool):
+            raise ValueError(where + self._unknown(name, words))
+        if option.kind.type is bool:
+            self.values[option.name] = self._flag(option, off == name, words)
+        elif option.kind.many and (words or not option.bare):
+            self.values[option.name] = tuple(self._value(option, word, where) for word in self._several(name, words))
+        else:
+            self.values[option.name] = () if option.bare and not words else self._one(option, name, words, where)
+
+    def _one(self, option: Option, name: str, words: list[Any], where: str) -> Any:
+        return self._value(option, self._single(name, words), where)
+
+    def _flag(self, option: Option, on: bool, words: list[Any]) -> bool:
+        if len(words) == 1 and isinstance(words[0], bool):
+            return words[0]
+        if words:
+            raise ValueError(f"--{option.name} {words[0]}: it takes no value; --no-{option.name} switches it off")
+        return on
+
+    def _several(self, name: str, words: list[Any]) -> list[Any]:
+        if not words:
+            raise ValueError(f"--{name}: give at least one value")
+        return words
+
+    def _single(self, name: str, words: list[Any]) -> Any:
+        if not words or words[0] == "":
+            raise ValueError(f"--{name} is empty: give a value, or leave it out")
+        if len(words) > 1:
+            raise ValueError(
+                f"--{name} takes one value, and {' '.join(map(repr, map(str, words[1:])))} belongs to no option"
+            )
+        return words[0]
+
+    def _value(self, option: Option, word: Any, where: str) -> Any:
+        from ..commands import RENAMED_VALUES
+
+        text = str(word)
+        if text == "":
+            raise ValueError(f"--{option.name} is empty: give a value, or leave it out")
+        new = RENAMED_VALUES.get((option.name, text))
+        if new is not None:
+            raise ValueError(f"{where}--{option.name} {text} is called {new} now")
+        try:
+            return option.kind.read(text)
+        except ValueError as error:
+            near = _maybe(option.kind.choices, text, "; did you mean {}?")
+            raise ValueError(f"{where}--{option.name} {text}: {error}{near}") from None
+
+    def _unknown(self, name: str, words: list[Any]) -> str:
+        from ..commands import RENAMED
+
+        if name in RENAMED:
+            return f"--{name} has another name: {RENAMED[name].format(' '.join(map(str, words)) or '...').strip()}"
+        owners = [key for key, s in self.named.known.items() if name in {o.name.replace("_", "-") for o in s.options}]
+        if owners and self.command.dial:
+            return f"--{name} is no option of {' or '.join(self.named.names)}: it is one of {', '.join(owners)}"
+        near = _maybe(self._names(), name, "did you mean --{}? ")
+        return f"--{name} is no option of vitrim {self.command.name}: {near}{self._see()}"
+
+    def _names(self) -> list[str]:
+        return list(self.known)
+
+    def _see(self) -> str:
+        return f"see vitrim {self.command.name} --help"
 
 
-def one_line(box: str, prog: str) -> str:
-    """What a box of tyro's says, and where to read on."""
-    rows = _inside(box)
-    end = next((i for i, row in enumerate(rows) if _RULE.match(row)), len(rows))
-    section = [row.rstrip(".") for row in rows[:end]]
-    near = _options_in(rows[next((i for i, row in enumerate(rows) if row.startswith(_HINT)), len(rows)) :])
-    hint = f" (did you mean {' or '.join(near)}?)" if near else ""
-    return f"{_said(section)}{hint}; see {prog} --help"
+def _is_option(word: str) -> bool:
+    return word.startswith("-") and len(word) > 1 and not _NUMBER.match(word)
 
 
-def _inside(box: str) -> list[str]:
-    """The rows of a box; without UTF-8 tyro draws none, but puts a title and a rule on top."""
-    rows = [row.strip().strip(_SIDES).strip() for row in box.splitlines() if not row.strip().startswith(_ENDS)]
-    rows = [row for row in rows if row]
-    return rows[2:] if len(rows) > 1 and _RULE.match(rows[1]) else rows
+def _maybe(names: Sequence[str], word: str, text: str) -> str:
+    near = difflib.get_close_matches(word.lstrip("-"), names, n=1, cutoff=0.6)
+    return text.format(near[0]) if near else ""
 
 
-def _said(section: list[str]) -> str:
-    text = " ".join(section)
-    if text.startswith(_MISSING):
-        return f"missing: {', '.join(_options_in(section))}"
-    text = _UNREADABLE.sub(lambda match: f"cannot read {match[match.lastgroup or 0]}", text).removeprefix(
-        "Error parsing "
-    )
-    return text[:1].lower() + text[1:]
-
-
-def _options_in(rows: list[str]) -> list[str]:
-    return [match[0] for row in rows if (match := _OPTION.match(row))]
-
-
-def _name_in(argument: str) -> str:
-    """`keep` of `--keep`, `--keep=0.7` and, for flags, `--no-keep`."""
-    return argument.removeprefix("--").partition("=")[0].replace("-", "_").removeprefix("no_")
-
-
-def _as_typed(config: Any, typed: set[str]) -> Any:
-    """The configuration, with None for every method flag that nobody typed, so that the method's own default holds."""
-    return replace(config, **{field.name: _value_as_typed(config, field, typed) for field in fields(config)})
-
-
-def _value_as_typed(config: Any, field: Field, typed: set[str]) -> Any:
-    value = getattr(config, field.name)
-    if is_dataclass(value):
-        return _as_typed(value, typed)
-    if value == () and field.name in typed:
-        raise ValueError(f"--{field.name.replace('_', '-')}: give at least one value")
-    return None if field.metadata.get("method_flag") and field.name not in typed else value
+def _plain(value: Any) -> Any:
+    """As JSON and TOML have it."""
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value

@@ -12,6 +12,7 @@ from ...evaluate import environment
 from ...runtime.profile import profile
 from ...training import FinetuneResult, Recipe
 from .baseline import NAME as BEFORE
+from .config_file import asked
 from .plans import plan_of
 from .report import images_in_words, left_out
 from .table import Printer
@@ -39,7 +40,7 @@ def tell(config: Any, name: str, recipe: Recipe, trained: FinetuneResult, judge_
         "skipped": trained.unreadable,
         **environment(seed=config.machine.seed),
     }
-    write_json(config.output.json, {**made, **cost_figures, **trained.figures, **where})
+    write_json(config.output.json, {**asked(config), **made, **cost_figures, **trained.figures, **where})
 
 
 def _in_words(figures: dict[str, float]) -> str:

@@ -11,12 +11,19 @@ from ...backbones.layers import own_copy
 
 
 class LastClassAttention(nn.Module):
-    """Images to the class attention of a model's last block, mean over heads, patch entries only [b, n].
+    """A model's class attention as scores, to guide the selection of another (EViT, Table 14): images [b, 3, h, w] to
+    the class attention of the model's last block [b, n], mean over heads, patch entries only (EViT Eq. 2).
 
     model: a supported timm model with a [CLS] token, such as DINO's; it must cut images into the same grid of patches
            as the model it guides. It stays as it is: a copy runs, densely, in eval mode, without gradient, with the
            weights that the model has now.
     Raises ValueError for a model that is not supported, has no [CLS], or cannot be copied.
+
+    Example:
+        >>> guide = vitrim.LastClassAttention(model)
+        >>> guide(images).shape  # one score for each of the 64 patches
+        torch.Size([2, 64])
+        >>> fast = vitrim.reduce(model, vitrim.EViT(score=guide))
     """
 
     def __init__(self, model: nn.Module):

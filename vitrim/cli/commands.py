@@ -1,0 +1,169 @@
+"""The commands as data: what each does, examples, and which options it takes. Each is a module here of its name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from .shared.options import DataOptions, MethodChoice, ModelOptions, OutputOptions, RunOptions
+from .shared.signatures import own_signatures
+from .shared.spec import Command, option
+from .shared.training_options import RECIPES, ChangeOptions, MachineOptions, TrainingOptions
+
+
+@dataclass(kw_only=True)
+class ProfileOptions:
+    """Run"""
+
+    seed: int = option("seed of methods that draw at random", 0)
+
+
+@dataclass(kw_only=True)
+class EvaluateOptions:
+    """Comparison"""
+
+    baseline: str | None = option("another dense model to show: a file, a saved folder, or a timm name")
+
+
+@dataclass(kw_only=True)
+class CompareOptions:
+    """Comparison"""
+
+    out: Path | None = option("draw accuracy against cost into this file (.png, .svg)", common=True)
+    overwrite: bool = option("replace the file of --out, where it is there", False)
+    best_under: tuple[float, ...] | None = option(
+        "say which row is best at this share of the dense cost (--macs, without a value)", common=True, bare=True
+    )
+    target_change: float | None = option("say which row is cheapest within so many points of dense", common=True)
+
+
+@dataclass(kw_only=True)
+class DemoOptions:
+    """Demo"""
+
+    out: Path | None = option("the page to write", shown="demo.html, or the next free demo-2.html ...", common=True)
+    overwrite: bool = option("replace the page, where it is there", False, common=True)
+    images: int = option("number of test pictures", 500, common=True)
+
+
+@dataclass(kw_only=True)
+class DemoRunOptions(RunOptions):
+    """Run"""
+
+    rounds: int = option("timing rounds; the median counts", 5)  # of so many models
+
+
+@dataclass(kw_only=True)
+class ListOptions:
+    """What to show"""
+
+    method: tuple[str, ...] = option("methods of your own to show too: my_file.py:Class", ())
+
+
+COMMANDS = {
+    command.name: command
+    for command in (
+        Command(
+            "profile",
+            "show what a model costs with a method, block by block",
+            "Counts the multiply-accumulates (MACs) of one image, which papers call FLOPs. It needs no weights and no "
+            "images; a checkpoint is only checked to fit.",
+            (
+                "vitrim profile --model deit_small_patch16_224 --method evit --keep 0.7",
+                "vitrim profile --model deit_small_patch16_224 --method tome --macs 0.6",
+            ),
+            {"model": ModelOptions, "method": MethodChoice, "run": ProfileOptions, "output": OutputOptions},
+            "several values: one for each of the method's places",
+        ),
+        Command(
+            "evaluate",
+            "judge one method beside the dense model: accuracy, agreement, cost, speed",
+            "Both models see the same images in one pass, and are then timed alternately on one batch. Images without "
+            "labels are judged by agreement, cosine and speed.",
+            (
+                "vitrim evaluate --model deit_small_patch16_224 --data val --method evit --keep 0.7",
+                "vitrim evaluate --checkpoint runs/evit --data val",
+            ),
+            {
+                "model": ModelOptions,
+                "method": MethodChoice,
+                "data": DataOptions,
+                "run": RunOptions,
+                "more": EvaluateOptions,
+                "output": OutputOptions,
+            },
+            "several values: one for each of the method's places",
+        ),
+        Command(
+            "compare",
+            "compare methods at several keep rates or budgets: one table, one plot",
+            "All models see the same images in one pass, and are then timed alternately on one batch. An option goes "
+            "to every method that takes it.",
+            (
+                "vitrim compare --model deit_small_patch16_224 --data val --method evit topk",
+                "vitrim compare --checkpoint runs/evit --data val --macs 0.7 0.5 --out a.png",
+            ),
+            {
+                "model": ModelOptions,
+                "method": MethodChoice,
+                "data": DataOptions,
+                "run": RunOptions,
+                "more": CompareOptions,
+                "output": OutputOptions,
+            },
+            "several values: one row for each",
+        ),
+        Command(
+            "finetune",
+            "fine-tune a reduced model, with or without labels",
+            "The dense model teaches a copy of itself that has the method. A run can be interrupted at any moment; "
+            "--resume goes on from its last checkpoint. The result is a folder for --checkpoint and vitrim.load.",
+            (
+                "vitrim finetune --model deit_small_patch16_224 --data train --out runs/evit",
+                "vitrim finetune --checkpoint runs/evit --data train --epochs 2 --out runs/2",
+            ),
+            {
+                "model": ModelOptions,
+                "method": MethodChoice,
+                "training": TrainingOptions,
+                "machine": MachineOptions,
+                "change": ChangeOptions,
+                "output": OutputOptions,
+            },
+            "several values: one for each of the method's places",
+        ),
+        Command(
+            "methods",
+            "list the methods and what each runs on; with a NAME, all about one",
+            "",
+            ("vitrim methods", "vitrim methods evit"),
+            {"more": ListOptions, "output": OutputOptions},
+            word="NAME",
+            words=own_signatures,
+        ),
+        Command(
+            "recipes",
+            "list the training recipes; with a NAME, its numbers",
+            "",
+            ("vitrim recipes", "vitrim recipes distill"),
+            {"output": OutputOptions},
+            word="NAME",
+            words=lambda: RECIPES,
+        ),
+        Command(
+            "demo",
+            "compare methods on handwritten digits, without network or data: a table and a page",
+            "A small model that comes with the package reads digits among distracting fragments.",
+            ("vitrim demo", "vitrim demo --images 200 --out page.html"),
+            {"more": DemoOptions, "run": DemoRunOptions, "output": OutputOptions},
+        ),
+    )
+}
+# What options were called before, and how to say it now.
+RENAMED = {
+    "dtype": "--precision {}",
+    "cpu": "--device cpu",
+    "val-crop-pct": "--crop-pct {}",
+    "picture": "--out {}",
+}
+RENAMED_VALUES = {("precision", "no"): "float32", ("precision", "bf16"): "bfloat16", ("precision", "fp16"): "float16"}
