@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager, nullcontext
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ __all__ = [
     "without_classifier",
 ]
 
+BAR_ROOM = 50  # characters that bar, counts and time take at the least
 # Called after each batch with the images done, the images in all (None if unknown) and each model's running figure:
 # top-1 in percent, or the mean cosine where there is no classifier.
 ProgressCallback = Callable[[int, int | None, Mapping[str, float]], None]
@@ -175,7 +177,12 @@ def progress_bar(total: int | None) -> Generator[ProgressCallback]:
         task = bar.add_task("evaluating", total=total, running="")
 
         def report(done: int, total: int | None, running: Mapping[str, float]) -> None:
-            text = "  ".join(f"{name} {value:.3g}" for name, value in running.items())
-            bar.update(task, completed=done, running=text)
+            bar.update(task, completed=done, running=_fitting(running, console.width - BAR_ROOM))
 
         yield report
+
+
+def _fitting(figures: Mapping[str, float], room: int) -> str:
+    """The figures of the first models, as many as there is room for beside the bar."""
+    shown = list(accumulate((f"{name} {value:.3g}" for name, value in figures.items()), "{}  {}".format))
+    return max((text for text in shown if len(text) <= room), key=len, default="")
