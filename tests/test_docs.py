@@ -183,3 +183,11 @@ def test_links_lead_to_files_and_headings(page):
 def test_a_page_says_first_what_the_reader_can_do_after_it(page):
     title, opening, *_ = page.read_text().split("\n\n")
     assert title.startswith("# ") and opening.startswith("After this page you "), opening
+
+
+def test_the_figures_about_speed_are_those_of_the_results():
+    """docs/performance.md quotes tables that benchmarks/tables.py fills."""
+    docs = ROOT / "docs"
+    sources = "".join((docs / "results" / name).read_text() for name in ("speed.md", "finetuning.md"))
+    quoted = set(re.findall(r"(?<![\d.])\d\.\d\d(?![\d.])", prose(docs / "performance.md")))
+    assert len(quoted) > 10 and quoted <= set(re.findall(r"\d+\.\d+", sources))
