@@ -17,6 +17,7 @@ from typing import Any
 
 from ..common.text import visible
 from .commands import COMMANDS
+from .shared.flags import in_flags
 from .shared.parse import HelpAsked, parse
 
 USAGE = "vitrim COMMAND [OPTIONS]"
@@ -45,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(asked)
         return 0
     except ValueError as error:
-        print(f"vitrim: error: {_one_line(error)}", file=sys.stderr)
+        print(f"vitrim: error: {_one_line(in_flags(error))}", file=sys.stderr)
         return BAD_INPUT
     except SystemExit as stop:
         return int(stop.code or 0)

@@ -17,6 +17,7 @@ from torch import Generator, Tensor
 from torch.utils.data import Dataset
 
 from ..common.extras import require
+from ..core.errors import OptionError
 
 CANVAS_SIZE = 64
 CLASSES = 10
@@ -103,7 +104,7 @@ class DigitCanvases(Dataset):
 
     def __init__(self, split: str = "test", count: int = 1000, seed: int = 0) -> None:
         if count < 1:
-            raise ValueError(f"count={count} canvases is not possible; ask for 1 or more")
+            raise OptionError({"count": count}, ": give a whole number from 1")
         generator = torch.Generator().manual_seed(seed)
         self.canvases = paint_canvases(source_digits(split), count, generator)
         self.classes = [str(digit) for digit in range(CLASSES)]

@@ -52,7 +52,7 @@ class Settings:
         for name, least in smallest.items():
             value = getattr(self, name)
             if value is not None and value < least:
-                raise ValueError(f"--{name.replace('_', '-')} {value}: give a number from {least}")
+                raise OptionError({name: value}, f": give a number from {least}")
 
     @property
     def checkpoints(self) -> Path:
