@@ -30,17 +30,18 @@ def trouble_with(images: Any, model: nn.Module) -> str:
     return "" if first is None else _other_kind(images, first.weight)
 
 
-_PREPARE = (
-    "give floating-point numbers, images / 255, less the mean and over the std that vitrim.data.data_config(model) has"
-)
+_PREPARE = "give floats, (images / 255 - mean) / std, with the mean and std of vitrim.data.data_config(model)"
 
 
 def _no_tensor(images: Any, channels: int) -> str:
-    found = f"images are a {type(images).__name__}"
+    cls = type(images)
+    name = cls.__name__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__name__}"
+    found = f"images are of type {name}"
     if isinstance(images, Sequence) and images and all(isinstance(image, Tensor) for image in images):
-        return f"{found} of tensors: give torch.stack(images)"
-    way = "timm.data.create_transform(**vitrim.data.data_config(model)) makes one of a PIL image"
-    return f"{found}: give a tensor [batch, {channels}, height, width]; {way}"
+        return f"{found}, several tensors: give torch.stack(images)"
+    if hasattr(images, "convert"):  # PIL's
+        return f"{found}: give timm.data.create_transform(**vitrim.data.data_config(model))(image).unsqueeze(0)"
+    return f"{found}: give a tensor [batch, {channels}, height, width], such as torch.as_tensor(images)"
 
 
 def _other_kind(images: Tensor, weight: Tensor) -> str:

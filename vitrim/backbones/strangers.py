@@ -40,9 +40,7 @@ def unsupported(model: object, libraries: Sequence[Library], families: Iterable[
     if hasattr(model, "get_base_model"):  # peft's wrapper
         return f"{named(model)} is a wrapper, which would be lost: give what its get_base_model() returns"
     types = ", ".join(cls.__name__ for family in families for cls in family.models)
-    return (
-        f"{named(model)} is not supported: vitrim runs {_names(libraries)}'s {types}, and no classes derived from them"
-    )
+    return f"{named(model)} is not supported: vitrim runs {_names(libraries)}'s {types}; `vitrim methods` lists models"
 
 
 def named(model: Any) -> str:

@@ -103,7 +103,7 @@ def _overview() -> str:
 
 
 def _unknown(given: str) -> str:
-    near = difflib.get_close_matches(given, COMMANDS, n=1)
+    near = difflib.get_close_matches(given, [*COMMANDS, "--help", "--version"], n=1)
     hint = f"did you mean {near[0]}? " if near else ""
     kind = "option" if given.startswith("-") else "command"
     return f"{kind} {given!r} is not known: {hint}commands are {', '.join(COMMANDS)} (vitrim --help)"

@@ -155,9 +155,9 @@ def _other_count(names: Sequence[str], num_classes: int, empty: Sequence[str], w
     hollow = f", besides {counted(len(empty), 'folder')} without a photograph ({few(empty)})" if empty else ""
     size = counted(len(names), "class", "classes")
     if infer_imagenet_subset({"num_classes": num_classes}):
-        way = "name its folders by ImageNet wnid (n01440764)"
+        way = "name the folders by ImageNet wnid (n01440764)"
     else:
-        way = "say which of them these are"
+        way = "rename the folders to the model's classes"
     return f"{where} has {size} ({few(names)}){hollow} and the model {num_classes}: {way}, or ", *MAP_HINT
 
 

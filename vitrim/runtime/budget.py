@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from ..backbones import Backbone
-from ..core.errors import OptionError
+from ..core.errors import OptionError, Part
 from ..core.values import as_number
 from ..methods import Method
 from .cost import plan_macs
@@ -37,12 +37,14 @@ def solve(body: Backbone, methods: Sequence[Method], macs: float, dial: str | No
         value = solve_dial(cost, share * dense, method.dial_values(body))
     except OutOfReach as error:
         low, high = math.ceil(1000 * error.low / dense) / 1000, error.high / dense
+        earlier: tuple[Part, ...] = ()
+        if "at" in method.option_names() and method.blocks_of(body)[0] > 1 and body.depth > 3:
+            earlier = (", or let it act earlier, such as ", {"at": (1, 2, 3)})
         raise OptionError(
             f"{method.name} cannot meet ",
             {"macs": share},
-            f": out of reach, its plans cost {low:g} to {high:.3g} of the dense model: give a share from {low:g}, or "
-            "let it act earlier with ",
-            {"at": None},
+            f": out of reach, its plans cost {low:g} to {high:.3g} of the dense model: give a share from {low:g}",
+            *earlier,
         ) from None
     _check_given(method, value, share)
     return turned(value)

@@ -75,9 +75,9 @@ def profile(model: nn.Module, image_size: tuple[int, int] | int | None = None) -
     """
     model = unwrap(model)
     methods = list(model.methods) if isinstance(model, ReducedViT) else []
-    params = count_params(model)
     backbone = model.backbone if isinstance(model, ReducedViT) else model
     body = find_family(backbone)(backbone)
+    params = count_params(model)
     size = (image_size, image_size) if isinstance(image_size, int) else image_size
     grid = body.grid(size)
     blocks, left = plan_cost(body, methods, grid)

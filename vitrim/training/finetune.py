@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from ..backbones import library_of
 from ..common.extras import require
+from ..core.errors import OptionError
 from ..data.choose import drawn
 from ..data.classes import Classes, check_same_classes, name_classes
 from ..data.loading import data_config, open_dataset
@@ -178,7 +179,7 @@ def open_photographs(
             )
         if len(photographs.classes.names) == 1:
             only = photographs.classes.names[0]
-            raise ValueError(f"{data} has one class ({only}): there is nothing to tell apart; use --recipe distill")
+            raise OptionError(f"{data} has one class ({only}), and nothing to tell apart: use ", {"recipe": "distill"})
     else:
         photographs = unlabelled(data, data_config(model))
         photographs.chosen = drawn(len(photographs), limit, settings.seed)

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..core.errors import OptionError
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -31,7 +33,7 @@ class Settings:
         'out/checkpoints'
         >>> Settings(Path("out"), micro_batch=0)
         Traceback (most recent call last):
-        ValueError: --micro-batch 0: give a number from 1
+        vitrim.core.errors.OptionError: micro_batch=0: give a number from 1
     """
 
     out: Path

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from .renamed import RENAMED_VALUES
+
 # Where a flag has another name than the argument.
 _NAMES = {"img_size": "image-size", "dtype": "precision", "count": "images", "checkpointing": "grad-checkpointing"}
 
@@ -31,4 +33,10 @@ def _flag(name: str, value: Any) -> str:
     if value is None or isinstance(value, bool):
         return f"--no-{name}" if value is False else f"--{name}"
     values = value if isinstance(value, (tuple, list, range)) else (value,)
-    return " ".join([f"--{name}", *map(str, values)])
+    return " ".join([f"--{name}", *(_word(name, item) for item in values)])
+
+
+def _word(name: str, value: Any) -> str:
+    """As it is typed: 70 of 70.0, and a precision by its name here."""
+    text = str(value).removesuffix(".0") if isinstance(value, float) else str(value)
+    return RENAMED_VALUES.get((name, text), text)
