@@ -133,10 +133,10 @@ def test_a_model_for_gray_images_gets_gray_images(tmp_path):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"crop_pct": 0.0}, "crop_pct is 0.0"),
-        ({"crop_pct": 1.5}, "crop_pct is 1.5"),
+        ({"crop_pct": 0.0}, "crop_pct=0.0"),
+        ({"crop_pct": 1.5}, "crop_pct=1.5"),
         ({"img_size": 0}, "img_size is 0"),
-        ({"limit": 0}, "limit is 0"),
+        ({"limit": 0}, "limit=0"),
         ({"limit_per_class": -1}, "limit_per_class is -1"),
     ],
 )
@@ -211,7 +211,7 @@ def test_data_sets_pickle_for_spawned_workers(tmp_path):
     assert torch.equal(pickle.loads(pickle.dumps(dataset))[2][0], dataset[2][0])
 
 
-@pytest.mark.parametrize("options, message", [((0, 0), "batch_size is 0"), ((1, -1), "workers is -1")])
+@pytest.mark.parametrize("options, message", [((0, 0), "batch_size=0"), ((1, -1), "workers=-1")])
 def test_the_loader_refuses_nonsense(tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
         open_loader(open_dataset(fill(tmp_path, ["a", "b", "c"]), small_vit()), *options)

@@ -368,7 +368,7 @@ def test_dtypes_and_devices_that_are_not_there_are_refused(monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True}, raising=False)
     data = batches(told_images([0]), [0], 1)
     for options, message in [
-        ({"dtype": "bfloat16"}, "has no bfloat16 arithmetic: use float32"),
+        ({"dtype": "bfloat16"}, 'has no such arithmetic: use dtype="float32"'),
         ({"dtype": "float16"}, "float16 is for GPUs"),
         ({"dtype": "int8"}, "dtype int8 is unknown: use one of float32, bfloat16, float16"),
         ({"device": "abacus"}, "'abacus' is no device"),

@@ -21,7 +21,7 @@ def _reduce(method="evit", name="deit", **options):
 @pytest.mark.parametrize("method", ["evit", "topk", "random", "grid"])
 @pytest.mark.parametrize("keep", [0, 0.0, -0.5, 1.5, 1.0000001, math.nan, math.inf, "a", True, None, (0.7, 0, 0.7)])
 def test_wrong_keep_rates(method, keep):
-    with pytest.raises(ValueError, match=r"keep rate .* is not in \(0, 1\]"):
+    with pytest.raises(ValueError, match=r"keep=.* is (not in \(0, 1\]|text)"):
         _reduce(method, keep=keep)
 
 
@@ -32,9 +32,9 @@ def test_wrong_number_of_keep_rates(keep):
 
 
 def test_the_rate_that_is_wrong_is_named():
-    with pytest.raises(ValueError, match=r"keep rate 1\.7 "):
+    with pytest.raises(ValueError, match=r"keep=1\.7 "):
         _reduce(keep=(0.9, 1.7, 0.5))
-    with pytest.raises(ValueError, match="keep rate nan"):
+    with pytest.raises(ValueError, match="keep=nan"):
         _reduce(keep=math.nan)
 
 
@@ -103,7 +103,9 @@ def test_wrong_budgets(macs):
 
 
 def test_a_budget_out_of_reach_names_the_range():
-    with pytest.raises(ValueError, match=r"evit cannot meet macs=0.05 \(0\.000 GMACs\): out of reach: .* to .* GMACs"):
+    with pytest.raises(
+        ValueError, match=r"evit cannot meet macs=0.05: out of reach, its plans cost .* of the dense model"
+    ):
         _reduce(macs=0.05)
 
 

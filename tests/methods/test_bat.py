@@ -210,7 +210,7 @@ def test_keep_0_leaves_the_clusters_alone():
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (dict(keep=-0.1), r"keep rate -0.1 is not in \[0, 1\]"),
+        (dict(keep=-0.1), r"keep=-0.1 is not in \[0, 1\]"),
         (dict(keep=1.2), r"not in \[0, 1\]"),
         (dict(keep=0, merge="none"), "leaves no patch token"),
         (dict(keep=(0.5, 0.0, 0.5), merge="none"), "leaves no patch token"),

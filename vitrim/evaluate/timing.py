@@ -59,9 +59,13 @@ def as_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
     if name not in _DTYPES:
         raise OptionError({"dtype": name}, f": choose one of {', '.join(_DTYPES)}")
     if name == "bfloat16" and not _has_bfloat16(device):
-        raise OptionError(f"{processor_name(device)} has no bfloat16 arithmetic: use ", {"dtype": "float32"})
+        raise OptionError(
+            {"dtype": name}, f": {processor_name(device)} has no such arithmetic: use ", {"dtype": "float32"}
+        )
     if name == "float16" and device.type == "cpu":
-        raise OptionError("float16 is for GPUs: on a CPU use ", {"dtype": "float32"}, " or ", {"dtype": "bfloat16"})
+        raise OptionError(
+            {"dtype": name}, " is for GPUs: on a CPU use ", {"dtype": "float32"}, " or ", {"dtype": "bfloat16"}
+        )
     return _DTYPES[name]
 
 

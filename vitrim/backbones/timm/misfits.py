@@ -66,9 +66,9 @@ def _classes(weights: Mapping[str, Tensor], keys: list[str]) -> int:
 
 def _differences(weights: Mapping[str, Tensor], model: nn.Module) -> str:
     state = model.state_dict()
-    pairs = {"blocks": (_depth(weights), _depth(state)), "channels": (_width(weights), _width(state))}
-    found = [f"{there} {what}, not {here}" for what, (there, here) in pairs.items() if there and there != here]
-    return f"it has {' and '.join(found)}: " if found else ""
+    pairs = {"block": (_depth(weights), _depth(state)), "channel": (_width(weights), _width(state))}
+    found = [f"{counted(there, what)}, not {here}" for what, (there, here) in pairs.items() if there and there != here]
+    return f"it has {', and '.join(found)}: " if found else ""
 
 
 def _depth(keys: Iterable[str]) -> int:
