@@ -135,9 +135,9 @@ def test_a_model_for_gray_images_gets_gray_images(tmp_path):
     [
         ({"crop_pct": 0.0}, "crop_pct=0.0"),
         ({"crop_pct": 1.5}, "crop_pct=1.5"),
-        ({"img_size": 0}, "img_size is 0"),
+        ({"img_size": 0}, "img_size=0"),
         ({"limit": 0}, "limit=0"),
-        ({"limit_per_class": -1}, "limit_per_class is -1"),
+        ({"limit_per_class": -1}, "limit_per_class=-1"),
     ],
 )
 def test_options_out_of_range_are_refused(tmp_path, options, message):
@@ -239,7 +239,7 @@ def test_paths_that_are_no_data_set_are_refused(tmp_path):
     with tarfile.open(tmp_path / "tars" / "none.tar", "w"):
         pass
     refusals = {
-        "nowhere": "there is no .*nowhere: give a folder",
+        "nowhere": "there is no file or folder .*nowhere: give a folder",
         "notes.txt": "is a file and no data set",
         "empty": "holds no photographs .* and no folders",
         "hollow": "holds no photographs .* nor do its 1 folders",

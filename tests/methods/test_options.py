@@ -207,9 +207,7 @@ def test_a_budget_drops_nothing_without_a_word():
         vitrim.reduce(model, "evit", keep=0.5, macs=0.8)
     with pytest.raises(ValueError, match=r"macs=0.8 solves for r, and r=3 is given: leave one out"):
         vitrim.reduce(model, "tome", r=3, macs=0.8)
-    with pytest.raises(
-        ValueError, match=r"macs=0.8 solves for the keep of evit \(.*\), and it has keep=0.5: leave out"
-    ):
+    with pytest.raises(ValueError, match=r"macs=0.8 solves for the keep of evit, and it has keep=0.5: leave one"):
         vitrim.reduce(model, vitrim.EViT(keep=0.5), macs=0.8)
     with pytest.raises(ValueError, match=r"dial='evit' names the method that macs turns: give macs too"):
         vitrim.reduce(model, [vitrim.ToMe(r=2, at=0), vitrim.EViT(at=2)], dial="evit")
@@ -266,5 +264,5 @@ def test_places_and_rates_as_arrays():
         check_places(np.array([1, 2]), 3) == check_places({2, 1}, 3) == check_places(torch.tensor([1, 2]), 3) == (1, 2)
     )
     assert check_keep(torch.tensor([0.5, 0.25]), 2) == check_keep(np.array([0.5, 0.25], "f2"), 2) == (0.5, 0.25)
-    with pytest.raises(ValueError, match=r"blocks: 7 is not a block of this model: give block numbers from 0 to 3"):
+    with pytest.raises(ValueError, match=r"blocks=7 is not a block of this model: give block numbers from 0 to 3"):
         vitrim.reduce(dense(ROWS["deit"]), "idlevit", blocks=np.array([1, 7]))

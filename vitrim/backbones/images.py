@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 def trouble_with(images: Any, model: nn.Module) -> str:
     """In one line; empty where nothing is wrong with the images as such. Asked after a failure only."""
-    first = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
+    first = _first(getattr(model, "patch_embed", model))
     channels = 3 if first is None else first.in_channels
     if not isinstance(images, Tensor):
         return _no_tensor(images, channels)
@@ -28,6 +28,13 @@ def trouble_with(images: Any, model: nn.Module) -> str:
     if not images.is_floating_point():
         return f"images are {_bare(images.dtype)}: {_PREPARE}"
     return "" if first is None else _other_kind(images, first.weight)
+
+
+def _first(embed: nn.Module) -> nn.Conv2d | None:
+    """The convolution that sees the images; LV-ViT's stem has some before its projection."""
+    stem: Any = getattr(embed, "conv1", None)
+    found = (module for module in embed.modules() if isinstance(module, nn.Conv2d))
+    return stem if isinstance(stem, nn.Conv2d) else next(found, None)
 
 
 _PREPARE = "give floats, (images / 255 - mean) / std, with the mean and std of vitrim.data.data_config(model)"

@@ -9,7 +9,7 @@ Part = str | Mapping[str, Any]
 
 
 class OptionError(ValueError):
-    """A message in parts: text, and options by name with their values (None: the name alone).
+    """A message in parts: text, and options by name with their values (...: the name alone).
 
     In Python it reads `keep=1.2: give ...`; `told` says it in other words, such as `--keep 1.2: give ...`.
 
@@ -52,10 +52,10 @@ def as_arguments(options: Mapping[str, Any]) -> str:
     """Options as a call in Python has them.
 
     Example:
-        >>> as_arguments({"score": "tokens", "keep": (0.9, 0.8)}), as_arguments({"limit_per_class": None})
+        >>> as_arguments({"score": "tokens", "keep": (0.9, 0.8)}), as_arguments({"limit_per_class": ...})
         ('score="tokens", keep=(0.9, 0.8)', 'limit_per_class')
     """
-    return ", ".join(name if value is None else f"{name}={_literal(value)}" for name, value in options.items())
+    return ", ".join(name if value is ... else f"{name}={_literal(value)}" for name, value in options.items())
 
 
 def _literal(value: Any) -> str:

@@ -16,7 +16,18 @@ from .folders import in_order
 
 WNID = re.compile(r"n\d{8}")
 LabelNames = Sequence[str] | Mapping[int, str] | None  # timm's: a name for each index, or index -> name
-MAP_HINT: tuple[Part, ...] = ("give a file of lines `name,index` as ", {"class_map": None})
+MAP_HINT: tuple[Part, ...] = ("give a file of lines `name,index` as ", {"class_map": ...})
+
+
+class OtherCount(OptionError):
+    """The data has another number of classes than the model, and nothing says which of them they are.
+
+    count: classes of the data
+    """
+
+    def __init__(self, count: int, *parts: Part):
+        super().__init__(*parts)
+        self.count = count
 
 
 @dataclass(frozen=True)
@@ -87,7 +98,7 @@ def match_classes(
     if len(names) == num_classes:
         order = "by name, in natural order" if list(names) == in_order(set(names)) else "in the data set's own order"
         return Classes(tuple(names), tuple(range(num_classes)), order, by_order=True)
-    raise OptionError(*_other_count(names, num_classes, empty, where))
+    raise OtherCount(len(names), *_other_count(names, num_classes, empty, where))
 
 
 def empty_are_classes(names: Sequence[str], empty: Sequence[str], num_classes: int, label_names: LabelNames) -> bool:
@@ -155,10 +166,10 @@ def _other_count(names: Sequence[str], num_classes: int, empty: Sequence[str], w
     hollow = f", besides {counted(len(empty), 'folder')} without a photograph ({few(empty)})" if empty else ""
     size = counted(len(names), "class", "classes")
     if infer_imagenet_subset({"num_classes": num_classes}):
-        way = "name the folders by ImageNet wnid (n01440764)"
+        way = ": name the classes by ImageNet wnid (n01440764), or "
     else:
-        way = "rename the folders to the model's classes"
-    return f"{where} has {size} ({few(names)}){hollow} and the model {num_classes}: {way}, or ", *MAP_HINT
+        way = ", and nothing says which of them these are: "
+    return f"{where} has {size} ({few(names)}){hollow} and the model {num_classes}{way}", *MAP_HINT
 
 
 def check_same_classes(learned: Classes, judged: Classes, where: str) -> None:

@@ -51,7 +51,7 @@ def config_of(
         raise OptionError(
             f"the model takes {channels} channels and its mean has {len(config['mean'])}: photographs are RGB, or gray "
             "for a model with one channel, and one number as ",
-            {"mean": None, "std": None},
+            {"mean": ..., "std": ...},
         )
     return config
 

@@ -115,7 +115,7 @@ def _classes_of(
 ) -> tuple[Files | ReaderImages | TorchImages | Stream, Classes]:
     """The classes, and the source with its labels numbered as they are."""
     if source.names is None and known.class_map is not None:
-        raise OptionError(f"{where} stores class indices and no names: leave out ", {"class_map": None})
+        raise OptionError(f"{where} stores class indices and no names: leave out ", {"class_map": ...})
     if source.names is None:
         return source, Classes((), (), "integer labels as stored, taken as class indices from 0")
     names, empty, about = source.names, source.empty, (known.num_classes, known.label_names)
@@ -132,7 +132,7 @@ def _stream(
 ) -> StreamedPhotographs:
     if per_class is not None:
         raise OptionError(
-            f"{source.where} is read from start to end: for ", {"limit_per_class": per_class}, " give ", {"limit": None}
+            f"{source.where} is read from start to end: for ", {"limit_per_class": per_class}, " give ", {"limit": ...}
         )
     return StreamedPhotographs(source, classes, config, limit)
 
@@ -153,7 +153,7 @@ def _choose(
     if per_class is not None:
         if labels is None:
             raise OptionError(
-                "the data set does not list its labels: for ", {"limit_per_class": per_class}, " give ", {"limit": None}
+                "the data set does not list its labels: for ", {"limit_per_class": per_class}, " give ", {"limit": ...}
             )
         chosen = first_of_each(labels, per_class)
         words.append(f"the first {per_class} of each class")

@@ -109,7 +109,7 @@ def _check_budget(methods: Sequence[Method], macs: float | None, dial: str | Non
         raise OptionError(
             {"macs": macs},
             " solves for ",
-            {turned: None},
+            {turned: ...},
             ", and ",
             {turned: options[turned]},
             " is given: leave one out",

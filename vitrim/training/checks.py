@@ -35,7 +35,7 @@ def check_recipe(recipe: Recipe, model: Any) -> None:
             f"recipe {recipe.name} learns from labels and the model has {model.num_classes} classes: use ",
             {"recipe": "distill"},
             ", or give the model a head with ",
-            {"num_classes": None},
+            {"num_classes": ...},
         )
     for name in ("epochs", "batch_size"):
         if getattr(recipe, name) < 1:

@@ -16,7 +16,7 @@ from ..backbones import library_of
 from ..common.extras import require
 from ..core.errors import OptionError
 from ..data.choose import drawn
-from ..data.classes import Classes, check_same_classes, name_classes
+from ..data.classes import Classes, OtherCount, check_same_classes, name_classes
 from ..data.loading import data_config, open_dataset
 from ..data.photographs import Photographs
 from ..methods import Method
@@ -162,6 +162,15 @@ def make_teacher(model: nn.Module, student: ReducedViT, recipe: Recipe) -> Teach
     return Teacher(copy.deepcopy(model), after, bool(recipe.weights.token_labels))
 
 
+def _labelled(data: str | Path, model: nn.Module, **options: Any) -> Any:
+    try:
+        return open_dataset(data, model, **options)
+    except OtherCount as error:
+        raise OptionError(
+            *error.parts, "; or, to learn them anew, create the model with ", {"num_classes": error.count}
+        ) from None
+
+
 def open_photographs(
     data: str | Path,
     model: nn.Module,
@@ -172,7 +181,7 @@ def open_photographs(
 ) -> TrainingPhotographs:
     """Training photographs, labelled or not as the recipe says. Raises ValueError for what cannot be trained on."""
     if recipe.labels:
-        photographs: Any = open_dataset(data, model, limit=limit, seed=settings.seed, class_map=class_map)
+        photographs = _labelled(data, model, limit=limit, seed=settings.seed, class_map=class_map)
         if not hasattr(photographs, "chosen"):
             raise ValueError(
                 f"{data} can only be read from start to end, and training needs random access: use a folder"

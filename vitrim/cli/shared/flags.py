@@ -21,7 +21,7 @@ def as_flags(options: Mapping[str, Any]) -> str:
     """Options as a command line has them.
 
     Example:
-        >>> as_flags({"score": "tokens", "keep": (0.9, 0.8)}), as_flags({"limit_per_class": None})
+        >>> as_flags({"score": "tokens", "keep": (0.9, 0.8)}), as_flags({"limit_per_class": ...})
         ('--score tokens --keep 0.9 0.8', '--limit-per-class')
         >>> as_flags({"fuse": False})
         '--no-fuse'
@@ -30,7 +30,7 @@ def as_flags(options: Mapping[str, Any]) -> str:
 
 
 def _flag(name: str, value: Any) -> str:
-    if value is None or isinstance(value, bool):
+    if value is ... or isinstance(value, bool):
         return f"--no-{name}" if value is False else f"--{name}"
     values = value if isinstance(value, (tuple, list, range)) else (value,)
     return " ".join([f"--{name}", *(_word(name, item) for item in values)])
