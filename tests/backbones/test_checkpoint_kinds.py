@@ -134,7 +134,7 @@ def test_heads_and_stems_of_every_family_are_known(tmp_path, name, options):
     torch.save(made(num_classes=7).state_dict(), tmp_path / "w.pth")
     assert "num_classes=7" in refused(made(num_classes=3), tmp_path / "w.pth")
     torch.save(made(num_classes=7, in_chans=1).state_dict(), tmp_path / "gray.pth")
-    assert "--in-chans 1" in refused(made(num_classes=7), tmp_path / "gray.pth")
+    assert "in_chans=1" in refused(made(num_classes=7), tmp_path / "gray.pth")
     torch.save(made(num_classes=0).state_dict(), tmp_path / "none.pth")
     assert "num_classes=0" in refused(made(num_classes=7), tmp_path / "none.pth")
 

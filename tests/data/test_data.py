@@ -243,7 +243,7 @@ def test_paths_that_are_no_data_set_are_refused(tmp_path):
         "notes.txt": "is a file and no data set",
         "empty": "holds no photographs .* and no folders",
         "hollow": "holds no photographs .* nor do its 1 folders",
-        "flat": "no class folders: give a label file",
+        "flat": "no class folders: give a file of lines",
         "broken.tar": "cannot be read as a tar file",
         "tars/none.tar": "holds no photographs",
         "tars": "holds tar files: give one of them",

@@ -205,7 +205,7 @@ def _why_empty(root: Path, names: list[str]) -> tuple[Part, ...]:
     files = sorted(entry.name for entry in os.scandir(root) if entry.is_file())
     if any(is_photograph(name) for name in files):
         return f"{root} has photographs but no class folders: give a file of lines `file label` as ", {
-            "label_file": None
+            "label_file": ...
         }
     if any(name.endswith(".tar") for name in files):
         return (
