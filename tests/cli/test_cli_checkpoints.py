@@ -144,4 +144,4 @@ def test_bfloat16_is_refused_before_anything_is_opened(capsys, monkeypatch, comm
 
 def test_float16_is_refused_on_a_cpu_by_finetune_too(capsys):
     where = ["--data", "nowhere", "--out", "out", "--device", "cpu", "--precision", "float16"]
-    assert "--precision float16: float16 is for GPUs" in refused(capsys, "finetune", "--model", "test_vit", *where)
+    assert "--precision float16 is for GPUs" in refused(capsys, "finetune", "--model", "test_vit", *where)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .errors import OptionError
+from ..common.errors import OptionError
 from .values import as_number, as_several, as_whole
 
 SLACK = 1e-9  # 0.7 * 10 is 7.000000000000001 in floating point; no token more for that
@@ -103,7 +103,7 @@ def check_places(at: Iterable[int] | int, depth: int, option: str = "at") -> tup
     Example:
         >>> check_places((3, 12), depth=12)
         Traceback (most recent call last):
-        vitrim.core.errors.OptionError: at=12 is not a block of this model: give block numbers from 0 to 11
+        vitrim.common.errors.OptionError: at=12 is not a block of this model: give block numbers from 0 to 11
     """
     places = as_places(at, option)
     wrong = [i for i in places if not 0 <= i < depth]
@@ -125,7 +125,7 @@ def check_keep(
     Example:
         >>> check_keep(1.2)
         Traceback (most recent call last):
-        vitrim.core.errors.OptionError: keep=1.2 is not in (0, 1]: give the share of the patch tokens to keep, ...
+        vitrim.common.errors.OptionError: keep=1.2 is not in (0, 1]: give the share of the patch tokens to keep, ...
     """
     rates = _rates(keep, places, zero)
     return rates[0] if as_several(keep) is None else rates

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
+from ..common.errors import OptionError
 from ..common.seeds import seed_of
-from ..core.errors import OptionError
 
 
 def first_of_each(labels: Sequence[int], count: int) -> list[int]:

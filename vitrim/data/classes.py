@@ -10,8 +10,8 @@ from typing import Any
 
 from timm.data import ImageNetInfo, infer_imagenet_subset
 
+from ..common.errors import OptionError, Part
 from ..common.text import counted, few, shortened
-from ..core.errors import OptionError, Part
 from .folders import in_order
 
 WNID = re.compile(r"n\d{8}")

@@ -9,9 +9,9 @@ from typing import Any
 from timm.data import resolve_data_config
 from torch import nn
 
+from ..common.errors import OptionError
 from ..common.text import shortened
 from ..common.unwrapping import innermost
-from ..core.errors import OptionError
 
 _NAMES = {
     "interpolation": ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos"),

@@ -10,8 +10,8 @@ from pathlib import Path
 from timm.utils.misc import natural_key
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
+from ..common.errors import OptionError, Part
 from ..common.text import few, shortened
-from ..core.errors import OptionError, Part
 
 ENDINGS = tuple(sorted({*IMG_EXTENSIONS, ".gif"}))
 _SPLITS = {"train", "training", "val", "valid", "validation", "test", "eval", "evaluation"}

@@ -12,9 +12,9 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
+from ..common.errors import OptionError
 from ..common.text import counted, few
 from ..common.unwrapping import innermost
-from ..core.errors import OptionError
 from .choose import drawn, first_of_each
 from .class_map import read_class_map
 from .classes import Classes, LabelNames, empty_are_classes, match_classes

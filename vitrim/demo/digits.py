@@ -16,8 +16,8 @@ from jaxtyping import Float, Int, UInt8
 from torch import Generator, Tensor
 from torch.utils.data import Dataset
 
+from ..common.errors import OptionError
 from ..common.extras import require
-from ..core.errors import OptionError
 
 CANVAS_SIZE = 64
 CLASSES = 10

@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
+from ..common.errors import OptionError
 from ..common.unwrapping import innermost
-from ..core.errors import OptionError
 from ..data.photographs import Unreadable
 from .judges import ClassifierJudge, EvaluationResult, FeatureJudge, knn_hits, wilson_interval, without_classifier
 from .timing import Throughput, as_device, as_dtype, environment, evaluation_mode, inference, throughput_in_turn

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ..backbones.base import Backbone
-from ..core.errors import UnfitModel
+from ..common.errors import UnfitModel
 from ..core.evidence import Evidence
 from ..core.masking import Mask
 from ..core.reductions import Keep, Reduction

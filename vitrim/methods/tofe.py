@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..backbones.base import Backbone
-from ..core.errors import UnfitModel
+from ..common.errors import UnfitModel
 from ..core.evidence import Evidence
 from ..core.masking import Mask
 from ..core.packing import pack

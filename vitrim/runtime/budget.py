@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from ..backbones import Backbone
-from ..core.errors import OptionError, Part
+from ..common.errors import OptionError, Part
 from ..core.values import as_number
 from ..methods import Method
 from .cost import plan_macs

@@ -11,8 +11,8 @@ from torch import nn
 from ..backbones import find_family
 from ..backbones.admission import warn_of_unseen
 from ..backbones.layers import own_copy
+from ..common.errors import OptionError
 from ..common.text import did_you_mean
-from ..core.errors import OptionError
 from ..methods import METHODS, Method
 from .budget import solve
 from .model import ReducedViT, unwrap

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..core.errors import OptionError
+from ..common.errors import OptionError
 from ..data.loading import data_config
 from ..runtime.model import ReducedViT
 from .objective import check_labels_patches

@@ -13,8 +13,8 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from ..backbones import library_of
+from ..common.errors import OptionError
 from ..common.extras import require
-from ..core.errors import OptionError
 from ..data.choose import drawn
 from ..data.classes import Classes, OtherCount, check_same_classes, name_classes
 from ..data.loading import data_config, open_dataset

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..backbones import LVViT, TokenLogits, find_family
-from ..core.errors import OptionError
+from ..common.errors import OptionError
 from ..runtime.cost import plan_macs
 from ..runtime.model import ReducedViT
 from ..runtime.profile import image_macs

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import OptionError
+from ..common.errors import OptionError
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Settings:
         'out/checkpoints'
         >>> Settings(Path("out"), micro_batch=0)
         Traceback (most recent call last):
-        vitrim.core.errors.OptionError: micro_batch=0: give a number from 1
+        vitrim.common.errors.OptionError: micro_batch=0: give a number from 1
     """
 
     out: Path

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from ..backbones import library_of
-from ..core.errors import OptionError
+from ..common.errors import OptionError
 from ..methods import METHODS, Method
 from ..runtime.build import attach
 from ..runtime.model import ReducedViT

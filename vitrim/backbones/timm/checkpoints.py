@@ -14,9 +14,9 @@ from safetensors import SafetensorError
 from timm.models import clean_state_dict, load_state_dict
 from torch import Tensor, nn
 
+from ...common.errors import OptionError
 from ...common.text import counted, few, first_line
 from ...common.unwrapping import innermost
-from ...core.errors import OptionError
 from ..weights import bare_name, check_tensors
 from .misfits import in_words, misfit
 

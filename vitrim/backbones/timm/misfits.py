@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 
 from torch import Tensor, nn
 
+from ...common.errors import Part
 from ...common.text import counted, few
-from ...core.errors import Part
 from .record import part_keys
 
 _BLOCK = re.compile(r"(?:blocks|layers)\.(\d+)\.")

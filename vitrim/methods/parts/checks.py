@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Collection
 from typing import Any
 
-from ...core.errors import OptionError
+from ...common.errors import OptionError
 from ...core.values import as_flag, as_number, as_several, as_whole
 
 

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ...backbones.base import Backbone
-from ...core.errors import UnfitModel
+from ...common.errors import UnfitModel
 from ...core.evidence import Evidence
 from ...core.schedule import Place
 from ...core.seeds import image_seed, random_scores
