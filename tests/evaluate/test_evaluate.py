@@ -370,9 +370,9 @@ def test_dtypes_and_devices_that_are_not_there_are_refused(monkeypatch):
     for options, message in [
         ({"dtype": "bfloat16"}, 'has no such arithmetic: use dtype="float32"'),
         ({"dtype": "float16"}, "float16.* is for GPUs"),
-        ({"dtype": "int8"}, "dtype int8 is unknown: use one of float32, bfloat16, float16"),
-        ({"device": "abacus"}, "'abacus' is no device"),
-        ({"device": "cuda:99"}, "device cuda:99 is not available here"),
+        ({"dtype": "int8"}, 'dtype="int8": choose one of float32, bfloat16, float16'),
+        ({"device": "abacus"}, 'device="abacus": give cpu'),
+        ({"device": "cuda:99"}, 'device="cuda:99": there is none here'),
     ]:
         with pytest.raises(ValueError, match=message):
             evaluate(Told(), data, **options)
