@@ -112,13 +112,17 @@ def altered(**changes):
     return state
 
 
-CLASSES = (
-    r"2 misshapen: head\.weight \(7 x 16, not 3 x 16\), head\.bias \(7, not 3\); the checkpoint has 7 classes: create"
-)
+CLASSES = r"2 misshapen: head\.weight \(7 x 16, not 3 x 16\), head\.bias \(7, not 3\)"
 MISFITS = {
-    "missing": (lambda: altered(norm__weight=None, norm__bias=None), "2 missing: norm.weight, norm.bias; choose the"),
-    "unexpected": (lambda: altered(dist_token=torch.zeros(1, 1, 16)), "1 unexpected: dist_token; choose the model"),
-    "many": (lambda: vit(depth=3).state_dict(), r"12 unexpected: blocks\.2\.norm1\.weight, .* and 9 more; choose"),
+    "missing": (
+        lambda: altered(norm__weight=None, norm__bias=None),
+        "choose the model that it was made for .2 missing: norm.weight, norm.bias",
+    ),
+    "unexpected": (
+        lambda: altered(dist_token=torch.zeros(1, 1, 16)),
+        "choose the model that it was made for .1 unexpected: dist_token",
+    ),
+    "many": (lambda: vit(depth=3).state_dict(), r"12 unexpected: blocks\.2\.norm1\.weight, .* and 9 more"),
     "classes": (lambda: vit(num_classes=7).state_dict(), CLASSES),
     "width": (lambda: vit(embed_dim=32).state_dict(), r"misshapen: cls_token \(1 x 1 x 32, not 1 x 1 x 16\), .* more"),
     "patches": (lambda: vit(patch_size=8).state_dict(), "it has patches of 8 x 8 pixels and the model of 16 x 16"),

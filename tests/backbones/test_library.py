@@ -38,7 +38,7 @@ def test_every_supported_model_and_any_other_of_timm_has_a_library():
 def test_wrapped_and_reduced_models_and_others_have_none(wrap):
     with pytest.raises(ValueError, match=r"is no model of timm: give the dense model itself, without wrappers"):
         library_of(wrap(small()))
-    with pytest.raises(ValueError, match=r"^Linear is no model of timm"):
+    with pytest.raises(ValueError, match=r"Linear is no model of timm"):
         library_of(nn.Linear(1, 1))
 
 

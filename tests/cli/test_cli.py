@@ -457,27 +457,27 @@ BAD = {
     "method": ([*PROFILE, "--method", "evti"], "did you mean evit?"),
     "two methods": ([*PROFILE, "--method", "evit", "topk"], "vitrim compare takes several"),
     "two budgets": ([*PROFILE, "--macs", "0.8", "0.7"], "vitrim compare takes several"),
-    "keep 0": ([*PROFILE, "--keep", "0"], "keep rate 0.0 is not in (0, 1]"),
-    "keep above 1": ([*PROFILE, "--keep", "1.1"], "keep rate 1.1 is not in (0, 1]"),
+    "keep 0": ([*PROFILE, "--keep", "0"], "--keep 0 is not in (0, 1]"),
+    "keep above 1": ([*PROFILE, "--keep", "1.1"], "--keep 1.1 is not in (0, 1]"),
     "keep nan": ([*PROFILE, "--keep", "nan"], "--keep nan: give a finite number"),
     "rates and places": ([*PROFILE, "--keep", "0.9", "0.8"], "2 keep rates for 3 places"),
     "place": ([*PROFILE, "--at", "3", "6"], "6 is not a block of this model"),
     "place twice": ([*PROFILE, "--at", "3", "3"], "each named once"),
-    "score": ([*PROFILE, "--score", "best"], "score 'best' is not one of"),
+    "score": ([*PROFILE, "--score", "best"], "--score best: choose one of"),
     "option of another": (
         [*PROFILE, "--method", "grid", "--score", "cls"],
         "--score is no option of grid: it is one of evit",
     ),
-    "budget above 1": ([*PROFILE, "--macs", "1.5"], "macs=1.5 is not a share"),
+    "budget above 1": ([*PROFILE, "--macs", "1.5"], "--macs 1.5 is no share"),
     "budget out of reach": ([*PROFILE, "--macs", "0.01"], "out of reach"),
     "budget and rate": ([*PROFILE, "--macs", "0.8", "--keep", "0.7"], "give one of the two"),
-    "no [CLS]": (["profile", "--model", "vit_base_patch16_siglip_224"], 'use score="tokens"'),
+    "no [CLS]": (["profile", "--model", "vit_base_patch16_siglip_224"], "use --score tokens"),
     "JSON folder": ([*PROFILE, "--json", "nowhere/x.json"], "there is no folder nowhere"),
     "JSON is a folder": ([*PROFILE, "--json", "."], "is a folder"),
     "no data": (["evaluate", *SMALL], "vitrim evaluate needs --data"),
     "choice": (["evaluate", *SMALL, "--data", "x", "--precision", "int8"], "--precision int8: choose one of float32"),
     "page": (["demo", "--out", "page.pdf"], "must end in .html"),
-    "no pictures": (["demo", "--images", "0"], "count=0"),
+    "no pictures": (["demo", "--images", "0"], "--images 0: give"),
 }
 
 
@@ -487,17 +487,17 @@ def test_bad_input_is_one_line(capsys, arguments, said):
 
 
 BAD_RUNS = {
-    "missing folder": (["--data", "nowhere"], "there is no nowhere"),
-    "crop": (["--crop-pct", "2"], "crop_pct is 2.0"),
-    "limit": (["--limit", "0"], "limit is 0"),
+    "missing folder": (["--data", "nowhere"], "there is no file or folder nowhere"),
+    "crop": (["--crop-pct", "2"], "--crop-pct 2: give"),
+    "limit": (["--limit", "0"], "--limit 0: give"),
     "split": (["--split", "val"], "has no folder 'val'"),
     "label file": (["--label-file", "nowhere.txt"], "nowhere.txt"),
-    "workers": (["--workers", "-1"], "workers is -1"),
+    "workers": (["--workers", "-1"], "--workers -1: give"),
     "batch size": (["--batch-size", "0"], "--batch-size 0"),
     "threads": (["--threads", "0"], "--threads 0"),
     "rounds": (["--rounds", "0"], "--rounds 0"),
-    "device": (["--device", "abacus"], "'abacus' is no device"),
-    "float16 on a CPU": (["--precision", "float16"], "float16 is for GPUs"),
+    "device": (["--device", "abacus"], "--device abacus: give cpu"),
+    "float16 on a CPU": (["--precision", "float16"], "--precision float16 is for GPUs"),
     "missing checkpoint": (["--checkpoint", "nowhere.pth"], "there is no checkpoint nowhere.pth"),
     "classes of the checkpoint": (["--num-classes", "5"], "the checkpoint has 3 classes"),
     "classes of the folder": (["--num-classes", "0", "--checkpoint", "."], "leave out --image-size"),
@@ -546,7 +546,9 @@ def test_bad_checkpoints_are_one_line(capsys, photographs, checkpoint, tmp_path)
 
 def test_no_bfloat16_is_one_line(capsys, images, monkeypatch):
     monkeypatch.setattr("vitrim.evaluate.timing._has_bfloat16", lambda device: False)
-    assert "no bfloat16 arithmetic: use float32" in refused(capsys, "evaluate", *images, "--precision", "bfloat16")
+    assert "has no such arithmetic: use --precision float32" in refused(
+        capsys, "evaluate", *images, "--precision", "bfloat16"
+    )
 
 
 def test_weights_that_cannot_be_had_name_the_way_out(capsys, photographs, monkeypatch):

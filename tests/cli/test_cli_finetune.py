@@ -176,11 +176,11 @@ def test_a_run_names_the_dense_model_that_it_was_judged_beside(photographs, befo
         (["--data", "nowhere"], "learns from the dense model, and from scratch there is none"),
         (["--recipe", "evit_scratch", "--checkpoint", "w.pth"], "--scratch starts from random weights"),
         (["--recipe", "tofe", "--method", "evit"], "which only tofe can compute"),
-        (["--recipe", "evit_scratch", "--macs", "0.01"], "can be had"),
+        (["--recipe", "evit_scratch", "--macs", "0.01"], "out of reach"),
         (["--recipe", "evit_scratch", "--resume"], "nothing to resume"),
         (["--recipe", "evit_scratch", "--micro-batch", "0"], "--micro-batch 0: give a number from 1"),
         (["--recipe", "evit_scratch", "--out", "/dev/null/run"], "--out /dev/null/run cannot be made"),
-        (["--recipe", "evit_scratch", "--num-classes", "4"], "3 classes (--num-classes 3)"),
+        (["--recipe", "evit_scratch", "--num-classes", "4"], "create the model with --num-classes 3"),
     ],
 )
 def test_refusals_are_one_line(photographs, tmp_path, capsys, more, said):

@@ -49,7 +49,7 @@ def test_class_maps_of_every_form(tmp_path, name):
 
 
 BAD_FORMS = {
-    "nowhere.csv": (None, "cannot read the class map"),
+    "nowhere.csv": (None, "nowhere.csv cannot be read: No such file or directory"),
     "empty.txt": ("", "is empty: give lines `name,index`"),
     "broken.json": ("{", "is not JSON"),
     "deep.json": ("[" * 100_000, "is not JSON"),

@@ -133,11 +133,11 @@ def test_a_model_for_gray_images_gets_gray_images(tmp_path):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"crop_pct": 0.0}, "crop_pct is 0.0"),
-        ({"crop_pct": 1.5}, "crop_pct is 1.5"),
-        ({"img_size": 0}, "img_size is 0"),
-        ({"limit": 0}, "limit is 0"),
-        ({"limit_per_class": -1}, "limit_per_class is -1"),
+        ({"crop_pct": 0.0}, "crop_pct=0.0"),
+        ({"crop_pct": 1.5}, "crop_pct=1.5"),
+        ({"img_size": 0}, "img_size=0"),
+        ({"limit": 0}, "limit=0"),
+        ({"limit_per_class": -1}, "limit_per_class=-1"),
     ],
 )
 def test_options_out_of_range_are_refused(tmp_path, options, message):
@@ -211,7 +211,7 @@ def test_data_sets_pickle_for_spawned_workers(tmp_path):
     assert torch.equal(pickle.loads(pickle.dumps(dataset))[2][0], dataset[2][0])
 
 
-@pytest.mark.parametrize("options, message", [((0, 0), "batch_size is 0"), ((1, -1), "workers is -1")])
+@pytest.mark.parametrize("options, message", [((0, 0), "batch_size=0"), ((1, -1), "workers=-1")])
 def test_the_loader_refuses_nonsense(tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
         open_loader(open_dataset(fill(tmp_path, ["a", "b", "c"]), small_vit()), *options)
@@ -239,11 +239,11 @@ def test_paths_that_are_no_data_set_are_refused(tmp_path):
     with tarfile.open(tmp_path / "tars" / "none.tar", "w"):
         pass
     refusals = {
-        "nowhere": "there is no .*nowhere: give a folder",
+        "nowhere": "there is no file or folder .*nowhere: give a folder",
         "notes.txt": "is a file and no data set",
         "empty": "holds no photographs .* and no folders",
         "hollow": "holds no photographs .* nor do its 1 folders",
-        "flat": "no class folders: give a label file",
+        "flat": "no class folders: give a file of lines",
         "broken.tar": "cannot be read as a tar file",
         "tars/none.tar": "holds no photographs",
         "tars": "holds tar files: give one of them",

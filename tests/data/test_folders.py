@@ -161,7 +161,7 @@ def test_a_folder_without_a_photograph_is_no_class(tmp_path):
         ValueError, match=r"has 2 classes \(cat, dog\), besides 2 folders without a photograph"
     ) as caught:
         open_dataset(root, small_vit(3))
-    assert "(bird, fish)" in str(caught.value) and "--class-map FILE" in str(caught.value)
+    assert "(bird, fish)" in str(caught.value) and "`name,index` as class_map" in str(caught.value)
 
 
 def test_only_where_the_counts_ask_for_it_empty_folders_are_classes_and_that_is_said(tmp_path):

@@ -45,7 +45,7 @@ def test_the_first_of_each_class():
 
 @pytest.mark.parametrize("limit", [0, -3])
 def test_limits_below_one_are_refused(limit):
-    with pytest.raises(ValueError, match=f"limit is {limit}: give a whole number from 1"):
+    with pytest.raises(ValueError, match=f"limit={limit}: give a whole number from 1"):
         drawn(10, limit, 0)
 
 

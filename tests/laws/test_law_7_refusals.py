@@ -21,7 +21,7 @@ def _reduce(method="evit", name="deit", **options):
 @pytest.mark.parametrize("method", ["evit", "topk", "random", "grid"])
 @pytest.mark.parametrize("keep", [0, 0.0, -0.5, 1.5, 1.0000001, math.nan, math.inf, "a", True, None, (0.7, 0, 0.7)])
 def test_wrong_keep_rates(method, keep):
-    with pytest.raises(ValueError, match=r"keep rate .* is not in \(0, 1\]"):
+    with pytest.raises(ValueError, match=r"keep=.* is (not in \(0, 1\]|text)"):
         _reduce(method, keep=keep)
 
 
@@ -32,9 +32,9 @@ def test_wrong_number_of_keep_rates(keep):
 
 
 def test_the_rate_that_is_wrong_is_named():
-    with pytest.raises(ValueError, match=r"keep rate 1\.7 "):
+    with pytest.raises(ValueError, match=r"keep=1\.7 "):
         _reduce(keep=(0.9, 1.7, 0.5))
-    with pytest.raises(ValueError, match="keep rate nan"):
+    with pytest.raises(ValueError, match="keep=nan"):
         _reduce(keep=math.nan)
 
 
@@ -48,19 +48,19 @@ def test_a_rate_for_all_places_in_a_list_is_fine():
     [(4, "4"), (-1, "-1"), ((1, 9), "9"), ((), "no place")],
 )
 def test_places_outside_the_model(at, given):
-    with pytest.raises(ValueError, match=rf"at: {given} is not a block of this model.*0 to 3"):
+    with pytest.raises(ValueError, match=rf"at.*{given} is not a block of this model.*0 to 3"):
         _reduce(keep=0.7, at=at)
 
 
-@pytest.mark.parametrize(("at", "given"), [("ab", "'ab'"), (1.5, "1.5"), ((True,), "True"), ((1, "2"), "'2'")])
+@pytest.mark.parametrize(("at", "given"), [("ab", '"ab"'), (1.5, "1.5"), ((True,), "True"), ((1, "2"), '"2"')])
 def test_places_that_are_no_block_numbers(at, given):
-    with pytest.raises(ValueError, match=rf"at: {given} is not a block: give block numbers from 0"):
+    with pytest.raises(ValueError, match=rf"at={given} is no block: give block numbers from 0"):
         _reduce(keep=0.7, at=at)
 
 
 @pytest.mark.parametrize("at", [(2, 1), (1, 1), (0, 2, 2)])
 def test_places_unsorted_or_repeated(at):
-    with pytest.raises(ValueError, match="must rise from block to block, each named once"):
+    with pytest.raises(ValueError, match="give blocks that rise, each named once"):
         _reduce(keep=0.7, at=at)
 
 
@@ -74,15 +74,19 @@ def test_too_shallow_for_the_default_places():
 
 
 def test_unknown_methods():
-    with pytest.raises(ValueError, match=r"method 'evitt' is not known: choose one of evit"):
+    with pytest.raises(ValueError, match=r"method 'evitt' is not known: did you mean evit\? methods are evit"):
         _reduce("evitt")
-    for wrong in (None, 7, [], ["evit"], torch.nn.Identity(), vitrim.EViT):
+    for wrong in (None, 7, [], ["evit"], torch.nn.Identity()):
         with pytest.raises(ValueError, match=r"give a name .*evit.* or a method such as EViT"):
             _reduce(wrong)
+    with pytest.raises(ValueError, match=r"method EViT is a class: give one of its objects, such as EViT\(\)"):
+        _reduce(vitrim.EViT)
 
 
 def test_unknown_options():
-    with pytest.raises(ValueError, match=r"evit has no option kep: its options are keep, at, fuse, score"):
+    with pytest.raises(
+        ValueError, match=r"evit has no option kep: did you mean keep\? its options are keep, at, fuse, score"
+    ):
         _reduce("evit", kep=0.7)
     with pytest.raises(ValueError, match=r"grid has no option score: its options are keep, at"):
         _reduce("grid", score="cls")
@@ -92,18 +96,20 @@ def test_unknown_options():
 
 @pytest.mark.parametrize("score", ["class", "", None, 3])
 def test_unknown_scores(score):
-    with pytest.raises(ValueError, match=r"is not one of cls, tokens, random, -cls"):
+    with pytest.raises(ValueError, match=r"score=.*: choose one of cls, tokens, random, -cls"):
         _reduce(score=score)
 
 
 @pytest.mark.parametrize("macs", [0, -0.1, 1.2, math.nan, math.inf, "half", True])
 def test_wrong_budgets(macs):
-    with pytest.raises(ValueError, match=r"is not a share of the dense cost: give a number in \(0, 1\]"):
+    with pytest.raises(ValueError, match=r"is no share of the dense cost: give a number in \(0, 1\]"):
         _reduce(macs=macs)
 
 
 def test_a_budget_out_of_reach_names_the_range():
-    with pytest.raises(ValueError, match=r"evit cannot meet macs=0.05 \(0\.000 GMACs\): out of reach: .* to .* GMACs"):
+    with pytest.raises(
+        ValueError, match=r"evit cannot meet macs=0.05: out of reach, its plans cost .* of the dense model"
+    ):
         _reduce(macs=0.05)
 
 

@@ -116,7 +116,7 @@ def test_gradients_flow_through_the_samples():
 @pytest.mark.parametrize(
     ("name", "options", "says"),
     [
-        ("deit", dict(keep=0.0), "keep rate 0.0"),
+        ("deit", dict(keep=0.0), "keep=0.0"),
         ("deit", dict(at=(4,)), "not a block"),
         ("deit", dict(r=3), "no option r"),
         ("gap_no_cls", {}, r"needs a \[CLS\] token"),

@@ -111,7 +111,7 @@ def test_the_budget_solves_the_keep_rate():
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (dict(keep=1.5), "keep rate 1.5"),
+        (dict(keep=1.5), "keep=1.5"),
         (dict(neighbours=0), "whole number from 1"),
         (dict(neighbours=2.5), "whole number from 1"),
         (dict(at=(7,)), "not a block"),

@@ -187,7 +187,7 @@ def test_one_warning_names_every_method_that_learns():
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (dict(keep=0.0), "keep rate 0.0"),
+        (dict(keep=0.0), "keep=0.0"),
         (dict(keep=(0.5, 0.6, 0.4)), "pruned tokens do not return"),
         (dict(keep=(0.5, 0.4)), "2 keep rates for 3 places"),
         (dict(at=(9,)), "not a block"),

@@ -128,7 +128,7 @@ def test_global_attention_is_not_formed_where_nobody_asks():
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (dict(keep=0.0), "keep rate 0.0"),
+        (dict(keep=0.0), "keep=0.0"),
         (dict(blocks=(0, 1)), "block 0 has none"),
         (dict(blocks=(9,)), "not a block"),
         (dict(stages=0), "stages=0"),

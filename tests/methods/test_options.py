@@ -93,12 +93,11 @@ def wrong(option: str) -> list:
 
 @pytest.mark.parametrize(("cls", "option"), OPTIONS, ids=IDS)
 def test_wrong_kinds_are_refused_where_the_method_is_made(cls, option):
-    kind = option if option != "keep" else "keep rate"
     for value in wrong(option):
         with pytest.raises(ValueError) as caught:
             cls(**{option: value})
         said = str(caught.value)
-        assert kind in said and "\n" not in said and len(said) <= 300, said
+        assert option in said and "\n" not in said and len(said) <= 300, said
         with pytest.raises(ValueError):
             make_method(cls.name, **{option: value})
 
@@ -208,9 +207,7 @@ def test_a_budget_drops_nothing_without_a_word():
         vitrim.reduce(model, "evit", keep=0.5, macs=0.8)
     with pytest.raises(ValueError, match=r"macs=0.8 solves for r, and r=3 is given: leave one out"):
         vitrim.reduce(model, "tome", r=3, macs=0.8)
-    with pytest.raises(
-        ValueError, match=r"macs=0.8 solves for the keep of evit \(.*\), and it has keep=0.5: leave out"
-    ):
+    with pytest.raises(ValueError, match=r"macs=0.8 solves for the keep of evit, and it has keep=0.5: leave one"):
         vitrim.reduce(model, vitrim.EViT(keep=0.5), macs=0.8)
     with pytest.raises(ValueError, match=r"dial='evit' names the method that macs turns: give macs too"):
         vitrim.reduce(model, [vitrim.ToMe(r=2, at=0), vitrim.EViT(at=2)], dial="evit")
@@ -267,5 +264,5 @@ def test_places_and_rates_as_arrays():
         check_places(np.array([1, 2]), 3) == check_places({2, 1}, 3) == check_places(torch.tensor([1, 2]), 3) == (1, 2)
     )
     assert check_keep(torch.tensor([0.5, 0.25]), 2) == check_keep(np.array([0.5, 0.25], "f2"), 2) == (0.5, 0.25)
-    with pytest.raises(ValueError, match=r"blocks: 7 is not a block of this model: give block numbers from 0 to 3"):
+    with pytest.raises(ValueError, match=r"blocks=7 is not a block of this model: give block numbers from 0 to 3"):
         vitrim.reduce(dense(ROWS["deit"]), "idlevit", blocks=np.array([1, 7]))

@@ -133,11 +133,11 @@ def test_macs_of_own_counts_refuse_what_has_none(deit_small):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (dict(selector="cnn"), "selector 'cnn' is not one of mlp, dynamicvit"),
-        (dict(approximator="rnn"), "approximator 'rnn' is not one of bottleneck, identity, conv, block"),
-        (dict(adaptive="yes"), "adaptive 'yes' is not one of batch, instance"),
+        (dict(selector="cnn"), 'selector="cnn": choose one of mlp, dynamicvit'),
+        (dict(approximator="rnn"), 'approximator="rnn": choose one of bottleneck, identity, conv, block'),
+        (dict(adaptive="yes"), 'adaptive="yes": choose one of batch, instance'),
         (dict(tau=0), "tau=0: give a temperature above 0"),
-        (dict(keep=1.2), "keep rate 1.2 is not in"),
+        (dict(keep=1.2), "keep=1.2 is not in"),
         (dict(keep=(0.5, 0.4)), "2 keep rates for 3 places"),
         (dict(at=(1, 9)), "9 is not a block of this model"),
         (dict(rate=0.5), "tofe has no option rate"),

@@ -412,5 +412,5 @@ def test_unreadable_images_give_way_and_are_named(photographs, tmp_path):
 
 def test_a_budget_out_of_reach_names_the_range(photographs, tmp_path):
     settings = Settings(tmp_path, cpu=True, show=False)
-    with pytest.raises(ValueError, match="can be had"):
+    with pytest.raises(ValueError, match="out of reach"):
         finetune(small_model(), "evit", photographs, quick(), settings, macs=0.01)

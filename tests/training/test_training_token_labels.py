@@ -163,7 +163,9 @@ def test_token_labels_alone_teach_the_auxiliary_head_and_not_the_class_head(phot
 
 
 def test_only_an_lvvit_with_its_auxiliary_head_can_label_patches(photographs, tmp_path):
-    with pytest.raises(ValueError, match=r"LV-ViT's auxiliary head .* VisionTransformer has none: use --model lvvit_s"):
+    with pytest.raises(
+        ValueError, match=r"LV-ViT's auxiliary head .* VisionTransformer has none: use a model such as lvvit_s"
+    ):
         run(photographs, tmp_path, "evit_finetune", model=small_model(), token_labels=1.0)
     model = lvvit()
     model.aux_head = nn.Linear(32, 7)

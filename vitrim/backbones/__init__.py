@@ -11,6 +11,7 @@ from .library import Library
 from .lvvit import names  # noqa: F401  registers lvvit_t, _s, _m, _l with timm
 from .lvvit.model import LVViT, LVViTBackbone
 from .lvvit.token_labels import TokenLogits
+from .strangers import no_model, unsupported
 from .timm.library import TimmLibrary
 from .timm.plain import PlainBackbone
 from .timm.rope import RopeBackbone
@@ -33,8 +34,7 @@ def library_of(model: nn.Module) -> Library:
     for library in LIBRARIES:
         if library.owns(model):
             return library
-    known = " or ".join(library.name for library in LIBRARIES)
-    raise ValueError(f"{type(model).__name__} is no model of {known}: give the dense model itself, without wrappers")
+    raise ValueError(no_model(model, LIBRARIES))
 
 
 def library_with(name: str) -> Library:
@@ -65,7 +65,7 @@ def find_family(model: nn.Module) -> type[Backbone]:
         'PlainBackbone'
         >>> find_family(timm.create_model("resnet18"))
         Traceback (most recent call last):
-        ValueError: ResNet is not supported: no backbone lists this exact type. Supported are VisionTransformer, ...
+        ValueError: timm.models.resnet.ResNet is not supported: vitrim runs timm's VisionTransformer, ...
     """
     for family in FAMILIES:
         if kind(model) in family.models:
@@ -73,10 +73,7 @@ def find_family(model: nn.Module) -> type[Backbone]:
             family.check(model)
             refuse(model, family)
             return family
-    supported = ", ".join(m.__name__ for family in FAMILIES for m in family.models)
-    inner = "; give what its get_base_model() returns" if hasattr(model, "get_base_model") else ""  # peft's wrapper
-    name = type(model).__name__
-    raise ValueError(f"{name} is not supported: no backbone lists this exact type. Supported are {supported}{inner}")
+    raise ValueError(unsupported(model, LIBRARIES, FAMILIES))
 
 
 def _check_parts(model: nn.Module) -> None:

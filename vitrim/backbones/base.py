@@ -12,8 +12,10 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from ..core.evidence import Evidence
+from ..core.recording import recording
 from ..core.tokens import Tokens
 from .counting import linear_macs
+from .images import trouble_with
 from .visitor import Visitor
 
 
@@ -114,11 +116,19 @@ class Backbone(Visitor):
     def embed(self, images: Tensor) -> Tokens:
         """Images [b, 3, height, width] to tokens, positions added.
 
-        Raises ValueError for images of another size, and where somebody has put on the model, in the meantime, what
-        the loop would go around.
+        Raises ValueError for images of another size or kind, and where somebody has put on the model, in the meantime,
+        what the loop would go around.
         """
         self.look()
-        return self._embed(images)
+        if recording():
+            return self._embed(images)
+        try:
+            return self._embed(images)
+        except (AttributeError, RuntimeError, TypeError, ValueError) as error:  # torch's and timm's, in their words
+            trouble = trouble_with(images, self.model)
+            if trouble:
+                raise ValueError(trouble) from error
+            raise
 
     @abstractmethod
     def _embed(self, images: Tensor) -> Tokens:

@@ -17,6 +17,7 @@ from importlib import import_module
 from ..common.terminal import speak_as_told
 from ..common.text import visible
 from .commands import COMMANDS
+from .shared.flags import in_flags
 from .shared.parse import HelpAsked, parse
 
 USAGE = "vitrim COMMAND [OPTIONS]"
@@ -43,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(asked)
         return 0
     except ValueError as error:
-        print(f"vitrim: error: {_one_line(error)}", file=sys.stderr)
+        print(f"vitrim: error: {_one_line(in_flags(error))}", file=sys.stderr)
         return BAD_INPUT
     except SystemExit as stop:
         return int(stop.code or 0)
@@ -100,7 +101,7 @@ def _overview() -> str:
 
 
 def _unknown(given: str) -> str:
-    near = difflib.get_close_matches(given, COMMANDS, n=1)
+    near = difflib.get_close_matches(given, [*COMMANDS, "--help", "--version"], n=1)
     hint = f"did you mean {near[0]}? " if near else ""
     kind = "option" if given.startswith("-") else "command"
     return f"{kind} {given!r} is not known: {hint}commands are {', '.join(COMMANDS)} (vitrim --help)"

@@ -65,10 +65,7 @@ def _check_device(machine: MachineOptions) -> None:
     if machine.device not in (None, "cpu", "cuda"):
         raise ValueError(f"--device {machine.device}: give cpu or cuda; several GPUs by accelerate launch or torchrun")
     device = as_device(machine.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    try:
-        as_dtype(machine.precision, device)
-    except ValueError as error:
-        raise ValueError(f"--precision {machine.precision}: {error} (--precision float32)") from error
+    as_dtype(machine.precision, device)
 
 
 def _check_folder(training: TrainingOptions, settings: Settings) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 # Control and format characters (colours, cursor moves, text direction), halves of pairs (bytes of a file name that
 # are no UTF-8), line and paragraph separators.
@@ -32,6 +33,12 @@ def few(items: Sequence[object], shown: int = 3) -> str:
     """The first items as text, with a count of the rest."""
     text = ", ".join(shortened(item) for item in items[:shown])
     return text if len(items) <= shown else f"{text} and {len(items) - shown} more"
+
+
+def did_you_mean(word: str, names: Iterable[str]) -> str:
+    """`did you mean evit? ` for a word that looks like one of the names; else nothing."""
+    near = difflib.get_close_matches(word, list(names), n=1)
+    return f"did you mean {near[0]}? " if near else ""
 
 
 def first_line(error: BaseException) -> str:

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .values import as_number, as_several, as_whole, shown
+from ..common.errors import OptionError
+from .values import as_number, as_several, as_whole
 
 SLACK = 1e-9  # 0.7 * 10 is 7.000000000000001 in floating point; no token more for that
 
@@ -92,7 +93,7 @@ def as_places(at: Iterable[int] | int, option: str = "at") -> tuple[int, ...]:
     places = tuple(map(as_whole, (at,) if several is None else several))
     if None in places:
         wrong = at if several is None else several[places.index(None)]
-        raise ValueError(f"{option}: {shown(wrong)} is not a block: give block numbers from 0, such as (3, 6, 9)")
+        raise OptionError({option: wrong}, " is no block: give block numbers from 0, such as ", {option: (3, 6, 9)})
     return tuple(place for place in places if place is not None)
 
 
@@ -102,15 +103,15 @@ def check_places(at: Iterable[int] | int, depth: int, option: str = "at") -> tup
     Example:
         >>> check_places((3, 12), depth=12)
         Traceback (most recent call last):
-        ValueError: at: 12 is not a block of this model: give block numbers from 0 to 11
+        vitrim.common.errors.OptionError: at=12 is not a block of this model: give block numbers from 0 to 11
     """
     places = as_places(at, option)
     wrong = [i for i in places if not 0 <= i < depth]
     if wrong or not places:
-        given = wrong[0] if wrong else "no place"
-        raise ValueError(f"{option}: {given} is not a block of this model: give block numbers from 0 to {depth - 1}")
+        given = {option: wrong[0]} if wrong else f"{option}: no place"
+        raise OptionError(given, f" is not a block of this model: give block numbers from 0 to {depth - 1}")
     if list(places) != sorted(set(places)):
-        raise ValueError(f"{option}: {places} must rise from block to block, each named once")
+        raise OptionError({option: places}, ": give blocks that rise, each named once")
     return places
 
 
@@ -124,7 +125,7 @@ def check_keep(
     Example:
         >>> check_keep(1.2)
         Traceback (most recent call last):
-        ValueError: keep rate 1.2 is not in (0, 1]: 0.7 keeps 70 % of the patch tokens at each place
+        vitrim.common.errors.OptionError: keep=1.2 is not in (0, 1]: give the share of the patch tokens to keep, ...
     """
     rates = _rates(keep, places, zero)
     return rates[0] if as_several(keep) is None else rates
@@ -167,7 +168,9 @@ def _rates(keep: Any, places: int | None, zero: bool = False) -> tuple[float, ..
     several = as_several(keep)
     rates = tuple(_rate(rate, zero) for rate in ((keep,) if several is None else several))
     if places is not None and len(rates) not in (1, places):
-        raise ValueError(f"{len(rates)} keep rates for {places} places: give one rate, or one for each place")
+        raise OptionError(
+            {"keep": rates}, f": {len(rates)} keep rates for {places} places: give one rate, or one for each place"
+        )
     return rates
 
 
@@ -175,9 +178,8 @@ def _rate(given: Any, zero: bool) -> float:
     rate = as_number(given)
     if rate is None or not 0 <= rate <= 1 or (rate == 0 and not zero):
         allowed = "[0, 1]" if zero else "(0, 1]"
-        raise ValueError(
-            f"keep rate {shown(given)} is not in {allowed}: 0.7 keeps 70 % of the patch tokens at each place"
-        )
+        text = " is text" if isinstance(given, str) else f" is not in {allowed}"
+        raise OptionError({"keep": given}, f"{text}: give the share of the patch tokens to keep, such as 0.7")
     return float(rate)
 
 

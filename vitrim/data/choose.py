@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
+from ..common.errors import OptionError
 from ..common.seeds import seed_of
 
 
@@ -27,7 +28,7 @@ def drawn(size: int, limit: int | None, seed: int, labels: Sequence[int] | None 
     their photographs. Raises ValueError for a limit below 1.
     """
     if limit is not None and limit < 1:
-        raise ValueError(f"limit is {limit}: give a whole number from 1")
+        raise OptionError({"limit": limit}, ": give a whole number from 1")
     if limit is None or limit >= size:
         return None
     order = torch.randperm(size, generator=torch.Generator().manual_seed(seed_of(seed, size))).tolist()

@@ -37,7 +37,8 @@ def read_class_map(file: str | Path | Mapping[str, int]) -> dict[str, int]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"cannot read the class map {path}: {first_line(error)}") from error
+        reason = getattr(error, "strerror", None) or first_line(error)
+        raise ValueError(f"the class map {path} cannot be read: {reason}") from error
     pairs = _from_json(text, path) if path.suffix.lower() == ".json" else _from_lines(text, path)
     return _checked(pairs, f"the class map {path}")
 

@@ -10,12 +10,24 @@ from typing import Any
 
 from timm.data import ImageNetInfo, infer_imagenet_subset
 
+from ..common.errors import OptionError, Part
 from ..common.text import counted, few, shortened
 from .folders import in_order
 
 WNID = re.compile(r"n\d{8}")
 LabelNames = Sequence[str] | Mapping[int, str] | None  # timm's: a name for each index, or index -> name
-MAP_HINT = "give --class-map FILE with lines `name,index`"
+MAP_HINT: tuple[Part, ...] = ("give a file of lines `name,index` as ", {"class_map": ...})
+
+
+class OtherCount(OptionError):
+    """The data has another number of classes than the model, and nothing says which of them they are.
+
+    count: classes of the data
+    """
+
+    def __init__(self, count: int, *parts: Part):
+        super().__init__(*parts)
+        self.count = count
 
 
 @dataclass(frozen=True)
@@ -82,11 +94,11 @@ def match_classes(
     if subset and all(WNID.fullmatch(name) for name in names):
         return _match_wnids(names, subset, where)
     if known:
-        raise ValueError(_other_classes([name for name in names if name not in known], known, where))
+        raise OptionError(*_other_classes([name for name in names if name not in known], known, where))
     if len(names) == num_classes:
         order = "by name, in natural order" if list(names) == in_order(set(names)) else "in the data set's own order"
         return Classes(tuple(names), tuple(range(num_classes)), order, by_order=True)
-    raise ValueError(_other_count(names, num_classes, empty, where))
+    raise OtherCount(len(names), *_other_count(names, num_classes, empty, where))
 
 
 def empty_are_classes(names: Sequence[str], empty: Sequence[str], num_classes: int, label_names: LabelNames) -> bool:
@@ -142,25 +154,22 @@ def _match_wnids(names: Sequence[str], subset: str, where: str) -> Classes:
     return Classes(tuple(names), tuple(position[name] for name in names), f"by wnid, to {subset}", by_wnid=True)
 
 
-def _other_classes(strangers: list[str], known: Mapping[str, int], where: str) -> str:
+def _other_classes(strangers: list[str], known: Mapping[str, int], where: str) -> tuple[Part, ...]:
     return (
         f"{where} has {counted(len(strangers), 'class', 'classes')} that the model has not learned: "
-        f"{few(strangers)}; it knows {few(list(known))}: rename the folders, or {MAP_HINT}"
+        f"{few(strangers)}; it knows {few(list(known))}: rename the folders, or ",
+        *MAP_HINT,
     )
 
 
-def _other_count(names: Sequence[str], num_classes: int, empty: Sequence[str], where: str) -> str:
-    count = len(names)
+def _other_count(names: Sequence[str], num_classes: int, empty: Sequence[str], where: str) -> tuple[Part, ...]:
     hollow = f", besides {counted(len(empty), 'folder')} without a photograph ({few(empty)})" if empty else ""
-    size = counted(count, "class", "classes")
+    size = counted(len(names), "class", "classes")
     if infer_imagenet_subset({"num_classes": num_classes}):
-        way = "name the classes by ImageNet wnid (n01440764)"
+        way = ": name the classes by ImageNet wnid (n01440764), or "
     else:
-        way = f"say which of its classes these are ({MAP_HINT})"
-    return (
-        f"{where} has {size} ({few(names)}){hollow} and the model {num_classes}: {way}, or take a model with {size} "
-        f"(--num-classes {count})"
-    )
+        way = ", and nothing says which of them these are: "
+    return f"{where} has {size} ({few(names)}){hollow} and the model {num_classes}{way}", *MAP_HINT
 
 
 def check_same_classes(learned: Classes, judged: Classes, where: str) -> None:
@@ -175,9 +184,10 @@ def check_same_classes(learned: Classes, judged: Classes, where: str) -> None:
     moved = [name for name in mapping.keys() & other_mapping.keys() if mapping[name] != other_mapping[name]]
     strangers = sorted(mapping.keys() ^ other_mapping.keys()) if learned.by_order or judged.by_order else []
     if strangers or moved:
-        raise ValueError(
+        raise OptionError(
             f"{where} has other classes ({few(judged.names)}) than the training photographs ({few(learned.names)}): "
-            f"{few(strangers or sorted(moved))} would be judged as another class: rename the folders, or {MAP_HINT}"
+            f"{few(strangers or sorted(moved))} would be judged as another class: rename the folders, or ",
+            *MAP_HINT,
         )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from timm.data import resolve_data_config
 from torch import nn
 
+from ..common.errors import OptionError
 from ..common.text import shortened
 from ..common.unwrapping import innermost
 
@@ -36,7 +37,7 @@ def config_of(
 ) -> dict:
     """timm's data configuration; the model's patch embedding knows its size better than its `pretrained_cfg`."""
     if crop_pct is not None and not 0 < crop_pct <= 1:
-        raise ValueError(f"crop_pct is {crop_pct}: give a share in (0, 1]")
+        raise OptionError({"crop_pct": crop_pct}, ": give a share in (0, 1], such as 0.9")
     embeds = filter(_is_patch_embed, model.modules()) if model is not None else ()
     embed: Any = next(iter(embeds), None)
     size = _size(embed, img_size)
@@ -47,9 +48,10 @@ def config_of(
     _check(cfg)
     config = resolve_data_config(args, pretrained_cfg=cfg, model=model)
     if channels not in (1, 3) or len(config["mean"]) != channels or len(config["std"]) != channels:
-        raise ValueError(
-            f"the model takes {channels} channels and its mean has {len(config['mean'])}: "
-            "photographs are RGB, or gray for a model with one channel, one mean and one std (--mean, --std)"
+        raise OptionError(
+            f"the model takes {channels} channels and its mean has {len(config['mean'])}: photographs are RGB, or gray "
+            "for a model with one channel, and one number as ",
+            {"mean": ..., "std": ...},
         )
     return config
 
@@ -66,7 +68,7 @@ def _size(embed: Any, img_size: int | tuple[int, int] | None) -> tuple[int, int]
     fixed = getattr(embed, "img_size", None)
     size = (img_size, img_size) if isinstance(img_size, int) else img_size or fixed
     if size is not None and min(size) < 1:
-        raise ValueError(f"img_size is {img_size}: give pixels, from 1")
+        raise OptionError({"img_size": img_size}, ": give pixels, from 1")
     if size is not None and fixed and embed.strict_img_size and tuple(size) != tuple(fixed):
         raise ValueError(
             f"the model takes {fixed[0]} x {fixed[1]} pixels and img_size asks for {size[0]} x {size[1]}: "

@@ -10,6 +10,7 @@ from pathlib import Path
 from timm.utils.misc import natural_key
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
+from ..common.errors import OptionError, Part
 from ..common.text import few, shortened
 
 ENDINGS = tuple(sorted({*IMG_EXTENSIONS, ".gif"}))
@@ -141,7 +142,7 @@ def class_folders(root: Path, split: str | None) -> ClassFolders:
     _count_beside(walk, root)
     taken = [name for name in names if by_class[name]]
     if not taken:
-        raise ValueError(_why_empty(root, names))
+        raise OptionError(*_why_empty(root, names))
     samples = [(file, label) for label, name in enumerate(taken) for file in sorted(by_class[name], key=os.path.split)]
     return ClassFolders(root, samples, taken, [name for name in names if not by_class[name]], dict(walk.left_out))
 
@@ -178,7 +179,7 @@ def flat_files(root: str | Path, split: str | None) -> tuple[Path, list[str], di
     root = split_folder(root, split)
     photographs, left_out = below(root)
     if not photographs:
-        raise ValueError(_why_empty(root, folders_in(root)))
+        raise OptionError(*_why_empty(root, folders_in(root)))
     return root, photographs, left_out
 
 
@@ -200,11 +201,17 @@ def split_folder(root: Path, split: str | None) -> Path:
     return root / split if split else root
 
 
-def _why_empty(root: Path, names: list[str]) -> str:
+def _why_empty(root: Path, names: list[str]) -> tuple[Part, ...]:
     files = sorted(entry.name for entry in os.scandir(root) if entry.is_file())
     if any(is_photograph(name) for name in files):
-        return f"{root} has photographs but no class folders: give a label file with lines `file label`"
+        return f"{root} has photographs but no class folders: give a file of lines `file label` as ", {
+            "label_file": ...
+        }
     if any(name.endswith(".tar") for name in files):
-        return f"{root} holds tar files: give one of them, or wds/{root} with a split such as 'val-{{0000..0003}}.tar'"
+        return (
+            f"{root} holds tar files: give one of them, or wds/{root} with a split such as 'val-{{0000..0003}}.tar'",
+        )
     kinds = f"files that end in {', '.join(ENDINGS)}"
-    return f"{root} holds no photographs ({kinds}), {f'nor do its {len(names)} folders' if names else 'and no folders'}"
+    return (
+        f"{root} holds no photographs ({kinds}), {f'nor do its {len(names)} folders' if names else 'and no folders'}",
+    )

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
+from ..common.errors import OptionError
 from ..common.text import counted, few
 from ..common.unwrapping import innermost
 from .choose import drawn, first_of_each
@@ -114,7 +115,7 @@ def _classes_of(
 ) -> tuple[Files | ReaderImages | TorchImages | Stream, Classes]:
     """The classes, and the source with its labels numbered as they are."""
     if source.names is None and known.class_map is not None:
-        raise ValueError(f"{where} stores class indices and no names: leave out the class map")
+        raise OptionError(f"{where} stores class indices and no names: leave out ", {"class_map": ...})
     if source.names is None:
         return source, Classes((), (), "integer labels as stored, taken as class indices from 0")
     names, empty, about = source.names, source.empty, (known.num_classes, known.label_names)
@@ -130,14 +131,16 @@ def _stream(
     source: Stream, classes: Classes, config: dict, per_class: int | None, limit: int | None
 ) -> StreamedPhotographs:
     if per_class is not None:
-        raise ValueError(f"{source.where} is read from start to end: limit_per_class needs random access; use limit")
+        raise OptionError(
+            f"{source.where} is read from start to end: for ", {"limit_per_class": per_class}, " give ", {"limit": ...}
+        )
     return StreamedPhotographs(source, classes, config, limit)
 
 
 def _positive(**limits: int | None) -> None:
     for name, value in limits.items():
         if value is not None and value < 1:
-            raise ValueError(f"{name} is {value}: give a whole number from 1")
+            raise OptionError({name: value}, ": give a whole number from 1")
 
 
 def _choose(
@@ -149,7 +152,9 @@ def _choose(
     labels, words, chosen = source.labels(), [], None
     if per_class is not None:
         if labels is None:
-            raise ValueError("the data set does not list its labels, which limit_per_class needs: use limit")
+            raise OptionError(
+                "the data set does not list its labels: for ", {"limit_per_class": per_class}, " give ", {"limit": ...}
+            )
         chosen = first_of_each(labels, per_class)
         words.append(f"the first {per_class} of each class")
         labels = [labels[place] for place in chosen]
@@ -181,11 +186,11 @@ def open_loader(
         [6, 2]
     """
     if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}: give a whole number from 1")
+        raise OptionError({"batch_size": batch_size}, ": give a whole number from 1")
     if workers is None:
         workers = min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     if workers < 0:
-        raise ValueError(f"workers is {workers}: give a whole number from 0")
+        raise OptionError({"workers": workers}, ": give a whole number from 0")
     batches = 1 if isinstance(dataset, IterableDataset) else -(-len(dataset) // batch_size)
     return DataLoader(
         dataset,

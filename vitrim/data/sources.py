@@ -171,7 +171,7 @@ def find_source(
     if local.exists():
         raise ValueError(f"{local} is a file and no data set: give a folder with one folder per class, or a .tar file")
     raise ValueError(
-        f"there is no {local}: give a folder with one folder per class, a .tar file, "
+        f"there is no file or folder {local}: give a folder with one folder per class, a .tar file, "
         "or a name with hfds/, hfids/, tfds/, wds/ or torch/ in front"
     )
 

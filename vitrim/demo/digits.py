@@ -16,6 +16,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Generator, Tensor
 from torch.utils.data import Dataset
 
+from ..common.errors import OptionError
 from ..common.extras import require
 
 CANVAS_SIZE = 64
@@ -103,7 +104,7 @@ class DigitCanvases(Dataset):
 
     def __init__(self, split: str = "test", count: int = 1000, seed: int = 0) -> None:
         if count < 1:
-            raise ValueError(f"count={count} canvases is not possible; ask for 1 or more")
+            raise OptionError({"count": count}, ": give a whole number from 1")
         generator = torch.Generator().manual_seed(seed)
         self.canvases = paint_canvases(source_digits(split), count, generator)
         self.classes = [str(digit) for digit in range(CLASSES)]

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
+from ..common.errors import OptionError
 from ..common.unwrapping import innermost
 from ..data.photographs import Unreadable
 from .judges import ClassifierJudge, EvaluationResult, FeatureJudge, knn_hits, wilson_interval, without_classifier
@@ -108,7 +109,7 @@ def _judges(
     if len(set(counts.values())) != 1 or None in counts.values():
         raise ValueError(f"give one or more models with the same number of classes, not {counts or 'none'}")
     if neighbours < 1:
-        raise ValueError(f"neighbours is {neighbours}: give a whole number from 1")
+        raise OptionError({"neighbours": neighbours}, ": give a whole number from 1")
     if without_classifier(next(iter(models.values()))) if features is None else features:
         return {name: FeatureJudge(name, neighbours, device) for name in models}
     if 0 in counts.values():

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..backbones import LIBRARIES
+from ..common.errors import OptionError
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _BFLOAT16_FLAGS = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")
@@ -39,12 +40,16 @@ def as_device(device: str | torch.device) -> torch.device:
     try:
         found = torch.device(device)
     except RuntimeError as error:
-        raise ValueError(f"{device!r} is no device: give cpu, cuda, cuda:1 or mps") from error
+        raise OptionError({"device": str(device)}, ": give cpu, cuda, cuda:1 or mps") from error
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not available.get(found.type, True) or (
         found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count()
     ):
-        raise ValueError(f"device {device} is not available here ({torch.cuda.device_count()} CUDA devices): use cpu")
+        raise OptionError(
+            {"device": str(device)},
+            f": there is none here ({torch.cuda.device_count()} CUDA devices): use ",
+            {"device": "cpu"},
+        )
     return found
 
 
@@ -52,11 +57,15 @@ def as_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
     """float32, bfloat16 or float16. Raises ValueError for others, and where `device` computes no such numbers."""
     name = str(dtype).removeprefix("torch.")
     if name not in _DTYPES:
-        raise ValueError(f"dtype {name} is unknown: use one of {', '.join(_DTYPES)}")
+        raise OptionError({"dtype": name}, f": choose one of {', '.join(_DTYPES)}")
     if name == "bfloat16" and not _has_bfloat16(device):
-        raise ValueError(f"{processor_name(device)} has no bfloat16 arithmetic: use float32")
+        raise OptionError(
+            {"dtype": name}, f": {processor_name(device)} has no such arithmetic: use ", {"dtype": "float32"}
+        )
     if name == "float16" and device.type == "cpu":
-        raise ValueError("float16 is for GPUs: on a CPU use float32 or bfloat16")
+        raise OptionError(
+            {"dtype": name}, " is for GPUs: on a CPU use ", {"dtype": "float32"}, " or ", {"dtype": "bfloat16"}
+        )
     return _DTYPES[name]
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ..backbones.base import Backbone
-from ..core.errors import UnfitModel
+from ..common.errors import UnfitModel
 from ..core.evidence import Evidence
 from ..core.masking import Mask
 from ..core.reductions import Keep, Reduction
@@ -72,9 +72,12 @@ class IdleViT(Method):
         self.places = tuple(Place(j, block, kept[j]) for j, block in enumerate(blocks))
         if not body.class_tokens and self.score != "predictor":
             raise UnfitModel(
-                f"idlevit with score={self.score!r} needs a [CLS] token and {type(body.model).__name__} has none: "
-                'use score="predictor", or a method that takes score="tokens" (evit, topk)',
-                score="predictor",
+                "idlevit with ",
+                {"score": self.score},
+                f" needs a [CLS] token and {type(body.model).__name__} has none: take evit or topk with ",
+                {"score": "tokens"},
+                ", or ",
+                {"score": "predictor"},
             )
 
     def _bounds(self, cut: range) -> list[int]:

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..backbones.base import Backbone
-from ..core.errors import UnfitModel
+from ..common.errors import UnfitModel
 from ..core.evidence import Evidence
 from ..core.masking import Mask
 from ..core.packing import pack
@@ -107,8 +107,9 @@ class ToFe(StoredShares, Method):
             try:
                 body.check_ragged()
             except ValueError as reason:
-                text = f'tofe with adaptive="instance": {reason}; use adaptive="batch"'
-                raise UnfitModel(text, adaptive="batch") from None
+                raise UnfitModel(
+                    "tofe with ", {"adaptive": "instance"}, f": {reason}; use ", {"adaptive": "batch"}
+                ) from None
 
     def _recoveries(self, body: Backbone) -> list[int | None]:
         """The block before which the frozen tokens of each stage are recovered: the next stage, or where the model

@@ -6,7 +6,8 @@ import math
 from collections.abc import Callable, Sequence
 
 from ..backbones import Backbone
-from ..core.values import as_number, shown
+from ..common.errors import OptionError, Part
+from ..core.values import as_number
 from ..methods import Method
 from .cost import plan_macs
 
@@ -17,7 +18,7 @@ def solve(body: Backbone, methods: Sequence[Method], macs: float, dial: str | No
     """The methods, the dial of one of them turned to the largest plan not above `macs` times the dense cost."""
     share = as_number(macs)
     if share is None or not 0 < share <= 1:
-        raise ValueError(f"macs={shown(macs)} is not a share of the dense cost: give a number in (0, 1], such as 0.6")
+        raise OptionError({"macs": macs}, " is no share of the dense cost: give a number in (0, 1], such as 0.6")
     for method in methods:
         body.admit(method)
     grid, turn = body.grid(), _dialled(methods, dial)
@@ -34,8 +35,17 @@ def solve(body: Backbone, methods: Sequence[Method], macs: float, dial: str | No
 
     try:
         value = solve_dial(cost, share * dense, method.dial_values(body))
-    except ValueError as error:
-        raise ValueError(f"{method.name} cannot meet macs={share} ({share * dense / 1e9:.3f} GMACs): {error}") from None
+    except OutOfReach as error:
+        low, high = math.ceil(1000 * error.low / dense) / 1000, error.high / dense
+        earlier: tuple[Part, ...] = ()
+        if "at" in method.option_names() and method.blocks_of(body)[0] > 1 and body.depth > 3:
+            earlier = (", or let it act earlier, such as ", {"at": (1, 2, 3)})
+        raise OptionError(
+            f"{method.name} cannot meet ",
+            {"macs": share},
+            f": out of reach, its plans cost {low:g} to {high:.3g} of the dense model: give a share from {low:g}",
+            *earlier,
+        ) from None
     _check_given(method, value, share)
     return turned(value)
 
@@ -44,9 +54,11 @@ def _check_given(method: Method, value: float, macs: float) -> None:
     """Raise ValueError where the method came with another value of its dial, which would be dropped."""
     given = method.options().get(method.dial)
     if given is not None and given != value:
-        raise ValueError(
-            f"macs={macs} solves for the {method.dial} of {method.name} ({value}), and it has {method.dial}={given}: "
-            f"leave out macs, or the {method.dial}"
+        raise OptionError(
+            {"macs": macs},
+            f" solves for the {method.dial} of {method.name}, and it has ",
+            {method.dial: given},
+            ": leave one of the two out",
         )
 
 
@@ -61,19 +73,27 @@ def _dialled(methods: Sequence[Method], dial: str | None) -> int:
     return named[0]
 
 
+class OutOfReach(ValueError):
+    """Even the cheapest plan is above the budget. low, high: MACs of the cheapest and of the dearest plan."""
+
+    def __init__(self, low: int, high: int):
+        super().__init__(f"out of reach: {low / 1e9:.3f} to {high / 1e9:.3f} GMACs can be had")
+        self.low, self.high = low, high
+
+
 def solve_dial(cost: Callable[[float], int], budget: float, values: Sequence[float] | None = None) -> float:
     """The dial value whose plan is the largest not above `budget` MACs; of equal plans, the shortest number.
 
     cost:   dial value -> MACs, rising with the dial
     values: the dial's values from cheapest to dearest; default: keep rates (0, 1] in steps of 1e-6
-    Raises ValueError where even the cheapest plan is above the budget.
+    Raises `OutOfReach` where even the cheapest plan is above the budget.
     """
     at = (lambda j: values[j]) if values is not None else (lambda j: (j + 1) / KEEP_STEPS)
     low, high = 0, (KEEP_STEPS if values is None else len(values)) - 1
     if cost(at(high)) <= budget:  # a plan that keeps all asks nobody, and can be cheaper than the one before it
         return at(high)
     if cost(at(low)) > budget:
-        raise ValueError(f"out of reach: {cost(at(low)) / 1e9:.3f} to {cost(at(high)) / 1e9:.3f} GMACs can be had")
+        raise OutOfReach(cost(at(low)), cost(at(high)))
     while low < high:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if cost(at(middle)) <= budget else (low, middle - 1)

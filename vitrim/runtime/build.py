@@ -11,6 +11,8 @@ from torch import nn
 from ..backbones import find_family
 from ..backbones.admission import warn_of_unseen
 from ..backbones.layers import own_copy
+from ..common.errors import OptionError
+from ..common.text import did_you_mean
 from ..methods import METHODS, Method
 from .budget import solve
 from .model import ReducedViT, unwrap
@@ -104,7 +106,14 @@ def _check_budget(methods: Sequence[Method], macs: float | None, dial: str | Non
         raise ValueError(f"dial={dial!r} names the method that macs turns: give macs too, such as macs=0.6")
     turned = methods[-1].dial
     if macs is not None and turned in options:
-        raise ValueError(f"macs={macs} solves for {turned}, and {turned}={options[turned]!r} is given: leave one out")
+        raise OptionError(
+            {"macs": macs},
+            " solves for ",
+            {turned: ...},
+            ", and ",
+            {turned: options[turned]},
+            " is given: leave one out",
+        )
 
 
 def make_method(name: str, **options: Any) -> Method:
@@ -115,12 +124,13 @@ def make_method(name: str, **options: Any) -> Method:
         EViT(keep=0.5)
         >>> make_method("evitt")
         Traceback (most recent call last):
-        ValueError: method 'evitt' is not known: choose one of evit, bat, idlevit, tofe, tome, dynamicvit, dpcknn, ...
+        ValueError: method 'evitt' is not known: did you mean evit? methods are evit, bat, idlevit, tofe, tome, ...
     """
     if name not in METHODS:
-        raise ValueError(f"method {name!r} is not known: choose one of {', '.join(METHODS)}")
+        raise ValueError(f"method {name!r} is not known: {did_you_mean(name, METHODS)}methods are {', '.join(METHODS)}")
     allowed = METHODS[name].option_names()
     wrong = [key for key in options if key not in allowed]
     if wrong:
-        raise ValueError(f"{name} has no option {', '.join(wrong)}: its options are {', '.join(allowed)}")
+        near = did_you_mean(wrong[0], allowed)
+        raise ValueError(f"{name} has no option {', '.join(wrong)}: {near}its options are {', '.join(allowed)}")
     return METHODS[name](**options)

@@ -44,6 +44,8 @@ def load(folder: str | Path, methods: Iterable[type[Method] | str] = ()) -> Redu
     for method in methods:
         import_method(method) if isinstance(method, str) else register_method(method)
     folder = Path(folder)
+    if not folder.is_dir():
+        raise ValueError(f"there is no folder {folder}: give a folder written by save()")
     missing = [name for name in (CONFIG, WEIGHTS) if not (folder / name).is_file()]
     if missing:
         raise ValueError(f"{folder} has no {' and no '.join(missing)}: give a folder written by save()")

@@ -10,6 +10,7 @@ from torch import nn
 
 from ..backbones import Backbone
 from ..core.schedule import Place
+from ..core.values import shown
 from ..methods import METHODS, Method
 
 
@@ -17,8 +18,13 @@ def as_stack(methods: Sequence[Method]) -> list[Method]:
     """Copies of the methods. Raises ValueError for what is no method."""
     wrong = [m for m in methods if not isinstance(m, Method)]
     if wrong or not methods:
+        if wrong and isinstance(wrong[0], type) and issubclass(wrong[0], Method):
+            name = wrong[0].__name__
+            raise ValueError(f"method {name} is a class: give one of its objects, such as {name}()")
         names = ", ".join(METHODS)
-        raise ValueError(f"method {wrong or methods!r}: give a name ({names}) or a method such as EViT(keep=0.7)")
+        raise ValueError(
+            f"method {shown(wrong[0]) if wrong else '[]'}: give a name ({names}) or a method such as EViT(keep=0.7)"
+        )
     return [copy.deepcopy(m) for m in methods]
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..common.errors import OptionError
 from ..data.loading import data_config
 from ..runtime.model import ReducedViT
 from .objective import check_labels_patches
@@ -20,22 +21,27 @@ def check_model(model: nn.Module) -> None:
     kinds = {p.dtype for p in model.parameters()} - {torch.float32}
     if kinds:
         names = " and ".join(sorted(str(kind).removeprefix("torch.") for kind in kinds))
-        raise ValueError(
+        raise OptionError(
             f"the model has {names} weights, and they learn in float32: call model.float() first. To compute in "
-            "bfloat16, take precision bf16 (--precision bfloat16)"
+            "bfloat16, give ",
+            {"precision": "bf16"},
         )
 
 
 def check_recipe(recipe: Recipe, model: Any) -> None:
     """Raise ValueError where the recipe and the model cannot go together."""
     if recipe.labels and model.num_classes < 2:
-        raise ValueError(
-            f"recipe {recipe.name} learns from labels and the model has {model.num_classes} classes: use "
-            "--recipe distill, or give the model a head with --num-classes"
+        raise OptionError(
+            f"recipe {recipe.name} learns from labels and the model has {model.num_classes} classes: use ",
+            {"recipe": "distill"},
+            ", or give the model a head with ",
+            {"num_classes": ...},
         )
-    if recipe.batch_size < 1 or recipe.epochs < 1 or not recipe.lr > 0:
-        given = f"epochs {recipe.epochs}, batch size {recipe.batch_size}, lr {recipe.lr}"
-        raise ValueError(f"{given}: give whole numbers from 1, and a learning rate above 0")
+    for name in ("epochs", "batch_size"):
+        if getattr(recipe, name) < 1:
+            raise OptionError({name: getattr(recipe, name)}, ": give a whole number from 1")
+    if not recipe.lr > 0:
+        raise OptionError({"lr": recipe.lr}, ": give a learning rate above 0")
     if recipe.weights.token_labels:
         check_labels_patches(model)
 
@@ -43,10 +49,13 @@ def check_recipe(recipe: Recipe, model: Any) -> None:
 def check_start(recipe: Recipe, scratch: bool) -> None:
     """Raise ValueError where a model with random weights would have to teach."""
     if scratch and recipe.teaches:
-        raise ValueError(
-            f"recipe {recipe.name} learns from the dense model, and from scratch there is none: use --recipe "
-            "evit_scratch or bat_scratch, or set the weights of logit_kl, features, token_mse, approximation and "
-            "token_labels to 0"
+        raise OptionError(
+            f"recipe {recipe.name} learns from the dense model, and from scratch there is none: use ",
+            {"recipe": "evit_scratch"},
+            " or ",
+            {"recipe": "bat_scratch"},
+            ", or ",
+            {"logit_kl": 0, "features": 0, "token_mse": 0, "approximation": 0, "token_labels": 0},
         )
 
 

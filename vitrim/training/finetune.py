@@ -13,9 +13,10 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from ..backbones import library_of
+from ..common.errors import OptionError
 from ..common.extras import require
 from ..data.choose import drawn
-from ..data.classes import Classes, check_same_classes, name_classes
+from ..data.classes import Classes, OtherCount, check_same_classes, name_classes
 from ..data.loading import data_config, open_dataset
 from ..data.photographs import Photographs
 from ..methods import Method
@@ -161,6 +162,15 @@ def make_teacher(model: nn.Module, student: ReducedViT, recipe: Recipe) -> Teach
     return Teacher(copy.deepcopy(model), after, bool(recipe.weights.token_labels))
 
 
+def _labelled(data: str | Path, model: nn.Module, **options: Any) -> Any:
+    try:
+        return open_dataset(data, model, **options)
+    except OtherCount as error:
+        raise OptionError(
+            *error.parts, "; or, to learn them anew, create the model with ", {"num_classes": error.count}
+        ) from None
+
+
 def open_photographs(
     data: str | Path,
     model: nn.Module,
@@ -171,14 +181,14 @@ def open_photographs(
 ) -> TrainingPhotographs:
     """Training photographs, labelled or not as the recipe says. Raises ValueError for what cannot be trained on."""
     if recipe.labels:
-        photographs: Any = open_dataset(data, model, limit=limit, seed=settings.seed, class_map=class_map)
+        photographs = _labelled(data, model, limit=limit, seed=settings.seed, class_map=class_map)
         if not hasattr(photographs, "chosen"):
             raise ValueError(
                 f"{data} can only be read from start to end, and training needs random access: use a folder"
             )
         if len(photographs.classes.names) == 1:
             only = photographs.classes.names[0]
-            raise ValueError(f"{data} has one class ({only}): there is nothing to tell apart; use --recipe distill")
+            raise OptionError(f"{data} has one class ({only}), and nothing to tell apart: use ", {"recipe": "distill"})
     else:
         photographs = unlabelled(data, data_config(model))
         photographs.chosen = drawn(len(photographs), limit, settings.seed)

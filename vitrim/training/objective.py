@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..backbones import LVViT, TokenLogits, find_family
+from ..common.errors import OptionError
 from ..runtime.cost import plan_macs
 from ..runtime.model import ReducedViT
 from ..runtime.profile import image_macs
@@ -65,9 +66,10 @@ class Teacher(nn.Module):
 def check_labels_patches(model: nn.Module) -> None:
     """Raise ValueError for a dense model that cannot teach token labels: it needs a classifier on every patch."""
     if not isinstance(model, LVViT):
-        raise ValueError(
+        raise OptionError(
             f"token labels are what LV-ViT's auxiliary head says of every patch, and {type(model).__name__} has none: "
-            "use --model lvvit_s, or set the weight token_labels to 0"
+            "use a model such as lvvit_s, or ",
+            {"token_labels": 0},
         )
     classes = getattr(model.aux_head, "out_features", 0)
     if not classes or classes != model.num_classes:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..common.errors import OptionError
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -31,7 +33,7 @@ class Settings:
         'out/checkpoints'
         >>> Settings(Path("out"), micro_batch=0)
         Traceback (most recent call last):
-        ValueError: --micro-batch 0: give a number from 1
+        vitrim.common.errors.OptionError: micro_batch=0: give a number from 1
     """
 
     out: Path
@@ -52,7 +54,7 @@ class Settings:
         for name, least in smallest.items():
             value = getattr(self, name)
             if value is not None and value < least:
-                raise ValueError(f"--{name.replace('_', '-')} {value}: give a number from {least}")
+                raise OptionError({name: value}, f": give a number from {least}")
 
     @property
     def checkpoints(self) -> Path:

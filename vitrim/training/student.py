@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from ..backbones import library_of
+from ..common.errors import OptionError
 from ..methods import METHODS, Method
 from ..runtime.build import attach
 from ..runtime.model import ReducedViT
@@ -47,10 +48,12 @@ def _check_losses(recipe: Recipe, student: ReducedViT) -> None:
     for part in ("cut", "approximation", "budget", "ratio"):
         if getattr(recipe.weights, part) and not any(part in m.losses for m in student.methods):
             able = " and ".join(_with_loss(part))
-            raise ValueError(
+            raise OptionError(
                 f"recipe {recipe.name} has the loss {part!r}, which only {able} can compute, and the method is "
-                f"{', '.join(m.name for m in student.methods)}: use another method, --recipe distill, or set its "
-                "weight to 0"
+                f"{', '.join(m.name for m in student.methods)}: use another method, ",
+                {"recipe": "distill"},
+                " or ",
+                {part: 0},
             )
     _check_cut(recipe, student)
     if recipe.weights.budget:

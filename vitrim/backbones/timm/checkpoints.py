@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from timm.models import clean_state_dict, load_state_dict
 from torch import Tensor, nn
 
+from ...common.errors import OptionError
 from ...common.text import counted, few, first_line
 from ...common.unwrapping import innermost
 from ..weights import bare_name, check_tensors
@@ -47,7 +48,7 @@ def load_checkpoint(model: nn.Module, path: str | Path) -> tuple[str, ...]:
     weights = _convert(raw, model, path)
     problem = misfit(weights, model, raw)
     if problem:
-        raise ValueError(f"{path} does not fit the model: {problem}")
+        raise OptionError(f"{path} does not fit the model: ", *problem)
     converted = _check_kinds(weights, model, path)
     model.load_state_dict(weights, strict=True)
     return (*taken, *left_out, *taken_off, *_changes(raw, weights), *converted)
@@ -172,8 +173,8 @@ def _convert(state: dict[str, Tensor], model: nn.Module, path: Path) -> dict[str
     try:
         return convert(dict(state), model, **options)
     except Exception as error:
-        reason = misfit(state, model, state) or f"timm cannot convert it: {first_line(error)}"
-        raise ValueError(f"{path} does not fit the model: {reason}") from error
+        reason = misfit(state, model, state) or (f"timm cannot convert it: {first_line(error)}",)
+        raise OptionError(f"{path} does not fit the model: ", *reason) from error
 
 
 def _check_patches(state: dict[str, Tensor], model: nn.Module, path: Path) -> None:

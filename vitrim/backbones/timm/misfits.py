@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from torch import Tensor, nn
 
+from ...common.errors import Part
 from ...common.text import counted, few
 from .record import part_keys
 
@@ -14,8 +15,9 @@ _BLOCK = re.compile(r"(?:blocks|layers)\.(\d+)\.")
 _MADE_FOR = "choose the model that it was made for"
 
 
-def misfit(weights: Mapping[str, Tensor], model: nn.Module, raw: Mapping[str, Tensor]) -> str:
-    """What is missing, unexpected or misshapen (as the file has it), and what to do; empty where all fits.
+def misfit(weights: Mapping[str, Tensor], model: nn.Module, raw: Mapping[str, Tensor]) -> tuple[Part, ...]:
+    """What to do, and what is missing, unexpected or misshapen (as the file has it); empty where all fits. Parts of an
+    `OptionError`.
 
     weights: the state dict after timm's conversion
     raw:     as the file has it
@@ -28,7 +30,7 @@ def misfit(weights: Mapping[str, Tensor], model: nn.Module, raw: Mapping[str, Te
     named = {"missing": missing, "unexpected": unexpected, "misshapen": misshapen}
     shown = 1 if sum(map(bool, named.values())) > 1 else 2 if misshapen else 3
     found = [f"{len(keys)} {what}: {few(keys, shown)}" for what, keys in named.items() if keys]
-    return "; ".join([*found, _advice(weights, model, missing, unexpected, bad)]) if found else ""
+    return (*_advice(weights, model, missing, unexpected, bad), f" ({'; '.join(found)})") if found else ()
 
 
 def in_words(tensor: Tensor) -> str:
@@ -38,7 +40,7 @@ def in_words(tensor: Tensor) -> str:
 
 def _advice(
     weights: Mapping[str, Tensor], model: nn.Module, missing: list[str], unexpected: list[str], bad: list[str]
-) -> str:
+) -> tuple[Part, ...]:
     """What `create_model` should be told, where that is all; else that it is another model, and in what it differs."""
     keys = part_keys(model)
     heads, stem = keys["classifier"], keys["first_conv"]
@@ -46,7 +48,7 @@ def _advice(
     of_head = [key for key in wrong if key.startswith(heads)]
     of_stem = [key for key in bad if key.startswith(stem)]
     if len(of_head) + len(of_stem) < len(wrong):
-        return _MADE_FOR + _differences(weights, model)
+        return (_differences(weights, model) + _MADE_FOR,)
     found, wanted = [], {}
     if of_head:
         wanted["num_classes"] = classes = _classes(weights, of_head)
@@ -54,9 +56,7 @@ def _advice(
     if of_stem:
         wanted["in_chans"] = channels = weights[of_stem[0]].shape[1]
         found.append(f"takes images of {counted(channels, 'channel')}")
-    arguments = ", ".join(f"{key}={value}" for key, value in wanted.items())
-    flags = " ".join(f"--{key.replace('_', '-')} {value}" for key, value in wanted.items())
-    return f"the checkpoint {' and '.join(found)}: create the model with {arguments} ({flags})"
+    return f"the checkpoint {' and '.join(found)}: create the model with ", wanted
 
 
 def _classes(weights: Mapping[str, Tensor], keys: list[str]) -> int:
@@ -66,9 +66,9 @@ def _classes(weights: Mapping[str, Tensor], keys: list[str]) -> int:
 
 def _differences(weights: Mapping[str, Tensor], model: nn.Module) -> str:
     state = model.state_dict()
-    pairs = {"blocks": (_depth(weights), _depth(state)), "channels": (_width(weights), _width(state))}
-    found = [f"{there} {what}, not {here}" for what, (there, here) in pairs.items() if there and there != here]
-    return f" (it has {' and '.join(found)})" if found else ""
+    pairs = {"block": (_depth(weights), _depth(state)), "channel": (_width(weights), _width(state))}
+    found = [f"{counted(there, what)}, not {here}" for what, (there, here) in pairs.items() if there and there != here]
+    return f"it has {', and '.join(found)}: " if found else ""
 
 
 def _depth(keys: Iterable[str]) -> int:

@@ -12,9 +12,11 @@ from typing import Any
 from .config_file import from_file
 from .help import help_of
 from .methods_named import Named, named_methods
+from .renamed import RENAMED, RENAMED_VALUES
 from .spec import Command, Option
 
 _NUMBER = re.compile(r"-(\d|\.\d)")
+WEIGHTS = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 HELP, HELP_ALL, CONFIG = ("-h", "--help"), "--help-all", "config"
 
 
@@ -94,8 +96,20 @@ class _Reader:
             return
         if not word:
             raise ValueError("an argument is empty: give a value, or leave it out")
-        hint = f"did you mean --method {word}? " if word in self.named.known else ""
-        raise ValueError(f"{word!r} belongs to no option: {hint}{self._see()}")
+        raise ValueError(f"{word!r} belongs to no option: {self._meant(word)}{self._see()}")
+
+    def _meant(self, word: str) -> str:
+        """The option that a word without one was likely meant for."""
+        if word.startswith("-"):
+            options = [name for name in self.known if word != "-" and name.startswith(word.lstrip("-"))]
+        elif word in self.named.known:
+            options = ["method"]
+        elif word.endswith(WEIGHTS):
+            options = ["checkpoint"]
+        else:
+            options = ["data" if Path(word).exists() else "model"] if "_" in word or "/" in word else []
+        typed = "" if word.startswith("-") else f" {word}"
+        return next((f"did you mean --{name}{typed}? " for name in options if name in self.known), "")
 
     def _known_word(self, word: str) -> str:
         words = self.command.words()
@@ -139,20 +153,18 @@ class _Reader:
         if not words or words[0] == "":
             raise ValueError(f"--{name} is empty: give a value, or leave it out")
         if len(words) > 1:
-            raise ValueError(
-                f"--{name} takes one value, and {' '.join(map(repr, map(str, words[1:])))} belongs to no option"
-            )
+            extra = " ".join(map(repr, map(str, words[1:])))
+            hint = f": {self._meant(str(words[1]))}".rstrip(" :")
+            raise ValueError(f"--{name} takes one value, and {extra} belongs to no option{hint}")
         return words[0]
 
     def _value(self, option: Option, word: Any, where: str) -> Any:
-        from ..commands import RENAMED_VALUES
-
         text = str(word)
         if text == "":
             raise ValueError(f"--{option.name} is empty: give a value, or leave it out")
         new = RENAMED_VALUES.get((option.name, text))
         if new is not None:
-            raise ValueError(f"{where}--{option.name} {text} is called {new} now")
+            raise ValueError(f"{where}--{option.name} {text} is called {new} now: give --{option.name} {new}")
         try:
             return option.kind.read(text)
         except ValueError as error:
@@ -160,13 +172,15 @@ class _Reader:
             raise ValueError(f"{where}--{option.name} {text}: {error}{near}") from None
 
     def _unknown(self, name: str, words: list[Any]) -> str:
-        from ..commands import RENAMED
-
         if name in RENAMED:
-            return f"--{name} has another name: {RENAMED[name].format(' '.join(map(str, words)) or '...').strip()}"
+            new = RENAMED[name].format(" ".join(map(str, words)) or "...")
+            return f"--{name} has another name now: give {new}"
         owners = [key for key, s in self.named.known.items() if name in {o.name.replace("_", "-") for o in s.options}]
         if owners and self.command.dial:
-            return f"--{name} is no option of {' or '.join(self.named.names)}: it is one of {', '.join(owners)}"
+            dials = dict.fromkeys(f"--{s.dial}" for s in self.named.signatures if name == "keep" and s.dial != name)
+            instead = f", which has {' and '.join(dials)}" if dials else ""
+            names = " or ".join(self.named.names)
+            return f"--{name} is no option of {names}{instead}: it is one of {', '.join(owners)}"
         near = _maybe(self._names(), name, "did you mean --{}? ")
         return f"--{name} is no option of vitrim {self.command.name}: {near}{self._see()}"
 

@@ -10,13 +10,14 @@ import math
 from collections.abc import Callable, Collection
 from typing import Any
 
-from ...core.values import as_flag, as_number, as_several, as_whole, shown
+from ...common.errors import OptionError
+from ...core.values import as_flag, as_number, as_several, as_whole
 
 
 def check_one_of(option: str, value: str, allowed: Collection[str]) -> str:
     """`value`; ValueError if it is not one of those allowed."""
     if not isinstance(value, str) or value not in allowed:
-        raise ValueError(f"{option} {shown(value)} is not one of {', '.join(allowed)}")
+        raise OptionError({option: value}, f": choose one of {', '.join(allowed)}")
     return str(value)
 
 
@@ -24,7 +25,7 @@ def check_flag(option: str, value: bool) -> bool:
     """`value`; ValueError if it is not True or False."""
     flag = as_flag(value)
     if flag is None:
-        raise ValueError(f"{option}={shown(value)}: give True or False")
+        raise OptionError({option: value}, ": give True or False")
     return flag
 
 
@@ -32,7 +33,7 @@ def check_count(option: str, value: int, lowest: int) -> int:
     """`value`; ValueError if it is no whole number from `lowest`."""
     count = as_whole(value)
     if count is None or count < lowest:
-        raise ValueError(f"{option}={shown(value)}: give a whole number from {lowest}")
+        raise OptionError({option: value}, f": give a whole number from {lowest}")
     return count
 
 
@@ -43,7 +44,9 @@ def check_counts(option: str, value: Any, lowest: int, places: int | None = None
     several = as_several(value)
     checked = tuple(check_count(option, item, lowest) for item in ((value,) if several is None else several))
     if not checked or (places is not None and len(checked) not in (1, places)):
-        raise ValueError(f"{len(checked)} {option} for {places or 'several'} places: give one, or one for each place")
+        raise OptionError(
+            {option: value}, f": {len(checked)} for {places or 'several'} places: give one, or one for each place"
+        )
     return checked[0] if several is None else checked
 
 
@@ -51,7 +54,7 @@ def check_seed(value: int) -> int:
     """The seed; ValueError if it is no whole number."""
     seed = as_whole(value)
     if seed is None:
-        raise ValueError(f"seed={shown(value)}: give a whole number, such as 0")
+        raise OptionError({"seed": value}, ": give a whole number, such as 0")
     return seed
 
 
@@ -59,7 +62,7 @@ def check_number(option: str, value: float, fits: Callable[[float], bool], allow
     """`value`; ValueError if it is no finite number that fits. `allowed` says in words what does."""
     number = as_number(value)
     if number is None or not math.isfinite(number) or not fits(number):
-        raise ValueError(f"{option}={shown(value)}: give {allowed}")
+        raise OptionError({option: value}, f": give {allowed}")
     return float(number)
 
 
@@ -68,5 +71,5 @@ def check_score(score: Any, allowed: Collection[str]) -> Any:
     if callable(score):
         return score
     if not isinstance(score, str) or score not in allowed:
-        raise ValueError(f"score {shown(score)} is not one of {', '.join(allowed)}, nor a callable")
+        raise OptionError({"score": score}, f": choose one of {', '.join(allowed)}, or in Python a function of images")
     return str(score)

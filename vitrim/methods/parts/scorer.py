@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ...backbones.base import Backbone
-from ...core.errors import UnfitModel
+from ...common.errors import UnfitModel
 from ...core.evidence import Evidence
 from ...core.schedule import Place
 from ...core.seeds import image_seed, random_scores
@@ -41,9 +41,11 @@ class Scorer:
         """Raises ValueError where the method of that name needs a [CLS] token and the model has none."""
         if not body.class_tokens and self.score in ("cls", "-cls"):
             raise UnfitModel(
-                f"{name} with score={self.score!r} needs a [CLS] token and {type(body.model).__name__} has none "
-                '(its prefix tokens, if any, are registers): use score="tokens"',
-                score="tokens",
+                f"{name} with ",
+                {"score": self.score},
+                f" needs a [CLS] token and {type(body.model).__name__} has none "
+                "(its prefix tokens, if any, are registers): use ",
+                {"score": "tokens"},
             )
         self.has_class = bool(body.class_tokens)
 
