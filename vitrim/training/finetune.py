@@ -14,7 +14,6 @@ from torch.utils.data import DataLoader
 
 from ..backbones import library_of
 from ..common.extras import require
-from ..data.choose import drawn
 from ..data.classes import Classes, check_same_classes, name_classes
 from ..data.loading import data_config, open_dataset
 from ..data.photographs import Photographs
@@ -27,7 +26,7 @@ from .checks import check_inference, check_model, check_processes, check_recipe,
 from .finish import as_saved, check_result_saves, finished, save_and_compare
 from .loop import Run, make_accelerator
 from .objective import Objective, Teacher, dense_macs, restore_blocks
-from .photographs import TrainingPhotographs, keeps_random_state, seed_everything, unlabelled
+from .photographs import TrainingPhotographs, keeps_random_state, seed_everything
 from .recipes import Recipe
 from .settings import Settings
 from .signals import Signals
@@ -170,18 +169,14 @@ def open_photographs(
     class_map: str | Path | Mapping[str, int] | None = None,
 ) -> TrainingPhotographs:
     """Training photographs, labelled or not as the recipe says. Raises ValueError for what cannot be trained on."""
-    if recipe.labels:
-        photographs: Any = open_dataset(data, model, limit=limit, seed=settings.seed, class_map=class_map)
-        if not hasattr(photographs, "chosen"):
-            raise ValueError(
-                f"{data} can only be read from start to end, and training needs random access: use a folder"
-            )
-        if len(photographs.classes.names) == 1:
-            only = photographs.classes.names[0]
-            raise ValueError(f"{data} has one class ({only}): there is nothing to tell apart; use --recipe distill")
-    else:
-        photographs = unlabelled(data, data_config(model))
-        photographs.chosen = drawn(len(photographs), limit, settings.seed)
+    options: dict[str, Any] = {"limit": limit, "seed": settings.seed}
+    options |= {"class_map": class_map} if recipe.labels else {"labels": False}
+    photographs: Any = open_dataset(data, model, **options)
+    if not hasattr(photographs, "chosen"):
+        raise ValueError(f"{data} can only be read from start to end, and training needs random access: use a folder")
+    if len(photographs.classes.names) == 1:
+        only = photographs.classes.names[0]
+        raise ValueError(f"{data} has one class ({only}): there is nothing to tell apart; use --recipe distill")
     return TrainingPhotographs(photographs, recipe.augmentation, settings.seed)
 
 

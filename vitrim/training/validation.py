@@ -56,7 +56,7 @@ class Validation:
         batches = []
         for batch in self.loader:
             batches.append(batch)
-            if len(batch[1]):
+            if len(batch[0]):
                 break
         for dtype in dict.fromkeys((self.dtype, torch.float32)):
             self._judge(student, batches, dtype)
