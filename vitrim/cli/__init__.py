@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
+from ..common.files import STDOUT
 from ..common.text import visible
 from .commands import COMMANDS
 from .shared.parse import HelpAsked, parse
@@ -80,7 +81,10 @@ def _run(name: str, arguments: list[str]) -> None:
         from ..methods import import_method
 
         import_method(spec)
-    import_module(f".{name}", __name__).run(config)
+    from ..common.progress import hidden
+
+    with hidden(config.output.json == STDOUT):  # what reads that wants nothing else
+        import_module(f".{name}", __name__).run(config)
 
 
 def _show_warning(message, *_) -> None:

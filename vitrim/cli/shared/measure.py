@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from ...common.progress import progress
 from ...data.loading import open_dataset, open_loader
 from ...evaluate.accuracy import EvaluationResult, Throughput, environment, evaluate_many, throughput_in_turn
 from ...evaluate.timing import as_device, as_dtype
@@ -94,12 +95,14 @@ def open_images(subject: Subject, data: DataOptions, setting: Setting) -> DataLo
     """The images as the model wants them. Raises ValueError for what is no data set or does not match the model."""
     limits: dict[str, Any] = {"limit_per_class": data.limit_per_class, "limit": data.limit, "seed": setting.seed}
     places: dict[str, Any] = {
+        "labels": None,  # as the folder has them
         "label_file": data.label_file,
         "split": data.split,
         "root": data.root,
         "class_map": data.class_map,
     }
-    dataset = open_dataset(data.data, subject.dense, crop_pct=data.crop_pct, **places, **limits)
+    with progress("looking for images"):
+        dataset = open_dataset(data.data, subject.dense, crop_pct=data.crop_pct, **places, **limits)
     return open_loader(dataset, setting.batch_size, data.workers, setting.device)
 
 
@@ -112,7 +115,7 @@ def measure(subject: Subject, plans: Sequence[Plan], loader: DataLoader, setting
     batches = _FirstBatch(loader)
     where: dict[str, Any] = {"device": setting.device, "dtype": setting.dtype}
     results = evaluate_many(models, batches, progress=True, **where)
-    speeds = throughput_in_turn(models, batches.filled(setting.batch_size), setting.rounds, **where)
+    speeds = throughput_in_turn(models, batches.filled(setting.batch_size), setting.rounds, progress=True, **where)
     height, width = batches.images.shape[-2:]
     known = {plan.label: plan for plan in plans}
     shown = {DENSE: subject.label}
