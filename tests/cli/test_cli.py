@@ -623,7 +623,7 @@ def test_tokens_left_in_words():
     assert _table.tokens_left(196, [196, 139, 139, 99, 71]) == "139 99 71"
     assert _table.tokens_left(196, [196] * 12) == "196"
     assert _table.tokens_left(16, [8, 8, 4]) == "8 4"
-    assert _table.tokens_left(196, list(range(190, 100, -10))) == "190 ... 110"
+    assert _table.tokens_left(196, list(range(190, 100, -10))) == "190 to 110"
 
 
 def test_every_line_of_the_picture_looks_different():

@@ -13,9 +13,9 @@ import sys
 import warnings
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Any
 
 from ..common.files import STDOUT
+from ..common.terminal import speak_as_told
 from ..common.text import visible
 from .commands import COMMANDS
 from .shared.parse import HelpAsked, parse
@@ -32,10 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         vitrim ...
         0
     """
-    streams: tuple[Any, ...] = (sys.stdout, sys.stderr)
-    for stream in streams:
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # a terminal without κ gets a question mark, not an error
+    for stream in (sys.stdout, sys.stderr):
+        speak_as_told(stream)
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning  # ty: ignore[invalid-assignment]

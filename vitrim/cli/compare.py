@@ -27,7 +27,7 @@ def run(config: Any) -> None:
     subject = open_model(config.model)
     plans = many_plans(subject, config.method, setting.seed)
     loader = open_images(subject, config.data, setting)
-    printer = Printer(config.output.json)
+    printer = Printer(config.output.json, config.output.wide)
     about(printer, subject.name, loader, setting)
     for remark in remarks(plans, config.method):
         printer.line(remark)

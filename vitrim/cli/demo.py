@@ -46,7 +46,7 @@ def run(config: Any) -> None:
     dataset = DigitCanvases("test", config.more.images, config.run.seed)
     subject = Subject(NAME, load_model())
     plans = [plan_of(reduce(subject.dense, method, keep=rate)) for method in METHODS for rate in RATES]
-    printer = Printer(config.output.json)
+    printer = Printer(config.output.json, config.output.wide)
     printer.line(f"{NAME}, {len(dataset)} pictures of digits among fragments; {machine(setting)}")
     rows = measure(subject, plans, DataLoader(dataset, setting.batch_size), setting)
     printer.line()

@@ -11,7 +11,7 @@ from .shared.measure import Row, change_of, check_run, common_figures, data_figu
 from .shared.model import open_model
 from .shared.plans import one_plan
 from .shared.report import about, judged
-from .shared.table import Printer, interval, percent, signed, tokens_left
+from .shared.table import Column, Printer, interval, percent, signed, tokens_left
 
 
 def run(config: Any) -> None:
@@ -22,11 +22,12 @@ def run(config: Any) -> None:
     plan = one_plan(subject, config.method, setting.seed)
     baseline = None if config.more.baseline is None else open_baseline(config.more.baseline, subject)
     loader = open_images(subject, config.data, setting)
-    printer = Printer(config.output.json)
+    printer = Printer(config.output.json, config.output.wide)
     about(printer, subject.name, loader, setting)
     dense, reduced = rows = measure(subject, [plan], loader, setting)
     printer.line()
-    printer.table(["", dense.label, plan.label, "change"], _lines(dense, reduced))
+    columns = [Column("", text=True), Column(dense.label), Column(plan.label), Column("change")]
+    printer.table(columns, _lines(dense, reduced))
     printer.line()
     judged(printer, rows, loader)
     common = {

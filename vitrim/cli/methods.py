@@ -17,7 +17,7 @@ from ..methods import METHODS
 from ..runtime.build import attach, make_method
 from .shared.method_page import print_method
 from .shared.signatures import own_signatures
-from .shared.table import Printer
+from .shared.table import Column, Printer
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,9 @@ def run(config: Any) -> None:
         _one(config)
         return
     answers = {kind: _answers(example) for _, kind, example in counted_off(_kinds(), "trying methods")}
-    printer = Printer(config.output.json)
+    printer = Printer(config.output.json, config.output.wide)
     _print_methods(printer)
+    printer.line()
     _print_models(printer, answers)
     write_json(config.output.json, _figures(answers))
 
@@ -54,7 +55,7 @@ def _one(config: Any) -> None:
         {kind: _answers(example, (config.word,)) for _, kind, example in counted_off(_kinds(), "trying it")},
     )
     runs = {kind: _said(by_name[config.word]) for kind, by_name in answers.items()}
-    print_method(Printer(config.output.json), method, runs)
+    print_method(Printer(config.output.json, config.output.wide), method, runs)
     options = {option.name: option.default for option in method.options}
     figures = {"method": method.name, "title": method.title, "dial": method.dial, "options": options, "runs": runs}
     write_json(config.output.json, figures)
@@ -97,47 +98,52 @@ def _options(name: str) -> dict[str, Any]:
 def _print_methods(printer: Printer) -> None:
     rows = []
     for name, cls in METHODS.items():
-        options = " ".join(f"--{key} {_default(value)}" for key, value in _options(name).items())
+        options = " ".join(_typed(key.replace("_", "-"), value) for key, value in _options(name).items())
         rows.append([name, cls.title, options])
-    printer.table(["method", "what it does", "options and defaults"], rows, left=3)
-    printer.line()
+    columns = [
+        Column("method", text=True),
+        Column("what it does", text=True),
+        Column("options and defaults", text=True, drop=1),
+    ]
+    printer.table(columns, rows)
 
 
-def _default(value: Any) -> str:
-    return "(its own)" if value is None else str(value)
+def _typed(option: str, default: Any) -> str:
+    """An option with its default, as one would type it, if it is the same for every model."""
+    if isinstance(default, bool):
+        return f"--{'' if default else 'no-'}{option}"
+    return f"--{option} {'(by model)' if default is None else default}"
 
 
 def _print_models(printer: Printer, answers: dict[str, dict[str, Answer]]) -> None:
-    found = [answer for by_name in answers.values() for answer in by_name.values()]
-    options = list(dict.fromkeys(answer.option for answer in found if answer.option))
-    rows = [
-        [family, kind, example, *(_cell(answers[kind][name], options) for name in METHODS)]
-        for family, kind, example in _kinds()
-    ]
-    printer.table(["family", "kind of model", "for example", *METHODS], rows, left=3 + len(METHODS))
+    """The kinds of model, then what does not simply run on them, said once for all kinds of which it is true."""
+    kinds = _kinds()
+    rows = [[kind, example, family] for family, kind, example in kinds]
+    columns = [Column("model", text=True), Column("for example", text=True), Column("family", text=True, drop=1)]
+    printer.table(columns, rows)
     printer.line()
-    for number, option in enumerate(options, start=1):
-        printer.line(f"({number}) with {option}")
-    for reason, refused in _refusals(answers).items():
-        where = "; ".join(f"{kind}: {' '.join(names)}" for kind, names in refused.items())
-        printer.line(f"no: {reason} [{where}]")
-
-
-def _refusals(answers: dict[str, dict[str, Answer]]) -> dict[str, dict[str, list[str]]]:
-    """Each reason once, with the kinds of model and the methods that it holds for."""
-    found: dict[str, dict[str, list[str]]] = {}
+    printer.line("Every method runs on every model, as it is, with these exceptions:")
+    by_exceptions: dict[tuple[str, ...], list[str]] = {}
     for kind, by_name in answers.items():
-        for name, answer in by_name.items():
-            if not answer.runs:
-                reason = answer.reason.removeprefix(f"{name} ")
-                found.setdefault(reason, {}).setdefault(kind, []).append(name)
-    return found
+        by_exceptions.setdefault(tuple(_exceptions(by_name)), []).append(kind)
+    for exceptions, alike in by_exceptions.items():
+        if exceptions:
+            printer.line()
+            printer.line(f"{'; '.join(alike)}:")
+        for exception in exceptions:
+            printer.line(f"  {exception}", indent="    ")
 
 
-def _cell(answer: Answer, options: list[str]) -> str:
-    if not answer.runs:
-        return "no"
-    return f"yes ({options.index(answer.option) + 1})" if answer.option else "yes"
+def _exceptions(by_name: dict[str, Answer]) -> list[str]:
+    """What is not simply "yes" on one kind of model, methods of the same answer together: `evit, bat: with --score
+    tokens`."""
+    found: dict[str, list[str]] = {}
+    for name, answer in by_name.items():
+        if not answer.runs:
+            found.setdefault(f"no, {answer.reason.removeprefix(f'{name} ')}", []).append(name)
+        elif answer.option:
+            found.setdefault(f"with {answer.option}", []).append(name)
+    return [f"{', '.join(names)}: {what}" for what, names in found.items()]
 
 
 def _figures(answers: dict[str, dict[str, Answer]]) -> dict[str, Any]:

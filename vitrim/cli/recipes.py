@@ -7,7 +7,7 @@ from typing import Any
 
 from ..common.files import check_output, write_json
 from ..training import RECIPES, Recipe, get_recipe
-from .shared.table import Printer
+from .shared.table import Column, Printer
 from .shared.training_options import ChangeOptions
 
 _IDLE = {
@@ -23,7 +23,7 @@ PLAIN = ("name", "method", "weights", "augmentation")
 def run(config: Any) -> None:
     """List the recipes, or show one."""
     check_output(config.output.json)
-    printer = Printer(config.output.json)
+    printer = Printer(config.output.json, config.output.wide)
     if config.word is None:
         _list(printer)
         write_json(config.output.json, {"recipes": {name: _numbers(get_recipe(name)) for name in RECIPES}})
@@ -38,7 +38,8 @@ def _list(printer: Printer) -> None:
         [name, recipe.method or "any", f"{recipe.epochs}", str(recipe.batch_size), "yes" if recipe.labels else "no"]
         for name, recipe in ((name, get_recipe(name)) for name in RECIPES)
     ]
-    printer.table(["recipe", "method", "epochs", "batch", "labels"], rows, left=2)
+    columns = [Column("recipe", text=True), Column("method", text=True), *map(Column, ("epochs", "batch", "labels"))]
+    printer.table(columns, rows)
     printer.line()
     printer.line("vitrim recipes NAME shows a recipe's numbers; --short is its form for small machines")
 
@@ -55,7 +56,8 @@ def _show(printer: Printer, recipe: Recipe, small: Recipe) -> None:
         for name, value in numbers.items()
         if name in helps and (value not in (0, 0.0, False, None, (), _IDLE.get(name)) or short[name] != value)
     ]
-    printer.table(["option", "recipe", "--short", "what it is"], rows, left=4)
+    columns = [Column(title, text=True) for title in ("option", "recipe", "--short")]
+    printer.table([*columns, Column("what it is", text=True, drop=1)], rows)
 
 
 def _numbers(recipe: Recipe) -> dict[str, Any]:

@@ -9,17 +9,19 @@ Example: nothing is shown in a pipe, and nothing of what is done within two seco
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
+from itertools import accumulate
 from threading import Timer
 from typing import Any, TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
-from rich.progress import TimeRemainingColumn as TimeLeftColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Column
+from rich.text import Text
 
 PATIENCE = 2.0  # seconds before a line is shown
+ROOM = 46  # characters that bar, counts and time take
 Report = Callable[..., None]  # called with what is done, and what else to show
 Item = TypeVar("Item")
 
@@ -29,13 +31,14 @@ _hidden: list[bool] = []
 
 @contextmanager
 def progress(what: str, total: int | None = None, done: int = 0) -> Generator[Report]:
-    """Show how far something is, from its third second on; call what this gives as `report(done, note="")`.
+    """Show how far something is, from its third second on; call what this gives as `report(done, note)`.
 
+    note:  words to show beside it, of which the first are shown where there is no room for all
     total: of what `done` counts; None: unknown, only the time that has passed is shown
     done:  where it begins
     """
     if any(_hidden) or not _on_terminal():
-        yield lambda done, note="": None
+        yield lambda done, note=(): None
         return
     display, outermost = (_shown[-1], False) if _shown else (_display(), True)
     task = display.add_task(what, total=total, completed=done, note="", visible=False)
@@ -44,7 +47,8 @@ def progress(what: str, total: int | None = None, done: int = 0) -> Generator[Re
     timer.start()
     _shown.append(display)
     try:
-        yield lambda done, note="": display.update(task, completed=done, note=note)
+        room = display.console.width - len(what) - ROOM
+        yield lambda done, note=(): display.update(task, completed=done, note=_fitting(note, room))
     finally:
         _shown.pop()
         timer.cancel()
@@ -93,15 +97,35 @@ def _show(display: Progress, task: TaskID) -> None:
     display.start()
 
 
+def _fitting(note: Sequence[str], room: int) -> str:
+    """The first words of a note, as many as there is room for."""
+    shown = list(accumulate(note, "{}  {}".format))
+    return max((text for text in shown if len(text) <= room), key=len, default="")
+
+
+class _Counts(MofNCompleteColumn):
+    """`12/80`; nothing where nothing is counted."""
+
+    def render(self, task: Task) -> Text:
+        return Text("") if task.total is None else super().render(task)
+
+
+class _Time(TimeRemainingColumn):
+    """`0:01:20 left`; where nothing is counted the time that has passed."""
+
+    def render(self, task: Task) -> Text:
+        if task.total is None:
+            return Text(f"{int(task.elapsed or 0)} s")
+        return super().render(task).append(" left")
+
+
 def _display() -> Progress:
     return Progress(
         TextColumn("{task.description}"),
-        BarColumn(bar_width=20),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeLeftColumn(),
-        TextColumn("{task.fields[note]}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis")),
+        BarColumn(bar_width=16),
+        _Counts(),
+        _Time(),
+        TextColumn("{task.fields[note]}", markup=False, table_column=Column(no_wrap=True)),
         console=Console(stderr=True),
         refresh_per_second=4,  # models may be timed meanwhile
         transient=True,

@@ -221,6 +221,6 @@ def _reporting(progress: bool | ProgressCallback, total: int | None) -> Generato
         yield lambda done, total, running: report(done, in_words(running))
 
 
-def in_words(running: Mapping[str, float]) -> str:
+def in_words(running: Mapping[str, float]) -> list[str]:
     """The running figure of each model, by its name."""
-    return "  ".join(f"{name} {value:.3g}" for name, value in running.items())
+    return [f"{name} {value:.3g}" for name, value in running.items()]

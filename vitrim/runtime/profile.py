@@ -2,65 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from jaxtyping import Num
 from torch import Tensor, nn
 
 from ..backbones import find_family
-from ..backbones.counting import count_params
-from .cost import BlockCost, OwnCounts, plan_cost, plan_macs
+from .cost import OwnCounts, plan_macs
 from .model import ReducedViT, unwrap
+from .model_cost import Profile, cost_of_model
 
-
-@dataclass(frozen=True)
-class Profile:
-    """Cost of a model for one image, in multiply-accumulates (MACs).
-
-    blocks:     cost of each block, with the patch tokens in its attention and its MLP
-    embed_macs: of the patch embedding or stem
-    head_macs:  of the classifier
-    dense_macs: total of the same model without reduction
-    patches:    patch tokens of the whole image
-    params:     parameters of the model, learned parts of methods included
-
-    Example:
-        >>> cost = vitrim.profile(vitrim.reduce(model, "evit", keep=0.5))
-        >>> cost.macs, cost.dense_macs, f"{cost.share:.0%}"
-        (78337728, 130942848, '60%')
-    """
-
-    blocks: tuple[BlockCost, ...]
-    embed_macs: int
-    head_macs: int
-    dense_macs: int
-    patches: int
-    params: int
-
-    @property
-    def macs(self) -> int:
-        """Total MACs of one image."""
-        return self.embed_macs + self.head_macs + sum(b.macs + b.method_macs for b in self.blocks)
-
-    @property
-    def gmacs(self) -> float:
-        """Total, in units of 1e9 MACs."""
-        return self.macs / 1e9
-
-    @property
-    def dense_gmacs(self) -> float:
-        """The same model without reduction, in units of 1e9 MACs."""
-        return self.dense_macs / 1e9
-
-    @property
-    def share(self) -> float:
-        """Share of the dense cost."""
-        return self.macs / self.dense_macs
-
-    @property
-    def tokens(self) -> list[int]:
-        """Patch tokens in the MLP of every block."""
-        return [b.mlp_tokens for b in self.blocks]
+__all__ = ["Profile", "image_macs", "profile"]
 
 
 def profile(model: nn.Module, image_size: tuple[int, int] | int | None = None) -> Profile:
@@ -75,14 +25,10 @@ def profile(model: nn.Module, image_size: tuple[int, int] | int | None = None) -
     """
     model = unwrap(model)
     methods = list(model.methods) if isinstance(model, ReducedViT) else []
-    params = count_params(model)
     backbone = model.backbone if isinstance(model, ReducedViT) else model
     body = find_family(backbone)(backbone)
     size = (image_size, image_size) if isinstance(image_size, int) else image_size
-    grid = body.grid(size)
-    blocks, left = plan_cost(body, methods, grid)
-    head = body.head_macs(left + body.prefix)
-    return Profile(tuple(blocks), body.embed_macs(grid), head, plan_macs(body, (), grid), grid[0] * grid[1], params)
+    return cost_of_model(model, body, methods, body.grid(size))
 
 
 def image_macs(

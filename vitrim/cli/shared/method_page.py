@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Mapping
 
 from .signatures import MethodOption, Signature
 from .table import Printer
-
-WIDTH = 78
 
 
 def print_method(printer: Printer, method: Signature, runs: Mapping[str, str]) -> None:
     """Print all about a method. runs: kind of model -> "yes", or what it needs, or why not"""
     printer.line(f"{method.name}: {method.title}")
     printer.line()
-    for line in textwrap.wrap(method.summary, WIDTH):
-        printer.line(line)
+    printer.line(method.summary)
     printer.line()
     printer.line("options:")
     for option in method.options:
@@ -26,8 +22,7 @@ def print_method(printer: Printer, method: Signature, runs: Mapping[str, str]) -
     for answer in dict.fromkeys(runs.values()):
         kinds = ", ".join(kind for kind, said in runs.items() if said == answer)
         words = kinds if answer == "yes" else f"{kinds}: {answer}"
-        for line in textwrap.wrap(words, WIDTH, initial_indent="  ", subsequent_indent="    "):
-            printer.line(line)
+        printer.line(f"  {words}", indent="    ")
     printer.line()
     printer.line("examples:")
     printer.line(f"  vitrim profile --model deit_small_patch16_224 --method {method.name}")
@@ -39,5 +34,4 @@ def _print_option(printer: Printer, option: MethodOption) -> None:
     switch = f"--no-{name}" if option.default is True else f"--{name}"
     default = "" if option.default is None else f" (default: {option.default})"
     text = f"{option.help or option.name}{default}"
-    for line in textwrap.wrap(text, WIDTH, initial_indent=f"  {switch:<16}  ", subsequent_indent=" " * 20):
-        printer.line(line)
+    printer.line(f"  {switch:<16}  {text}", indent=" " * 20)

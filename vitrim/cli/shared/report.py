@@ -13,7 +13,7 @@ from ...data import Photographs, StreamedPhotographs
 from ...data.classes import Classes, in_words
 from ...evaluate.timing import processor_name
 from .measure import Row, Setting, accuracy_of, change_of, images_in, interval_of
-from .table import Printer, interval, percent, signed, tokens_left
+from .table import Column, Printer, interval, percent, signed, tokens_left
 
 NAMED = 10  # skipped images named on the terminal; the JSON names all
 
@@ -48,15 +48,27 @@ def left_out(printer: Printer, dataset: Photographs | StreamedPhotographs) -> No
 
 def machine(setting: Setting) -> str:
     """Processor, threads, numbers and batch size in words."""
-    threads = f", {torch.get_num_threads()} threads" if setting.device.type == "cpu" else ""
+    threads = f", {counted(torch.get_num_threads(), 'thread')}" if setting.device.type == "cpu" else ""
     return f"{processor_name(setting.device)}{threads}, {setting.dtype}, batches of {setting.batch_size}"
 
 
 def comparison(printer: Printer, rows: Sequence[Row]) -> None:
-    """The table of `compare`; `rows[0]` is the dense model."""
+    """The table of `compare`; `rows[0]` is the dense model. Where there is no room, what others imply goes first:
+    images/s goes with the speed-up, tokens with the MACs."""
     accuracy = "top-1" if rows[0].result.top1 is not None else "kNN"
     likeness = "agreement" if accuracy == "top-1" else "cosine"
-    columns = ["", "GMACs", "share", "tokens left", accuracy, "95 %", "change", likeness, "images/s", "speed-up"]
+    columns = [
+        Column("model", text=True),
+        Column("GMACs", drop=1),
+        Column("share", drop=2),
+        Column("tokens left", drop=5),
+        Column(accuracy),
+        Column("95 %", drop=3),
+        Column("change"),
+        Column(likeness, drop=4),
+        Column("images/s", drop=6),
+        Column("speed-up"),
+    ]
     printer.table(columns, [_cells(row, rows[0]) for row in rows])
 
 

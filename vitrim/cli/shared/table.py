@@ -1,48 +1,51 @@
-"""Tables on the terminal: plain columns, numbers to the right, as wide as they need to be where nobody folds them."""
+"""What commands print: lines and tables that fit the terminal, and figures in words."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
-
 from ...common.files import STDOUT
+from ...common.tables import Column, Table, folded
+from ...common.terminal import terminal_width
 from ...common.text import visible
+from ...runtime.model_cost import tokens_left
 
-WIDE = 200  # columns assumed for a file or a pipe, which fold nothing
-
-
-class _Console(Console):
-    """Leaves a closed pipe to `main`, which knows the exit code; rich alone would exit by itself."""
-
-    def on_broken_pipe(self) -> None:
-        raise BrokenPipeError
+__all__ = ["Column", "Printer", "interval", "percent", "say", "signed", "tokens_left"]
 
 
 class Printer:
-    """Where a command prints what it found: standard output, or standard error when that is taken by `--json -`."""
+    """Where a command prints what it found: standard output, or standard error when that is taken by `--json -`.
 
-    def __init__(self, json_target: str | None):
-        stream = sys.stderr if json_target == STDOUT else sys.stdout
-        self._console = _Console(file=stream, highlight=False, markup=False, emoji=False, soft_wrap=False)
-        if not self._console.is_terminal:
-            self._console.width = WIDE
+    wide: tables have all their columns, whatever the terminal's width
 
-    def line(self, text: str = "") -> None:
-        """One line, not folded; nothing in it, such as a file's name, steers the terminal."""
-        self._console.print(visible(text), soft_wrap=True)
+    Example:
+        >>> Printer(None).table([Column("model", text=True), Column("GMACs")], [["dense", "4.599"]])
+        model  GMACs
+        ------------
+        dense  4.599
+    """
 
-    def table(self, columns: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> None:
-        """A table whose first `left` columns are text and whose others are numbers."""
-        table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, show_edge=False)
-        for number, column in enumerate(columns):
-            table.add_column(visible(column), justify="left" if number < left else "right", no_wrap=number >= left)
-        for row in rows:
-            table.add_row(*map(visible, row))
-        self._console.print(table)
+    def __init__(self, json_target: str | None, wide: bool = False):
+        self._stream = sys.stderr if json_target == STDOUT else sys.stdout
+        self._width = terminal_width(self._stream)
+        self._wide = wide
+
+    def line(self, text: str = "", indent: str = "") -> None:
+        """A sentence, folded between words where it is a terminal; nothing in it, such as a file's name, steers that.
+
+        indent: before what is folded
+        """
+        for line in folded(visible(text), self._width, indent):
+            print(line, file=self._stream)
+
+    def table(self, columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> None:
+        """A table of the columns that fit."""
+        self.show(Table(columns, list(rows)))
+
+    def show(self, table: Table) -> None:
+        """A table that is there already."""
+        print(table.fit(None if self._wide else self._width), file=self._stream)
 
 
 def say(text: str) -> None:
@@ -63,9 +66,3 @@ def interval(bounds: Sequence[float] | None) -> str:
 def signed(value: float | None, digits: int = 1) -> str:
     """A change, with its sign."""
     return "-" if value is None else f"{value:+.{digits}f}"
-
-
-def tokens_left(patches: int, tokens: Sequence[int]) -> str:
-    """Patch tokens after each place where their number changes: `138 97 68`; of many, the first and the last."""
-    after = [n for n, before in zip(tokens, [patches, *tokens], strict=False) if n != before] or [patches]
-    return " ".join(map(str, after)) if len(after) <= 4 else f"{after[0]} ... {after[-1]}"
