@@ -22,7 +22,7 @@ from rich.text import Text
 
 PATIENCE = 2.0  # seconds before a line is shown
 ROOM = 46  # characters that bar, counts and time take
-Report = Callable[..., None]  # called with what is done, and what else to show
+Report = Callable[..., None]  # called with what is done, words to show beside it, and the total, if it is known now
 Item = TypeVar("Item")
 
 _shown: list[Progress] = []  # a terminal has one display: what begins inside of something else is a line more in it
@@ -31,14 +31,14 @@ _hidden: list[bool] = []
 
 @contextmanager
 def progress(what: str, total: int | None = None, done: int = 0) -> Generator[Report]:
-    """Show how far something is, from its third second on; call what this gives as `report(done, note)`.
+    """Show how far something is, from its third second on; call what this gives as `report(done, note, total)`.
 
     note:  words to show beside it, of which the first are shown where there is no room for all
     total: of what `done` counts; None: unknown, only the time that has passed is shown
     done:  where it begins
     """
     if any(_hidden) or not _on_terminal():
-        yield lambda done, note=(): None
+        yield lambda done, note=(), total=None: None
         return
     display, outermost = (_shown[-1], False) if _shown else (_display(), True)
     task = display.add_task(what, total=total, completed=done, note="", visible=False)
@@ -48,7 +48,9 @@ def progress(what: str, total: int | None = None, done: int = 0) -> Generator[Re
     _shown.append(display)
     try:
         room = display.console.width - len(what) - ROOM
-        yield lambda done, note=(): display.update(task, completed=done, note=_fitting(note, room))
+        yield lambda done, note=(), total=None: display.update(
+            task, completed=done, note=_fitting(note, room), total=total
+        )
     finally:
         _shown.pop()
         timer.cancel()
@@ -82,8 +84,8 @@ def hidden(wanted: bool = True) -> Generator[None]:
 
 
 def tell(text: str) -> None:
-    """A line that stays, above what is shown now; nothing where nothing is."""
-    if _shown and _shown[-1].live.is_started:
+    """A line that stays, above the progress of what goes on; nothing where none would be shown."""
+    if _shown and not any(_hidden):
         _shown[-1].console.print(text, highlight=False, markup=False)
 
 
