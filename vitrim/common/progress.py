@@ -8,6 +8,7 @@ Example: nothing is shown in a pipe, and nothing of what is done within two seco
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
@@ -90,7 +91,12 @@ def tell(text: str) -> None:
 
 
 def _on_terminal() -> bool:
-    """Whether somebody watches; colours that are forced into a pipe are no sign of it."""
+    """Whether somebody watches; colours that are forced into a pipe are no sign of it.
+
+    Of the processes of a training run (torchrun and Accelerate number them in RANK) only the first has what to show.
+    """
+    if os.environ.get("RANK", "0") != "0":
+        return False
     return bool(sys.stderr and sys.stderr.isatty()) and Console(stderr=True).is_terminal
 
 

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from ..backbones import library_of
 from ..common.extras import require
+from ..common.progress import hidden, progress
 from ..data.classes import Classes, check_same_classes, name_classes
 from ..data.loading import data_config, open_dataset
 from ..data.photographs import Photographs
@@ -82,7 +83,8 @@ def finetune(
     Raises ValueError for what cannot be trained, `RunStopped` where it cannot go on, `Interrupted` at a signal.
     """
     require("train", "finetune")
-    start = _prepared(unwrap(model), method, data, recipe, settings, macs, limit, scratch, class_map, options)
+    with hidden(not settings.show), progress("preparing"):
+        start = _prepared(unwrap(model), method, data, recipe, settings, macs, limit, scratch, class_map, options)
     some = partial(some_of, start.photographs.photographs, start.accelerator.device)
     signals = Signals(lockstep=start.accelerator.num_processes > 1)
     judge = _validation(start, None if scratch else start.dense, judge_on, settings, some, signals)
@@ -98,9 +100,11 @@ def finetune(
 
 def _trained(run: Run, start: _Start, judge: Validation | None, settings: Settings, some: Any) -> FinetuneResult:
     """Train, save, and judge what has been saved."""
-    trained = finished(run.train(), some)
-    if start.accelerator.is_main_process:
-        save_and_compare(trained, settings.out)
+    student, main = run.train(), start.accelerator.is_main_process
+    with hidden(not (settings.show and main)), progress("saving"):
+        trained = finished(student, some)
+        if main:
+            save_and_compare(trained, settings.out)
     figures = judge.final(trained) if judge is not None else {}
     start.accelerator.wait_for_everyone()
     return FinetuneResult(trained, figures, run.step, run.unreadable, start.photographs.photographs)

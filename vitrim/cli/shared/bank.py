@@ -33,6 +33,8 @@ def open_bank(subject: Subject, data: DataOptions, setting: Setting, judged: Dat
     with progress("looking for the bank"):
         bank = open_dataset(data.bank, subject.dense, crop_pct=data.crop_pct, class_map=data.class_map)
     mapping = bank.classes.mapping
+    if bool(mapping) != bool(dataset.classes.names):
+        raise ValueError(f"--bank {data.bank}: it and {data.data} must both name their classes, or both number them")
     missing = [name for name in dataset.classes.names if name not in mapping]
     if missing:
         raise ValueError(

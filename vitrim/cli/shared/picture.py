@@ -109,7 +109,7 @@ def _kind(dense: EvaluationResult, reduced: EvaluationResult) -> str:
         return "top-1 accuracy"
     if dense.knn is not None:
         return "nearest-neighbour accuracy"
-    return "agreement with dense" if reduced.agreement is not None else "100 x cosine with dense"
+    return "agreement with dense" if reduced.agreement is not None else "cosine with dense"
 
 
 def _labels(axes: Axes, title: str, dense: Row, kind: str) -> None:
