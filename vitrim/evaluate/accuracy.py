@@ -12,7 +12,8 @@ from ..common.progress import progress as show_progress
 from ..common.unwrapping import innermost
 from ..data.classes import check_same_classes
 from ..data.photographs import Unreadable
-from .judges import ClassifierJudge, EvaluationResult, FeatureJudge, wilson_interval, without_classifier
+from .intervals import wilson_interval
+from .judges import ClassifierJudge, EvaluationResult, FeatureJudge, without_classifier
 from .neighbours import knn_hits
 from .timing import Throughput, as_device, as_dtype, environment, evaluation_mode, inference, throughput_in_turn
 
@@ -146,8 +147,6 @@ def _read_bank(
         raise ValueError("a bank is for nearest neighbours, and these models have a classifier: leave it out")
     known, judged = (getattr(getattr(it, "dataset", None), "classes", None) for it in (bank, loader))
     if known is not None and judged is not None:
-        if known.unlabelled or judged.unlabelled:
-            raise ValueError("nearest neighbours need labels, of the bank and of the images that are judged")
         check_same_classes(known, judged, "what is judged", "the bank")
     skipped = _judge_all(models, judges, bank, device, progress)
     if skipped:

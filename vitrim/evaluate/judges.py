@@ -1,22 +1,22 @@
 """How a model's outputs are judged: against labels, against the dense model, or by their neighbours."""
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn.functional import cosine_similarity
 from torchmetrics import SumMetric
 
 from ..backbones import LIBRARIES
 from ..common.unwrapping import innermost
 from ..data.photographs import Unreadable
 from ..runtime.model import ReducedViT
+from .intervals import MeanCosine, wilson_interval
 from .neighbours import knn_hits
 
 Labels = Int[Tensor, " b"] | None
+BANK_NEEDS_LABELS = "nearest neighbours need labels, of the bank and of the images that are judged"
 
 
 @dataclass(frozen=True)
@@ -64,24 +64,6 @@ class EvaluationResult:
         return {**found, "skipped": [entry._asdict() for entry in self.skipped]}
 
 
-def wilson_interval(successes: int, trials: int, z: float = 1.959964) -> tuple[float, float]:
-    """The Wilson score interval of a proportion (E. B. Wilson, JASA 22, 1927), as shares; z = 1.96 for 95 %.
-
-    Raises ValueError where `successes` is not in 0 .. `trials` or there are no trials.
-
-    Example:
-        >>> low, high = vitrim.evaluate.wilson_interval(80, 100)
-        >>> f"{low:.3f} to {high:.3f}"
-        '0.711 to 0.867'
-    """
-    if trials < 1 or not 0 <= successes <= trials:
-        raise ValueError(f"{successes} of {trials}: give 0 <= successes <= trials and at least one trial")
-    share, square = successes / trials, z * z / trials
-    centre = (share + square / 2) / (1 + square)
-    half = math.sqrt(square * (share * (1 - share) + square / 4)) / (1 + square)
-    return max(0.0, centre - half), min(1.0, centre + half)
-
-
 def without_classifier(model: nn.Module) -> bool:
     """Whether a model's outputs are features: no classifier, or the image tower of a CLIP model of timm's.
 
@@ -94,37 +76,6 @@ def without_classifier(model: nn.Module) -> bool:
     known = [library for library in LIBRARIES if library.owns(dense)]  # a model of somebody's own is judged too
     classes: Any = model.num_classes
     return classes == 0 or any(library.gives_features(dense) for library in known)
-
-
-class MeanCosine:
-    """The mean cosine of two models' outputs, and its 95 % interval by the normal approximation."""
-
-    def __init__(self):
-        self.count, self.total, self.squares = 0, 0.0, 0.0
-
-    def update(self, ours: Float[Tensor, "b c"], theirs: Float[Tensor, "b c"]) -> None:
-        """Rows with what is no number in either are passed over."""
-        both = ours.isfinite().all(dim=1) & theirs.isfinite().all(dim=1)
-        # In float64, which not every device has: the spread is small beside the mean.
-        cosines = cosine_similarity(ours[both].float(), theirs[both].float(), dim=1).cpu().double()
-        self.count += len(cosines)
-        self.total += float(cosines.sum())
-        self.squares += float(cosines.square().sum())
-
-    @property
-    def mean(self) -> float | None:
-        """None where there was nothing to compare."""
-        return self.total / self.count if self.count else None
-
-    @property
-    def interval(self) -> tuple[float, float] | None:
-        """None for fewer than two images, which have no spread."""
-        if self.count < 2:
-            return None
-        mean = self.total / self.count
-        variance = max(0.0, self.squares - self.count * mean**2) / (self.count - 1)
-        half = 1.959964 * math.sqrt(variance / self.count)
-        return max(-1.0, mean - half), min(1.0, mean + half)
 
 
 class ClassifierJudge:
@@ -204,6 +155,8 @@ class FeatureJudge:
         _check_shape(self.name, features, (images, features.shape[-1] if dense is None else dense.shape[-1]))
         finite = features.isfinite().all(dim=1)
         self.finite.append(finite)
+        if labels is None and self.bank is not None:
+            raise ValueError(BANK_NEEDS_LABELS)
         if labels is not None:
             self.features.append(features[finite].float())
             self.labels.append(labels[finite])
@@ -211,7 +164,9 @@ class FeatureJudge:
             self.cosine.update(features, dense)
 
     def keep_as_bank(self) -> None:
-        """What was seen so far is the bank, and is not judged."""
+        """What was seen so far is the bank, and is not judged. Raises ValueError where it had no labels."""
+        if not self.labels:
+            raise ValueError(BANK_NEEDS_LABELS)
         self.bank = torch.cat(self.features), torch.cat(self.labels)
         self.features, self.labels, self.finite, self.cosine = [], [], [], MeanCosine()
 
