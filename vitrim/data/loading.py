@@ -21,7 +21,7 @@ from .config import config_of, data_config
 from .folders import flat_files
 from .labels import classes_of_labels, read_labels
 from .photographs import Batch, Photographs, StreamedPhotographs, Unreadable, collate
-from .sources import Files, ReaderImages, Stream, TorchImages, find_source
+from .sources import PREFIXES, Files, ReaderImages, Stream, TorchImages, find_source
 from .unlabelled import UNLABELLED, all_below, is_flat
 
 __all__ = [
@@ -105,7 +105,10 @@ def _unlabelled(
     path: str | Path, root: str | Path | None, split: str | None, limit: int | None
 ) -> Files | ReaderImages | TorchImages | Stream:
     """What `path` names, whatever labels there are. A folder is taken with all below it, in any shape."""
-    return all_below(path, split) if Path(path).expanduser().is_dir() else find_source(path, root, split, limit)
+    local, named = Path(path).expanduser(), str(path).partition("/")[0].lower() in PREFIXES
+    if local.is_file() or (named and not local.exists()):
+        return find_source(path, root, split, limit)
+    return all_below(local, split)
 
 
 def _asked(
