@@ -14,12 +14,13 @@ OLDEST_CANDIDATES := $(if $(PYTHON),$(PYTHON),python3.11 python3.12 python3.13 p
 OLDEST_TESTS := tests/laws tests/cli tests/runtime tests/backbones/test_timm_interface.py tests/backbones/test_timm_private.py
 SEED := $(shell date +%s)
 
-.PHONY: help demo check test test-oldest
+.PHONY: help demo check test test-oldest docs
 
 help:
 	@echo "make demo          token reduction on handwritten digits: a table and a page; no data needed"
 	@echo "make check         style and types, without changing anything"
 	@echo "make test          all tests"
+	@echo "make docs          the site of docs/, into build/site; a warning is an error"
 	@echo "make test-oldest   the main tests with the lowest versions that pyproject.toml allows, in a random order"
 
 demo: $(VENV)/.installed
@@ -36,6 +37,10 @@ check: $(VENV)/.installed
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/ty check
+
+docs: $(VENV)/.installed-docs
+	@NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict --quiet
+	@echo "the site is in build/site: open build/site/index.html"
 
 # make_venv FOLDER, CANDIDATES, LAST: an environment with the first candidate from Python 3.11 to 3.LAST
 define make_venv
@@ -61,6 +66,10 @@ endef
 $(VENV)/.installed: pyproject.toml
 	$(call make_venv,$(VENV),$(CANDIDATES),14)
 	@$(VENV)/bin/python -m pip install -qq --disable-pip-version-check -e ".[test,check]"
+	@touch $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	@$(VENV)/bin/python -m pip install -qq --disable-pip-version-check -e ".[docs]"
 	@touch $@
 
 # pip cannot choose the lowest versions, uv can. It keeps no cache: that would be another 6 GB.

@@ -16,7 +16,8 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-from finetune_tables import budgets, finetuned
+from finetune_tables import budgets, finetuned, opened
+from finetune_trials import read_groups, read_results
 from table_text import interval, markdown
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -62,6 +63,29 @@ def readme() -> str:
 
 def all_methods() -> str:
     return compare_table(results("compare_all"))
+
+
+def choose() -> str:
+    """Every method at 0.7 and 0.5 of the dense MACs without training, and at 0.5 after a short fine-tuning."""
+    found = results("compare_all")
+    untrained = {(row["method"], row.get("budget")): row for row in found["rows"]}
+    runs = opened(read_results(read_groups()["methods"]), "methods")
+    trained = {run["trial"]["name"]: run["figures"] for run in runs}
+    titles = ["", "0.7: top-1", "agreement", "speed-up", "0.5: top-1", "agreement", "speed-up"]
+    titles += ["0.5, fine-tuned: top-1", "agreement"]
+    rows = []
+    for name in dict.fromkeys([row["method"] for row in found["rows"][1:]] + sorted(trained)):
+        cells = [name]
+        for row in (untrained.get((name, 0.7)), untrained.get((name, 0.5))):
+            cells += [f"{row['change']:+.1f}", f"{row['agreement']:.1f}", f"{row['speed_up']:.2f}"] if row else [""] * 3
+        rows.append([*cells, *(after(trained[name]) if name in trained else ["", ""])])
+    images = f"{found['images']:,} photographs, crop {found['crop_pct']:g}; {measured_on(found)}."
+    return markdown(titles, rows) + f"\n\n{images}"
+
+
+def after(figures: dict) -> list[str]:
+    """Top-1 beside the dense model's and agreement, after fine-tuning."""
+    return [f"{figures['after']['top1'] - figures['dense']['top1']:+.1f}", f"{figures['after']['agreement']:.1f}"]
 
 
 def speed(name: str) -> str:
@@ -132,6 +156,7 @@ def draw_picture(name: str) -> None:
 TABLES = {
     "readme": readme,
     "all_methods": all_methods,
+    "choose": choose,
     "published": published,
     **{name: (lambda name=name: speed(name)) for name in ("speed_evit", "speed_all", "speed_ragged")},
     "finetune_methods": lambda: finetuned("methods"),

@@ -102,7 +102,7 @@ _HOMES = {
     "runtime.saving": ("save",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
-_ROOMS = ("backbones", "core", "data", "demo", "evaluate", "methods", "runtime", "training", "view")
+_ROOMS = ("backbones", "core", "data", "demo", "evaluate", "methods", "runtime", "testing", "training", "view")
 
 
 def __getattr__(name: str) -> Any:

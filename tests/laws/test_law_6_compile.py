@@ -17,8 +17,13 @@ def fresh_compiler():
     torch.compiler.reset()
 
 
+def _differs(backbone, method) -> bool:
+    """Of the stacks, which have no short models and take longest, two."""
+    return method.static and (not method.more or method.id in ("stack-three", "stack-prune-freeze"))
+
+
 @torch.no_grad()
-@pytest.mark.parametrize(("backbone", "method"), pairs("cover", lambda b, m: m.static, shallow=True))
+@pytest.mark.parametrize(("backbone", "method"), pairs("cover", _differs, shallow=True))
 def test_compiles_to_one_graph(backbone, method):
     x, model = images(backbone), reduced(backbone, method)
     compiled = torch.compile(model, backend="eager", fullgraph=True)

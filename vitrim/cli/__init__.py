@@ -81,7 +81,8 @@ def _run(name: str, arguments: list[str]) -> None:
         import_method(spec)
     from ..common.progress import hidden
 
-    with hidden(config.output.json == STDOUT):  # what reads that wants nothing else
+    output = getattr(config, "output", None)
+    with hidden(output is not None and output.json == STDOUT):  # what reads that wants nothing else
         import_module(f".{name}", __name__).run(config)
 
 

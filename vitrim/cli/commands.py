@@ -151,6 +151,16 @@ COMMANDS = {
             words=lambda: RECIPES,
         ),
         Command(
+            "completion",
+            "print a script that completes vitrim's commands and options in bash, zsh or fish",
+            'For bash and zsh, in ~/.bashrc or ~/.zshrc: eval "$(vitrim completion bash)". For fish, in config.fish: '
+            "vitrim completion fish | source.",
+            ('eval "$(vitrim completion bash)"', "vitrim completion fish | source"),
+            word="SHELL",
+            words=lambda: ("bash", "zsh", "fish"),
+            needs_word=True,
+        ),
+        Command(
             "demo",
             "compare methods on handwritten digits, without network or data: a table and a page",
             "A small model that comes with the package reads digits among distracting fragments.",

@@ -67,6 +67,9 @@ class _Reader:
         if missing:
             wanted = " and ".join(f"--{o.name}" for o in missing)
             raise ValueError(f"vitrim {self.command.name} needs {wanted}: {missing[0].help}")
+        if self.command.needs_word and self.word is None:
+            words = ", ".join(self.command.words())
+            raise ValueError(f"vitrim {self.command.name} needs a {self.command.word}: {words}")
         groups: dict[str, dict[str, Any]] = {group: {} for group in self.command.groups}
         options: dict[str, Any] = {}
         for name, value in self.values.items():
@@ -95,10 +98,11 @@ class _Reader:
         raise ValueError(f"{word!r} belongs to no option: {hint}{self._see()}")
 
     def _known_word(self, word: str) -> str:
-        words, what = self.command.words(), self.command.name.removesuffix("s")
+        words = self.command.words()
         if word not in words:
+            what = self.command.name.removesuffix("s") if self.command.word == "NAME" else self.command.word.lower()
             hint = _maybe(list(words), word, "did you mean {}? ")
-            raise ValueError(f"{what} {word!r} is not known: {hint}{self.command.name} are {', '.join(words)}")
+            raise ValueError(f"{what} {word!r} is not known: {hint}choose one of {', '.join(words)}")
         return word
 
     def _take(self, name: str, words: list[Any], where: str = "") -> None:

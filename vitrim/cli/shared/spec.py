@@ -41,7 +41,8 @@ class Command:
     examples: command lines that a user may copy
     groups:   classes of options, by the name under which the command finds them
     dial:     what several values of a keep rate mean to it; empty: it takes no method
-    word:     a word that it takes beside its options, such as NAME; `words` gives those that it may be
+    word:     a word that it takes beside its options, such as NAME; `words` gives those that it may be, `needs_word`
+              says that it must be given
     """
 
     name: str
@@ -52,6 +53,7 @@ class Command:
     dial: str = ""
     word: str = ""
     words: Callable[[], Collection[str]] = tuple
+    needs_word: bool = False
 
     def options(self) -> Iterator[Option]:
         """Its options, in order; those of methods come besides."""

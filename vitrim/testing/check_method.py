@@ -1,0 +1,124 @@
+"""`check_method`: whether a method keeps the laws that vitrim's own methods keep."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..backbones import find_family, library_of
+from ..methods import METHODS, Method
+from ..runtime.build import attach
+from ..runtime.model import unwrap
+from .laws import LAWS, Broken, NotAsked, Subject, small_model
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What became of one law.
+
+    law:    its name, such as "keeps all"
+    says:   the law in a sentence
+    state:  "holds", "broken" or "not asked"
+    reason: what was seen where it is broken, why it was not asked; "" where it holds
+    """
+
+    law: str
+    says: str
+    state: str
+    reason: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.state:<9}  {self.law}: {self.reason or self.says}"
+
+
+@dataclass(frozen=True)
+class MethodReport:
+    """What `check_method` found. Printed, it is one line for each law."""
+
+    method: str
+    findings: tuple[Finding, ...]
+
+    @property
+    def broken(self) -> tuple[Finding, ...]:
+        """The laws that do not hold."""
+        return tuple(finding for finding in self.findings if finding.state == "broken")
+
+    def __str__(self) -> str:
+        return "\n".join([self.method, *map(str, self.findings)])
+
+
+@torch.no_grad()
+def check_method(
+    method: str | Method | type[Method],
+    model: nn.Module | None = None,
+    *,
+    images: Tensor | None = None,
+    raises: bool = True,
+    **options: Any,
+) -> MethodReport:
+    """Ask a method of one's own the laws that vitrim's methods keep. One line in a test is enough.
+
+    All laws are asked, also after one that is broken. Its learned parts, if it has any, are as they are made.
+
+    method:  a class, a name, or a method with its options: `Mine`, "mine", `Mine(keep=0.5)`
+    model:   a supported model in eval mode; default: a small Vision Transformer with random weights (`small_model`)
+    images:  [b, channels, height, width], at least two; default: random ones of the model's own size
+    raises:  False: return the report also where a law is broken
+    options: of the method, where it is given by class or name
+
+    Raises ValueError with every broken law, in one line; and as `vitrim.reduce` does, for a model and a method that do
+    not fit.
+    """
+    model = small_model() if model is None else unwrap(model)
+    if model.training:
+        raise ValueError("the model is in train mode, and the laws are those of inference: call model.eval()")
+    made = _made(method, options)
+    reduced = attach(model, made).eval()
+    subject = Subject(reduced.methods[0], reduced, _images(model) if images is None else images)
+    report = MethodReport(
+        f"{made.name} {subject.method.extra_repr()}".strip(), tuple(_ask(law, subject) for law in LAWS)
+    )
+    if raises and report.broken:
+        said = "; ".join(f"{finding.law}: {finding.reason}" for finding in report.broken)
+        raise ValueError(f"{made.name} breaks {len(report.broken)} of {len(LAWS)} laws. {said}")
+    return report
+
+
+def _made(method: str | Method | type[Method], options: dict[str, Any]) -> Method:
+    if isinstance(method, Method):
+        if options:
+            raise ValueError(f"{method.name} is made already: give its options there, not beside it")
+        return method
+    if isinstance(method, str):
+        if method not in METHODS:
+            raise ValueError(f"no method is registered as {method!r}: there are {', '.join(METHODS)}")
+        method = METHODS[method]
+    if not isinstance(method, type) or not issubclass(method, Method):
+        raise ValueError(f"{method!r} is no method: give a subclass of vitrim.Method, one that is made, or a name")
+    return method(**options)
+
+
+def _ask(law: Callable[[Subject], None], subject: Subject) -> Finding:
+    name, says = getattr(law, "__name__", "law").replace("_", " "), (law.__doc__ or "").strip()
+    try:
+        law(subject)
+    except Broken as error:
+        return Finding(name, says, "broken", str(error))
+    except NotAsked as error:
+        return Finding(name, says, "not asked", str(error))
+    except Exception as error:  # it is somebody else's code
+        return Finding(name, says, "broken", f"{type(error).__name__}: {' '.join(str(error).split())}")
+    return Finding(name, says, "holds")
+
+
+def _images(model: nn.Module) -> Tensor:
+    """Three random images that the model takes, the same at every call."""
+    body, parameter = find_family(model)(model), next(model.parameters())
+    height, width = library_of(model).image_size(model) or tuple(16 * side for side in body.grid())
+    channels = next(module.in_channels for module in model.modules() if isinstance(module, nn.Conv2d))
+    images = torch.randn(3, channels, height, width, generator=torch.Generator().manual_seed(0))
+    return images.to(parameter.device, parameter.dtype)
