@@ -138,6 +138,8 @@ def why_not(line: str) -> str:
 
 
 def refusal(command: str, *arguments: str) -> str:
+    if command == "help" and set(arguments) <= set(COMMANDS):
+        return ""
     if command not in COMMANDS:
         return f"no command {command}"
     given = [argument for argument in arguments if argument not in ("...", "ROW")]
