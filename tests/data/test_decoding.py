@@ -16,7 +16,7 @@ from PIL import Image
 
 from vitrim.data import Unreadable, open_dataset, open_loader
 from vitrim.data.decoding import LONGEST, decode
-from vitrim.training.photographs import unlabelled
+from vitrim.data.unlabelled import unlabelled
 
 
 def gray(size=(24, 36)) -> np.ndarray:

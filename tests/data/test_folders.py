@@ -11,7 +11,7 @@ from made_pictures import fill, flat, picture, small_vit
 from vitrim.data import folders as _folders
 from vitrim.data import open_dataset
 from vitrim.data.folders import AGAIN, BESIDE, CLOSED, HIDDEN, below
-from vitrim.training.photographs import unlabelled
+from vitrim.data.unlabelled import unlabelled
 
 
 def names_of(dataset):

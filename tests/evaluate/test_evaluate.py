@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from vitrim.backbones.timm.checkpoints import load_checkpoint
+from vitrim.common import progress as _progress
 from vitrim.data import Batch, Unreadable, open_dataset, open_loader
 from vitrim.evaluate import (
     environment,
@@ -26,6 +27,19 @@ from vitrim.evaluate import (
 from vitrim.evaluate import timing as _timing
 
 SHARED = Path(os.environ.get("VITRIM_SHARED", Path(__file__).parents[2] / ".." / "shared"))
+
+
+class AtOnce:
+    """A timer that waits for nothing."""
+
+    def __init__(self, seconds, call, arguments):
+        assert seconds == 2
+        call(*arguments)
+
+    def start(self):
+        pass
+
+    cancel = join = start
 
 
 class Told(nn.Module):
@@ -199,6 +213,8 @@ def test_progress_reports_images_and_running_accuracy(tmp_path, capsys):
 
 def test_the_progress_bar_shows_running_figures_on_a_terminal(monkeypatch, capsys):
     monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setattr(_progress, "_on_terminal", lambda: True)
+    monkeypatch.setattr(_progress, "Timer", AtOnce)
     evaluate(Told(), batches(told_images([0, 1, 2, 3]), [0, 1, 0, 0], 2), progress=True)
     assert "model 50" in capsys.readouterr().err
 

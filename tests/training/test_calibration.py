@@ -9,8 +9,8 @@ from references.tofe_setup import put_on
 
 import vitrim
 from vitrim.data import data_config
+from vitrim.data.unlabelled import unlabelled
 from vitrim.training.calibration import between, calibrate, some_of
-from vitrim.training.photographs import unlabelled
 
 
 def kept_shares(fast, images):

@@ -18,9 +18,9 @@ from train_once import draw_photographs, small_model
 
 import vitrim
 from vitrim.data import data_config, open_dataset, open_loader
+from vitrim.data.unlabelled import unlabelled
 from vitrim.training import RECIPES, RunStopped, Settings, checkpoints, finetune, get_recipe, override, short
 from vitrim.training.objective import Teacher
-from vitrim.training.photographs import unlabelled
 from vitrim.training.recipes import for_methods
 from vitrim.training.steps import Stepper
 

@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Sequence
 from importlib import import_module
 
+from ..common.files import STDOUT
 from ..common.terminal import speak_as_told
 from ..common.text import visible
 from .commands import COMMANDS
@@ -79,7 +80,11 @@ def _run(name: str, arguments: list[str]) -> None:
         from ..methods import import_method
 
         import_method(spec)
-    import_module(f".{name}", __name__).run(config)
+    from ..common.progress import hidden
+
+    output = getattr(config, "output", None)
+    with hidden(output is not None and output.json == STDOUT):  # what reads that wants nothing else
+        import_module(f".{name}", __name__).run(config)
 
 
 def _show_warning(message, *_) -> None:

@@ -6,9 +6,11 @@ from typing import Any
 
 from ..common.extras import require
 from ..common.files import check_new, check_output, write_json
+from ..common.progress import progress
+from .shared.bank import bank_figures, open_bank
 from .shared.conclusions import conclusions
 from .shared.config_file import asked
-from .shared.measure import accuracy_of, check_run, common_figures, data_figures, measure, open_images
+from .shared.measure import check_run, common_figures, data_figures, measure, open_images
 from .shared.model import open_model
 from .shared.picture import ENDINGS, draw
 from .shared.plans import many_plans, remarks
@@ -24,27 +26,28 @@ def run(config: Any) -> None:
         require("plot", "vitrim compare --out")
         check_new(picture, config.more.overwrite, ENDINGS)
     setting = check_run(config.run)
-    subject = open_model(config.model)
-    plans = many_plans(subject, config.method, setting.seed)
+    with progress("preparing the models"):
+        subject = open_model(config.model)
+        plans = many_plans(subject, config.method, setting.seed)
     loader = open_images(subject, config.data, setting)
+    bank = open_bank(subject, config.data, setting, loader)
     printer = Printer(config.output.json, config.output.wide)
     about(printer, subject.name, loader, setting)
     for remark in remarks(plans, config.method):
         printer.line(remark)
-    rows = measure(subject, plans, loader, setting)
+    rows = measure(subject, plans, loader, setting, bank)
     printer.line()
     comparison(printer, rows)
     printer.line()
-    judged(printer, rows, loader)
+    judged(printer, rows, loader, config.data)
     for sentence in conclusions(rows, config):
         printer.line(sentence)
-    if picture is not None and accuracy_of(rows[0].result) is None:
-        printer.line("no picture: one image has no neighbours to be judged by")
-    elif picture is not None:
+    if picture is not None:
         printer.line(f"the picture is {draw(picture, subject.name, rows)}")
     common = {
         **asked(config),
         **data_figures(config.model, config.data, loader),
         **common_figures(subject.name, rows, setting),
+        **bank_figures(rows[0].result, config.data),
     }
     write_json(config.output.json, {**common, "rows": [row.figures(rows[0]) for row in rows]})

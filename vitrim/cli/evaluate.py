@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from ..common.files import check_output, write_json
+from ..common.progress import progress
+from ..evaluate import EvaluationResult
+from .shared.bank import bank_figures, open_bank
 from .shared.baseline import beside_figures, judge_beside, open_baseline, tell_beside
 from .shared.config_file import asked
-from .shared.measure import Row, change_of, check_run, common_figures, data_figures, measure, open_images
+from .shared.measure import Row, accuracy_of, change_of, check_run, common_figures, data_figures, measure, open_images
 from .shared.model import open_model
 from .shared.plans import one_plan
 from .shared.report import about, judged
@@ -18,26 +21,29 @@ def run(config: Any) -> None:
     """Evaluate what the arguments name."""
     check_output(config.output.json)
     setting = check_run(config.run)
-    subject = open_model(config.model)
-    plan = one_plan(subject, config.method, setting.seed)
-    baseline = None if config.more.baseline is None else open_baseline(config.more.baseline, subject)
+    with progress("preparing the models"):
+        subject = open_model(config.model)
+        plan = one_plan(subject, config.method, setting.seed)
+        baseline = None if config.more.baseline is None else open_baseline(config.more.baseline, subject)
     loader = open_images(subject, config.data, setting)
+    bank = open_bank(subject, config.data, setting, loader)
     printer = Printer(config.output.json, config.output.wide)
     about(printer, subject.name, loader, setting)
-    dense, reduced = rows = measure(subject, [plan], loader, setting)
+    dense, reduced = rows = measure(subject, [plan], loader, setting, bank)
     printer.line()
     columns = [Column("", text=True), Column(dense.label), Column(plan.label), Column("change")]
     printer.table(columns, _lines(dense, reduced))
     printer.line()
-    judged(printer, rows, loader)
+    judged(printer, rows, loader, config.data)
     common = {
         **asked(config),
         **data_figures(config.model, config.data, loader),
         **common_figures(subject.name, rows, setting),
+        **bank_figures(rows[0].result, config.data),
     }
     figures = {**common, **reduced.figures(dense), "dense": dense.figures(dense), "dense_label": dense.label}
     if baseline is not None and config.more.baseline is not None:
-        beside = judge_beside(baseline, plan, loader, setting)
+        beside = judge_beside(baseline, plan, loader, setting, bank)
         tell_beside(printer, config.more.baseline, beside)
         figures |= beside_figures(config.more.baseline, beside)
     write_json(config.output.json, figures)
@@ -50,6 +56,8 @@ def _lines(dense: Row, reduced: Row) -> list[list[str]]:
 
 def _accuracies(dense: Row, reduced: Row) -> list[list[str]]:
     a, b = dense.result, reduced.result
+    if accuracy_of(a) is None:
+        return _likeness(dense, b)
     if a.top1 is None:
         lines = [["nearest-neighbour accuracy, %", percent(a.knn), percent(b.knn), signed(change_of(b, a))]]
         lines.append(["  95 % interval", interval(a.knn_interval), interval(b.knn_interval), ""])
@@ -61,6 +69,16 @@ def _accuracies(dense: Row, reduced: Row) -> list[list[str]]:
         lines.append(["  95 % interval", interval(a.top5_interval), interval(b.top5_interval), ""])
     lines.append([f"agreement with {dense.label}, %", "", percent(b.agreement), ""])
     return [*lines, ["  95 % interval", "", interval(b.agreement_interval), ""]]
+
+
+def _likeness(dense: Row, b: EvaluationResult) -> list[list[str]]:
+    """Without labels: how like the dense model's the outputs are."""
+    what, lines = "features", []
+    if b.agreement is not None:
+        what, lines = "logits", [[f"agreement with {dense.label}, %", "", percent(b.agreement), ""]]
+        lines.append(["  95 % interval", "", interval(b.agreement_interval), ""])
+    lines.append([f"cosine with the {what} of {dense.label}", "", percent(b.cosine, 4), ""])
+    return [*lines, ["  95 % interval", "", interval(b.cosine_interval, 4), ""]]
 
 
 def _costs(dense: Row, reduced: Row) -> list[list[str]]:

@@ -10,7 +10,9 @@ import torch
 
 from ..common.extras import require
 from ..common.files import check_output
+from ..common.progress import progress
 from ..data.loading import open_dataset, open_loader
+from ..data.unlabelled import is_flat
 from ..evaluate.timing import as_device, as_dtype
 from ..runtime.build import UntrainedWarning
 from ..runtime.loading import CONFIG, WEIGHTS
@@ -36,8 +38,9 @@ def run(config: Any) -> None:
     _check_folder(config.training, settings)
     if config.machine.threads:
         torch.set_num_threads(config.machine.threads)
-    subject, plan = _start(config)
-    recipe, judge_on = recipe_of(config), _judging(config, subject.dense)
+    with progress("preparing"):
+        subject, plan = _start(config)
+        recipe, judge_on = recipe_of(config), _judging(config, subject.dense)
     try:
         trained = finetune(
             subject.dense,
@@ -119,10 +122,11 @@ def _settings(config: Any) -> Settings:
 
 
 def _judging(config: Any, model: torch.nn.Module):
-    if config.training.val is None:
-        return None
     training: TrainingOptions = config.training
-    options: dict[str, Any] = {"crop_pct": training.crop_pct, "class_map": training.class_map}
+    if training.val is None:
+        return None
+    class_map = None if is_flat(training.val, None) else training.class_map
+    options: dict[str, Any] = {"crop_pct": training.crop_pct, "class_map": class_map}
     limit = {"limit": training.val_limit, "seed": config.machine.seed}
-    photographs = open_dataset(str(training.val), model, **options, **limit)
+    photographs = open_dataset(str(training.val), model, labels=None, **options, **limit)
     return open_loader(photographs, batch_size=32, workers=config.machine.workers)

@@ -12,6 +12,7 @@ import torch
 from .._version import __version__
 from ..backbones import FAMILIES, LIBRARIES, library_with
 from ..common.files import check_output, write_json
+from ..common.progress import counted_off
 from ..methods import METHODS
 from ..runtime.build import attach, make_method
 from .shared.method_page import print_method
@@ -39,7 +40,7 @@ def run(config: Any) -> None:
     if config.word is not None:
         _one(config)
         return
-    answers = {kind: _answers(example) for _, kind, example in _kinds()}
+    answers = {kind: _answers(example) for _, kind, example in counted_off(_kinds(), "trying methods")}
     printer = Printer(config.output.json, config.output.wide)
     _print_methods(printer)
     printer.line()
@@ -51,7 +52,7 @@ def _one(config: Any) -> None:
     """All about the method that the word names."""
     method, answers = (
         own_signatures()[config.word],
-        {kind: _answers(example, (config.word,)) for _, kind, example in _kinds()},
+        {kind: _answers(example, (config.word,)) for _, kind, example in counted_off(_kinds(), "trying it")},
     )
     runs = {kind: _said(by_name[config.word]) for kind, by_name in answers.items()}
     print_method(Printer(config.output.json, config.output.wide), method, runs)

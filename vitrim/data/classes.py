@@ -37,7 +37,7 @@ class Classes:
     `names[i]` is the data's class i and `indices[i]` the model's index for it; both are empty where the data stores
     class indices itself. `rule` says in words how labels became class indices. `by_order` marks classes that were
     numbered by the order of their names alone, because nothing says in which order the model has learned them;
-    `by_wnid` those of an ImageNet, whose order is known.
+    `by_wnid` those of an ImageNet, whose order is known. `unlabelled`: there are no labels, and no classes.
     """
 
     names: tuple[str, ...]
@@ -45,9 +45,12 @@ class Classes:
     rule: str
     by_order: bool = False
     by_wnid: bool = False
+    unlabelled: bool = False
 
-    def index(self, label: int) -> int:
-        """The model's class index for the data's own label."""
+    def index(self, label: int) -> int | None:
+        """The model's class index for the data's own label; None where there are no labels."""
+        if self.unlabelled:
+            return None
         return self.indices[label] if self.indices else int(label)
 
     @property
@@ -172,7 +175,9 @@ def _other_count(names: Sequence[str], num_classes: int, empty: Sequence[str], w
     return f"{where} has {size} ({few(names)}){hollow} and the model {num_classes}{way}", *MAP_HINT
 
 
-def check_same_classes(learned: Classes, judged: Classes, where: str) -> None:
+def check_same_classes(
+    learned: Classes, judged: Classes, where: str, learned_from: str = "the training photographs"
+) -> None:
     """Raise ValueError where photographs are judged by other classes than those learned from.
 
     Names that both know must have one index. Where names were numbered by their order, both must have the same ones:
@@ -185,7 +190,7 @@ def check_same_classes(learned: Classes, judged: Classes, where: str) -> None:
     strangers = sorted(mapping.keys() ^ other_mapping.keys()) if learned.by_order or judged.by_order else []
     if strangers or moved:
         raise OptionError(
-            f"{where} has other classes ({few(judged.names)}) than the training photographs ({few(learned.names)}): "
+            f"{where} has other classes ({few(judged.names)}) than {learned_from} ({few(learned.names)}): "
             f"{few(strangers or sorted(moved))} would be judged as another class: rename the folders, or ",
             *MAP_HINT,
         )

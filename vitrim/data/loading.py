@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,8 @@ from .config import config_of, data_config
 from .folders import flat_files
 from .labels import classes_of_labels, read_labels
 from .photographs import Batch, Photographs, StreamedPhotographs, Unreadable, collate
-from .sources import Files, ReaderImages, Stream, TorchImages, find_source
+from .sources import PREFIXES, Files, ReaderImages, Stream, TorchImages, find_source
+from .unlabelled import UNLABELLED, all_below, is_flat
 
 __all__ = [
     "Batch",
@@ -51,6 +52,7 @@ def open_dataset(
     *,
     crop_pct: float | None = None,
     img_size: int | tuple[int, int] | None = None,
+    labels: bool | None = True,
     label_file: str | Path | None = None,
     split: str | None = None,
     root: str | Path | None = None,
@@ -66,6 +68,8 @@ def open_dataset(
     model_or_cfg: a timm model, a reduced one, or a timm `pretrained_cfg`
     crop_pct: share of the image's side that the centre crop keeps, in (0, 1]; None: the model's own
     img_size: side in pixels, or (height, width); None: the model's own
+    labels: False: take every photograph below the folder, without labels; None: so for a folder with photographs but no
+          class folders, where no `label_file` is given either
     label_file: labels for a flat folder (`read_labels` says of which forms)
     split, root: a folder below `path`, or the split of a named data set ("validation"), and where it is stored
     limit_per_class: keep at most so many photographs of each class, the first by sorted name
@@ -78,13 +82,34 @@ def open_dataset(
     """
     _positive(limit_per_class=limit_per_class, limit=limit)
     config, known = _asked(model_or_cfg, crop_pct, img_size, class_map)
-    if label_file is not None:
+    if labels is False or (labels is None and label_file is None and is_flat(path, split)):
+        _need_labels(path, label_file=label_file, class_map=class_map, limit_per_class=limit_per_class)
+        source, classes = _unlabelled(path, root, split, limit), UNLABELLED
+    elif label_file is not None:
         source, classes = _labelled(path, split, label_file, known)
     else:
         source, classes = _classes_of(find_source(path, root, split, limit), known, str(path))
     if isinstance(source, Stream):
         return _stream(source, classes, config, limit_per_class, limit)
-    return Photographs(source, classes, config, *_choose(source, limit_per_class, limit, seed))
+    known_labels = None if classes.unlabelled else source.labels
+    return Photographs(source, classes, config, *_choose(len(source), known_labels, limit_per_class, limit, seed))
+
+
+def _need_labels(path: str | Path, **given: Any) -> None:
+    """Raise ValueError for arguments that are about labels, where there are none."""
+    wrong = [name for name, value in given.items() if value is not None]
+    if wrong:
+        raise ValueError(f"{path} is read without labels, and {wrong[0]} is about labels: leave it out")
+
+
+def _unlabelled(
+    path: str | Path, root: str | Path | None, split: str | None, limit: int | None
+) -> Files | ReaderImages | TorchImages | Stream:
+    """What `path` names, whatever labels there are. A folder is taken with all below it, in any shape."""
+    local, named = Path(path).expanduser(), str(path).partition("/")[0].lower() in PREFIXES
+    if local.is_file() or (named and not local.exists()):
+        return find_source(path, root, split, limit)
+    return all_below(local, split)
 
 
 def _asked(
@@ -144,12 +169,12 @@ def _positive(**limits: int | None) -> None:
 
 
 def _choose(
-    source: Files | ReaderImages | TorchImages, per_class: int | None, limit: int | None, seed: int
+    size: int, labels_of: Callable[[], list[int] | None] | None, per_class: int | None, limit: int | None, seed: int
 ) -> tuple[list[int] | None, str]:
     """The places that the limits leave (None: all), and how they were chosen, in words."""
     if per_class is None and limit is None:
         return None, ""
-    labels, words, chosen = source.labels(), [], None
+    labels, words, chosen = labels_of() if labels_of else None, [], None
     if per_class is not None:
         if labels is None:
             raise OptionError(
@@ -158,7 +183,7 @@ def _choose(
         chosen = first_of_each(labels, per_class)
         words.append(f"the first {per_class} of each class")
         labels = [labels[place] for place in chosen]
-    places = drawn(len(source) if chosen is None else len(chosen), limit, seed, labels)
+    places = drawn(size if chosen is None else len(chosen), limit, seed, labels)
     if places is None:
         return chosen, ", ".join(words)
     words.append("drawn at random" if labels is None else "drawn at random, alike from every class")

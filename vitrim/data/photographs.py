@@ -33,9 +33,12 @@ class Unreadable(NamedTuple):
     reason: str
 
 
+Sample = tuple[Tensor, int | None] | Unreadable
+
+
 class Batch(NamedTuple):
     """What the loader gives: `images` [b, c, h, w] and `labels` [b] of b >= 0 photographs, and in `skipped` the names
-    of those that are left out.
+    of those that are left out. `labels` is None where the data set has none.
 
     Example:
         >>> dataset = vitrim.data.open_dataset("photos", model)
@@ -45,12 +48,13 @@ class Batch(NamedTuple):
     """
 
     images: Float[Tensor, "b c h w"]
-    labels: Int[Tensor, " b"]
+    labels: Int[Tensor, " b"] | None
     skipped: tuple[Unreadable, ...]
 
 
 class Photographs(Dataset):
-    """Photographs by index: `(image [c, h, w], class index)`, or `Unreadable` for a file that cannot be read.
+    """Photographs by index: `(image [c, h, w], class index)`, or `Unreadable` for a file that cannot be read. Without
+    labels the class index is None.
 
     classes: which class of the model each label is
     config:  how images are prepared: timm's data configuration
@@ -82,7 +86,7 @@ class Photographs(Dataset):
         """What lies among the photographs and is none that is read, or belongs to no class: how many of each kind."""
         return self.source.left_out
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int] | Unreadable:
+    def __getitem__(self, index: int) -> Sample:
         place = index if self.chosen is None else self.chosen[index]
         try:
             file, label = self.source.read(place)
@@ -108,7 +112,7 @@ class StreamedPhotographs(IterableDataset):
         known = len(self.source.dataset) or None
         return min(filter(None, (known, self.limit)), default=None)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, int] | Unreadable]:
+    def __iter__(self) -> Iterator[Sample]:
         skipped = _SkippedByTimm(self.source.where)
         logger = logging.getLogger("timm.data.readers.reader_wds")
         logger.addFilter(skipped)
@@ -123,7 +127,7 @@ class StreamedPhotographs(IterableDataset):
         finally:
             logger.removeFilter(skipped)
 
-    def _sample(self, image: Image.Image, label: int, place: int) -> tuple[Tensor, int] | Unreadable:
+    def _sample(self, image: Image.Image, label: int, place: int) -> Sample:
         try:
             return self.transform(decode(image, _mode(self.config))), self.classes.index(label)
         except Exception as error:  # as in `Photographs`: no image may end an evaluation
@@ -155,7 +159,7 @@ def _mode(config: dict) -> str:
     return "L" if config["input_size"][0] == 1 else "RGB"
 
 
-def collate(samples: list[tuple[Tensor, int] | Unreadable]) -> Batch:
+def collate(samples: list[Sample]) -> Batch:
     """A `Batch` of the readable samples, which are stacked; the others are named in its `skipped`. Without a readable
     image b is 0.
 
@@ -169,4 +173,6 @@ def collate(samples: list[tuple[Tensor, int] | Unreadable]) -> Batch:
     skipped = tuple(sample for sample in samples if isinstance(sample, Unreadable))
     if not good:
         return Batch(torch.empty(0, 3, 0, 0), torch.empty(0, dtype=torch.long), skipped)
+    if any(label is None for _, label in good):
+        return Batch(default_collate([image for image, _ in good]), None, skipped)
     return Batch(*default_collate(good), skipped)

@@ -19,7 +19,7 @@ from .folders import BESIDE, ClassFolders, class_folders, in_order
 
 _STREAMS = {"hfids", "tfds", "wds"}
 _NEEDS = {"hfds": "datasets", "hfids": "datasets", "tfds": "tensorflow_datasets", "wds": "webdataset"}
-_PREFIXES = _STREAMS | {"hfds", "torch"}
+PREFIXES = _STREAMS | {"hfds", "torch"}
 
 
 class Files:
@@ -162,7 +162,7 @@ def find_source(
     """
     prefix = str(path).partition("/")[0].lower()
     local = Path(path).expanduser()
-    if prefix in _PREFIXES and not local.exists():
+    if prefix in PREFIXES and not local.exists():
         return _named(str(path), prefix, root, split, limit)
     if local.is_dir():
         return _files(class_folders(local, split))

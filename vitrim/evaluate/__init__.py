@@ -12,7 +12,9 @@ Example: a model and its reduced form, over a folder of photographs of two class
 """
 
 from .accuracy import evaluate, evaluate_many
-from .judges import EvaluationResult, knn_hits, wilson_interval, without_classifier
+from .intervals import wilson_interval
+from .judges import EvaluationResult, without_classifier
+from .neighbours import knn_hits
 from .timing import Throughput, environment, throughput_in_turn
 
 __all__ = [

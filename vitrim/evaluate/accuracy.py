@@ -1,19 +1,21 @@
 """Accuracy, agreement with the dense model, and throughput of one or more models."""
 
+import warnings
 from collections.abc import Callable, Generator, Iterable, Mapping
-from contextlib import contextmanager, nullcontext
-from itertools import accumulate
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
 from ..common.errors import OptionError
+from ..common.progress import progress as show_progress
 from ..common.unwrapping import innermost
+from ..data.classes import check_same_classes
 from ..data.photographs import Unreadable
-from .judges import ClassifierJudge, EvaluationResult, FeatureJudge, knn_hits, wilson_interval, without_classifier
+from .intervals import wilson_interval
+from .judges import ClassifierJudge, EvaluationResult, FeatureJudge, without_classifier
+from .neighbours import knn_hits
 from .timing import Throughput, as_device, as_dtype, environment, evaluation_mode, inference, throughput_in_turn
 
 __all__ = [
@@ -28,9 +30,9 @@ __all__ = [
     "without_classifier",
 ]
 
-BAR_ROOM = 50  # characters that bar, counts and time take at the least
+Judges = Mapping[str, ClassifierJudge | FeatureJudge]
 # Called after each batch with the images done, the images in all (None if unknown) and each model's running figure:
-# top-1 in percent, or the mean cosine where there is no classifier.
+# top-1 in percent, without labels the agreement, and the mean cosine where there is no classifier.
 ProgressCallback = Callable[[int, int | None, Mapping[str, float]], None]
 
 
@@ -43,6 +45,7 @@ def evaluate(
     dtype: str | torch.dtype = torch.float32,
     features: bool | None = None,
     neighbours: int = 20,
+    bank: Iterable | None = None,
     progress: bool | ProgressCallback = False,
 ) -> EvaluationResult:
     """Judge one model over a loader, and how far it agrees with `dense`.
@@ -56,8 +59,8 @@ def evaluate(
         (2, True)
     """
     models = {"model": model} if dense is None else {"dense": dense, "model": model}
-    options = {"device": device, "dtype": dtype, "features": features, "neighbours": neighbours, "progress": progress}
-    return evaluate_many(models, loader, **options)["model"]
+    options: dict[str, Any] = {"features": features, "neighbours": neighbours, "bank": bank, "progress": progress}
+    return evaluate_many(models, loader, device=device, dtype=dtype, **options)["model"]
 
 
 def evaluate_many(
@@ -68,6 +71,7 @@ def evaluate_many(
     dtype: str | torch.dtype = torch.float32,
     features: bool | None = None,
     neighbours: int = 20,
+    bank: Iterable | None = None,
     progress: bool | ProgressCallback = False,
 ) -> dict[str, EvaluationResult]:
     """Judge several models in one pass over the data, so that each photograph is decoded once.
@@ -76,42 +80,91 @@ def evaluate_many(
         models: by name; the one called "dense", if any, is what agreement and cosine compare with. They are moved to
             `device` and come back in the mode (training or not) that they were in.
         loader: batches of `(images [b, c, h, w], class indices [b])`, or what `open_loader` gives, which also names the
-            images that it skipped.
+            images that it skipped. Without labels (None in place of the indices) there are agreement and cosine alone.
         dtype: "float32", or "bfloat16" and "float16" by autocast; weights stay as they are.
         features: judge outputs as features, by cosine and nearest neighbours; None asks `without_classifier`.
         neighbours: k of the nearest neighbours.
+        bank: batches with labels among whose images the neighbours are sought; None: among those of `loader`, each
+            without itself.
         progress: True for a bar with running figures on standard error, or a function to call after each batch.
 
     Raises ValueError for models that differ in `num_classes`, outputs of a wrong shape, labels outside the model's
-    classes, an unavailable device or dtype, and data without one readable image.
+    classes, no labels and no dense model, an unavailable device or dtype, and data without one readable image.
     """
     device = as_device(device)
     dtype = as_dtype(dtype, device)
     judges = _judges(models, features, neighbours, device)
-    skipped: list[Unreadable] = []
-    total, done = _total(loader), 0
     for model in models.values():  # not in inference mode: what is moved there could never be trained again
         model.to(device)
-    with evaluation_mode(models), inference(device, dtype), _reporting(progress, total) as report:
-        for images, labels, *left_out in loader:
-            skipped.extend(entry for group in left_out for entry in group)
-            done += _judge_batch(models, judges, images, labels, device)
-            report(done + len(skipped), total, _running(judges))
-    if not done:
-        raise ValueError(_nothing_read(skipped))
+    with evaluation_mode(models), inference(device, dtype):
+        if bank is not None:
+            _read_bank(models, judges, bank, loader, device, progress)
+        skipped = _judge_all(models, judges, loader, device, progress)
     return {name: judge.result(tuple(skipped)) for name, judge in judges.items()}
 
 
-def _judges(
-    models: Mapping[str, nn.Module], features: bool | None, neighbours: int, device: torch.device
-) -> dict[str, ClassifierJudge | FeatureJudge]:
+def _judge_all(
+    models: Mapping[str, nn.Module],
+    judges: Judges,
+    loader: Iterable,
+    device: torch.device,
+    progress: bool | ProgressCallback,
+) -> list[Unreadable]:
+    """Judge every batch; the images that cannot be read."""
+    skipped: list[Unreadable] = []
+    kinds: set[bool] = set()
+    total, done = _total(loader), 0
+    with _reporting(progress, total) as report:
+        for images, labels, *left_out in loader:
+            skipped.extend(entry for group in left_out for entry in group)
+            if len(images):
+                kinds.add(labels is not None)
+                _check_kinds(kinds, models)
+                _judge_batch(models, judges, images, labels, device)
+            done += len(images)
+            report(done + len(skipped), total, _running(judges))
+    if not done:
+        raise ValueError(_nothing_read(skipped))
+    return skipped
+
+
+def _check_kinds(kinds: set[bool], models: Mapping[str, nn.Module]) -> None:
+    if len(kinds) > 1:
+        raise ValueError("some batches have labels and some have none: give labels for all images, or for none")
+    if False in kinds and not {"dense"} < models.keys():
+        raise ValueError("without labels a model is judged beside the dense one: give `dense`, or labels")
+
+
+def _read_bank(
+    models: Mapping[str, nn.Module],
+    judges: Judges,
+    bank: Iterable,
+    loader: Iterable,
+    device: torch.device,
+    progress: bool | ProgressCallback,
+) -> None:
+    """Let every judge keep its model's features of the bank."""
+    if any(isinstance(judge, ClassifierJudge) for judge in judges.values()):
+        raise ValueError("a bank is for nearest neighbours, and these models have a classifier: leave it out")
+    known, judged = (getattr(getattr(it, "dataset", None), "classes", None) for it in (bank, loader))
+    if known is not None and judged is not None:
+        check_same_classes(known, judged, "what is judged", "the bank")
+    skipped = _judge_all(models, judges, bank, device, progress)
+    if skipped:
+        warnings.warn(f"{len(skipped)} images of the bank cannot be read, the first: {skipped[0].name}", stacklevel=3)
+    for judge in judges.values():
+        if isinstance(judge, FeatureJudge):
+            judge.keep_as_bank()
+
+
+def _judges(models: Mapping[str, nn.Module], features: bool | None, neighbours: int, device: torch.device) -> Judges:
     counts: dict[str, Any] = {name: getattr(innermost(model), "num_classes", None) for name, model in models.items()}
     if len(set(counts.values())) != 1 or None in counts.values():
         raise ValueError(f"give one or more models with the same number of classes, not {counts or 'none'}")
     if neighbours < 1:
         raise OptionError({"neighbours": neighbours}, ": give a whole number from 1")
     if without_classifier(next(iter(models.values()))) if features is None else features:
-        return {name: FeatureJudge(name, neighbours, device) for name in models}
+        return {name: FeatureJudge(name, neighbours) for name in models}
     if 0 in counts.values():
         raise ValueError("the models have no classifier (num_classes is 0): judge their features")
     return {name: ClassifierJudge(name, counts[name], device) for name in models}
@@ -119,20 +172,16 @@ def _judges(
 
 def _judge_batch(
     models: Mapping[str, nn.Module],
-    judges: Mapping[str, ClassifierJudge | FeatureJudge],
+    judges: Judges,
     images: Tensor,
-    labels: Tensor,
+    labels: Tensor | None,
     device: torch.device,
-) -> int:
-    """Judge one batch, which may be empty; the number of its images."""
-    if not len(labels):
-        return 0
-    images, labels = images.to(device, non_blocking=True), labels.to(device)
+) -> None:
+    images, labels = images.to(device, non_blocking=True), None if labels is None else labels.to(device)
     outputs = {name: _forward(name, model, images) for name, model in models.items()}
     dense = outputs.get("dense")
     for name, output in outputs.items():
-        judges[name].update(output, None if name == "dense" else dense, labels)
-    return len(labels)
+        judges[name].update(output, None if name == "dense" else dense, labels, len(images))
 
 
 def _forward(name: str, model: nn.Module, images: Tensor) -> Tensor:
@@ -152,7 +201,7 @@ def _total(loader: Iterable) -> int | None:
     return getattr(dataset, "size", None) or (len(dataset) if hasattr(dataset, "__len__") else None)
 
 
-def _running(judges: Mapping[str, ClassifierJudge | FeatureJudge]) -> dict[str, float]:
+def _running(judges: Judges) -> dict[str, float]:
     return {name: judge.running for name, judge in judges.items() if judge.running is not None}
 
 
@@ -162,28 +211,16 @@ def _nothing_read(skipped: list[Unreadable]) -> str:
     return f"none of the {len(skipped)} images can be read, the first, {skipped[0].name}, because: {skipped[0].reason}"
 
 
-def _reporting(progress: bool | ProgressCallback, total: int | None):
-    if progress is True:
-        return progress_bar(total)
-    return nullcontext(progress or (lambda done, total, running: None))
-
-
 @contextmanager
-def progress_bar(total: int | None) -> Generator[ProgressCallback]:
-    """A bar on standard error with the running figure of each model, where standard error is a terminal."""
-    console = Console(stderr=True)
-    columns = (TextColumn("evaluating"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    shown = TextColumn("{task.fields[running]}")
-    with Progress(*columns, shown, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("evaluating", total=total, running="")
-
-        def report(done: int, total: int | None, running: Mapping[str, float]) -> None:
-            bar.update(task, completed=done, running=_fitting(running, console.width - BAR_ROOM))
-
-        yield report
+def _reporting(progress: bool | ProgressCallback, total: int | None) -> Generator[ProgressCallback]:
+    """What to call after each batch: the caller's own function, or one that shows the running figures."""
+    if progress is not True:
+        yield progress or (lambda done, total, running: None)
+        return
+    with show_progress("evaluating", total) as report:
+        yield lambda done, total, running: report(done, in_words(running))
 
 
-def _fitting(figures: Mapping[str, float], room: int) -> str:
-    """The figures of the first models, as many as there is room for beside the bar."""
-    shown = list(accumulate((f"{name} {value:.3g}" for name, value in figures.items()), "{}  {}".format))
-    return max((text for text in shown if len(text) <= room), key=len, default="")
+def in_words(running: Mapping[str, float]) -> list[str]:
+    """The running figure of each model, by its name."""
+    return [f"{name} {value:.3g}" for name, value in running.items()]

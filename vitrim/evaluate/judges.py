@@ -1,19 +1,22 @@
 """How a model's outputs are judged: against labels, against the dense model, or by their neighbours."""
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn.functional import cosine_similarity, normalize, one_hot
-from torchmetrics import MeanMetric, SumMetric
+from torchmetrics import SumMetric
 
 from ..backbones import LIBRARIES
 from ..common.unwrapping import innermost
 from ..data.photographs import Unreadable
 from ..runtime.model import ReducedViT
+from .intervals import MeanCosine, wilson_interval
+from .neighbours import knn_hits
+
+Labels = Int[Tensor, " b"] | None
+BANK_NEEDS_LABELS = "nearest neighbours need labels, of the bank and of the images that are judged"
 
 
 @dataclass(frozen=True)
@@ -25,8 +28,13 @@ class EvaluationResult:
     nonfinite:  images whose outputs hold NaN or infinity: they count as wrong
     top1, top5: accuracies in percent, each with its 95 % interval; `top5` needs five classes
     agreement:  percent of images for which the dense model predicts the same class
-    cosine:     mean cosine, in [-1, 1], of the features with the dense model's, for models without a classifier
-    knn:        leave-one-out accuracy of nearest neighbours, in percent, for models without a classifier
+    cosine:     mean cosine, in [-1, 1], of the features with the dense model's, for models without a classifier;
+                without labels also of the logits
+    knn:        accuracy of nearest neighbours, in percent, for models without a classifier
+    neighbours: how many of them vote (k)
+    bank:       among how many images they are sought: those of a bank, else the judged ones, each without itself
+
+    Without labels there are agreement and cosine alone.
 
     Example:
         >>> result = vitrim.evaluate.EvaluationResult(images=200, skipped=(), nonfinite=0, top1=81.5)
@@ -46,68 +54,14 @@ class EvaluationResult:
     cosine: float | None = None
     knn: float | None = None
     knn_interval: tuple[float, float] | None = None
+    cosine_interval: tuple[float, float] | None = None
+    neighbours: int | None = None
+    bank: int | None = None
 
     def as_dict(self) -> dict:
         """What applies, ready for JSON."""
         found = {key: value for key, value in vars(self).items() if value is not None}
         return {**found, "skipped": [entry._asdict() for entry in self.skipped]}
-
-
-def wilson_interval(successes: int, trials: int, z: float = 1.959964) -> tuple[float, float]:
-    """The Wilson score interval of a proportion (E. B. Wilson, JASA 22, 1927), as shares; z = 1.96 for 95 %.
-
-    Raises ValueError where `successes` is not in 0 .. `trials` or there are no trials.
-
-    Example:
-        >>> low, high = vitrim.evaluate.wilson_interval(80, 100)
-        >>> f"{low:.3f} to {high:.3f}"
-        '0.711 to 0.867'
-    """
-    if trials < 1 or not 0 <= successes <= trials:
-        raise ValueError(f"{successes} of {trials}: give 0 <= successes <= trials and at least one trial")
-    share, square = successes / trials, z * z / trials
-    centre = (share + square / 2) / (1 + square)
-    half = math.sqrt(square * (share * (1 - share) + square / 4)) / (1 + square)
-    return max(0.0, centre - half), min(1.0, centre + half)
-
-
-@torch.no_grad()
-def knn_hits(
-    features: Float[Tensor, "n c"], labels: Int[Tensor, " n"], k: int = 20, temperature: float = 0.07, chunk: int = 1024
-) -> Bool[Tensor, " n"]:
-    """For each row, whether its k nearest other rows (by cosine) vote for its own label.
-
-    Votes weigh exp(cosine / temperature), as in Wu et al., "Unsupervised Feature Learning via Non-Parametric Instance
-    Discrimination" (CVPR 2018), section 3.4. At most `chunk` x n cosines are held at a time. With fewer than k other
-    rows, all others vote. Raises ValueError for fewer than two rows or k below 1.
-
-    Example:
-        >>> features = torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [0.1, 1.0]])
-        >>> vitrim.evaluate.knn_hits(features, torch.tensor([0, 0, 1, 1]), k=1).tolist()
-        [True, True, True, True]
-    """
-    if len(features) < 2 or k < 1:
-        raise ValueError(f"{len(features)} rows and k = {k}: nearest neighbours need two rows and k of at least 1")
-    features, (classes, targets) = normalize(features.float(), dim=1), labels.unique(return_inverse=True)
-    rows = torch.arange(len(features), device=features.device).split(chunk)
-    return torch.cat([_vote(features, targets, len(classes), row, k, temperature) for row in rows])
-
-
-def _vote(
-    features: Float[Tensor, "n c"],
-    targets: Int[Tensor, " n"],
-    classes: int,
-    rows: Int[Tensor, " r"],
-    k: int,
-    temperature: float,
-) -> Bool[Tensor, " r"]:
-    cosines = features[rows] @ features.T
-    cosines[torch.arange(len(rows), device=rows.device), rows] = -torch.inf
-    near = cosines.topk(min(k, len(features) - 1), dim=1)
-    votes = torch.einsum(
-        "rk,rkc->rc", (near.values / temperature).exp(), one_hot(targets[near.indices], classes).float()
-    )
-    return votes.argmax(dim=1) == targets[rows]
 
 
 def without_classifier(model: nn.Module) -> bool:
@@ -125,7 +79,7 @@ def without_classifier(model: nn.Module) -> bool:
 
 
 class ClassifierJudge:
-    """Counts top-1, top-5 and agreement over batches of logits [b, classes]."""
+    """Counts top-1, top-5 and agreement over batches of logits [b, classes]; without labels agreement and cosine."""
 
     def __init__(self, name: str, classes: int, device: torch.device):
         self.name, self.classes, self.images = name, classes, 0
@@ -133,79 +87,110 @@ class ClassifierJudge:
         self.counts = {
             key: SumMetric(sync_on_compute=False).to(device) for key in ("top1", "top5", "agreement", "nonfinite")
         }
-        self.compared = False
+        self.compared, self.labelled, self.cosine = False, True, MeanCosine()
 
     def update(
-        self, logits: Float[Tensor, "b k"], dense: Float[Tensor, "b k"] | None, labels: Int[Tensor, " b"]
+        self, logits: Float[Tensor, "b k"], dense: Float[Tensor, "b k"] | None, labels: Labels, images: int
     ) -> None:
-        """Raises ValueError for logits of another shape than [b, classes] and for labels that are no class."""
-        _check_shape(self.name, logits, (len(labels), self.classes))
-        if not 0 <= int(labels.min()) <= int(labels.max()) < self.classes:
-            raise ValueError(
-                f"labels reach from {labels.min()} to {labels.max()} and {self.name} has {self.classes} classes"
-            )
+        """Raises ValueError for logits of another shape than [images, classes] and for labels that are no class."""
+        _check_shape(self.name, logits, (images, self.classes))
         finite = logits.isfinite().all(dim=1)
-        hits = logits.topk(min(5, self.classes), dim=1).indices.eq(labels[:, None]) & finite[:, None]
-        self.images += len(labels)
-        self.counts["top1"].update(hits[:, 0].sum())
-        self.counts["top5"].update(hits.sum())
+        self.images += images
         self.counts["nonfinite"].update((~finite).sum())
+        self.labelled = labels is not None
+        if labels is not None:
+            self._count_hits(logits, labels, finite)
         if dense is not None:
             self.compared = True
             same = logits.argmax(dim=1).eq(dense.argmax(dim=1)) & finite & dense.isfinite().all(dim=1)
             self.counts["agreement"].update(same.sum())
+            if labels is None:
+                self.cosine.update(logits, dense)
+
+    def _count_hits(self, logits: Tensor, labels: Tensor, finite: Tensor) -> None:
+        if not 0 <= int(labels.min()) <= int(labels.max()) < self.classes:
+            raise ValueError(
+                f"labels reach from {labels.min()} to {labels.max()} and {self.name} has {self.classes} classes"
+            )
+        hits = logits.topk(min(5, self.classes), dim=1).indices.eq(labels[:, None]) & finite[:, None]
+        self.counts["top1"].update(hits[:, 0].sum())
+        self.counts["top5"].update(hits.sum())
 
     @property
     def running(self) -> float | None:
-        """Top-1 so far, in percent; None before the first image."""
-        return 100 * float(self.counts["top1"].compute()) / self.images if self.images else None
+        """Top-1 so far, in percent; without labels the agreement. None before the first image."""
+        figure = "top1" if self.labelled else "agreement"
+        if not self.images or not self.counts[figure].update_called:
+            return None
+        return 100 * float(self.counts[figure].compute()) / self.images
 
     def result(self, skipped: tuple[Unreadable, ...]) -> EvaluationResult:
         """All figures over what was seen."""
         count = {key: int(metric.compute()) for key, metric in self.counts.items() if metric.update_called}
-        wanted = ["top1", *(["top5"] if self.classes >= 5 else []), *(["agreement"] if self.compared else [])]
-        shares = {}
-        for key in wanted:
+        accuracies = ["top1", *(["top5"] if self.classes >= 5 else [])] if self.labelled else []
+        shares: dict[str, Any] = {}
+        for key in (*accuracies, *(["agreement"] if self.compared else [])):
             shares[key], shares[f"{key}_interval"] = _percent(count[key], self.images)
-        return EvaluationResult(self.images, skipped, count["nonfinite"], **shares)
+        alike: dict[str, Any] = {"cosine": self.cosine.mean, "cosine_interval": self.cosine.interval}
+        return EvaluationResult(self.images, skipped, count["nonfinite"], **shares, **alike)
 
 
 class FeatureJudge:
-    """Keeps features [b, c] and labels; counts the cosine with the dense model's features."""
+    """Keeps features [b, c] and labels; counts the cosine with the dense model's features.
 
-    def __init__(self, name: str, neighbours: int, device: torch.device):
-        self.name, self.neighbours = name, neighbours
-        self.cosine = MeanMetric(sync_on_compute=False).to(device)
+    bank: features and labels among which neighbours are sought; None: among the judged images themselves
+    """
+
+    def __init__(self, name: str, neighbours: int):
+        self.name, self.neighbours, self.cosine = name, neighbours, MeanCosine()
         self.features: list[Tensor] = []
         self.labels: list[Tensor] = []
         self.finite: list[Tensor] = []
+        self.bank: tuple[Tensor, Tensor] | None = None
 
     def update(
-        self, features: Float[Tensor, "b c"], dense: Float[Tensor, "b c"] | None, labels: Int[Tensor, " b"]
+        self, features: Float[Tensor, "b c"], dense: Float[Tensor, "b c"] | None, labels: Labels, images: int
     ) -> None:
-        """Raises ValueError for features that are no [b, c], or of another width than the dense model's."""
-        _check_shape(self.name, features, (len(labels), features.shape[-1] if dense is None else dense.shape[-1]))
+        """Raises ValueError for features that are no [images, c], or of another width than the dense model's."""
+        _check_shape(self.name, features, (images, features.shape[-1] if dense is None else dense.shape[-1]))
         finite = features.isfinite().all(dim=1)
-        self.features.append(features[finite].float())
-        self.labels.append(labels[finite])
         self.finite.append(finite)
-        both = finite if dense is None else finite & dense.isfinite().all(dim=1)
-        if dense is not None and both.any():
-            self.cosine.update(cosine_similarity(features[both].float(), dense[both].float(), dim=1))
+        if labels is None and self.bank is not None:
+            raise ValueError(BANK_NEEDS_LABELS)
+        if labels is not None:
+            self.features.append(features[finite].float())
+            self.labels.append(labels[finite])
+        if dense is not None:
+            self.cosine.update(features, dense)
+
+    def keep_as_bank(self) -> None:
+        """What was seen so far is the bank, and is not judged. Raises ValueError where it had no labels."""
+        if not self.labels:
+            raise ValueError(BANK_NEEDS_LABELS)
+        self.bank = torch.cat(self.features), torch.cat(self.labels)
+        self.features, self.labels, self.finite, self.cosine = [], [], [], MeanCosine()
 
     @property
     def running(self) -> float | None:
         """Mean cosine so far; None without a dense model, and where no image has finite features of both."""
-        return float(self.cosine.compute()) if self.cosine.update_called else None
+        return self.cosine.mean
 
     def result(self, skipped: tuple[Unreadable, ...]) -> EvaluationResult:
         """The mean cosine and the neighbours' accuracy over what was seen."""
-        features, labels, finite = torch.cat(self.features), torch.cat(self.labels), torch.cat(self.finite)
-        hits = int(knn_hits(features, labels, self.neighbours).sum()) if len(features) > 1 else 0
-        knn, interval = _percent(hits, len(finite)) if len(finite) > 1 else (None, None)  # one has no neighbours
-        return EvaluationResult(
-            len(finite), skipped, int((~finite).sum()), cosine=self.running, knn=knn, knn_interval=interval
-        )
+        finite = torch.cat(self.finite)
+        alike: dict[str, Any] = {"cosine": self.cosine.mean, "cosine_interval": self.cosine.interval}
+        known = self._neighbours(len(finite)) if self.labels else {}
+        return EvaluationResult(len(finite), skipped, int((~finite).sum()), **alike, **known)
+
+    def _neighbours(self, images: int) -> dict[str, Any]:
+        features, labels = torch.cat(self.features), torch.cat(self.labels)
+        if self.bank is None and images < 2:  # one has no neighbours
+            return {}
+        size = len(features) if self.bank is None else len(self.bank[0])
+        others = size - 1 if self.bank is None else size
+        hits = int(knn_hits(features, labels, self.neighbours, bank=self.bank).sum()) if others > 0 else 0
+        knn, interval = _percent(hits, images)
+        return {"knn": knn, "knn_interval": interval, "neighbours": min(self.neighbours, others), "bank": size}
 
 
 def _percent(successes: int, trials: int) -> tuple[float, tuple[float, float]]:

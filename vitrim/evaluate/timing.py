@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ..backbones import LIBRARIES
 from ..common.errors import OptionError
+from ..common.progress import counted_off, hidden
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _BFLOAT16_FLAGS = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")
@@ -110,13 +111,15 @@ def throughput_in_turn(
     device: str | torch.device = "cpu",
     dtype: str | torch.dtype = torch.float32,
     seconds: float = 0.2,
+    progress: bool = False,
 ) -> dict[str, Throughput]:
     """Time models in turn (first, second, ..., first, second, ...) on one batch, which is on the device before.
 
     Each model is warmed up and then called as often per round as fills `seconds`. Ratios are taken within a round,
     where the machine's load is about the same for all, and the median over `rounds` is reported; the first model is
-    what the others are compared with, so put the dense one first. Models are moved to `device`. Raises ValueError for
-    no models, no images, fewer than one round, and an unavailable device or dtype.
+    what the others are compared with, so put the dense one first. Models are moved to `device`. `progress` shows a bar
+    on standard error, where that is a terminal. Raises ValueError for no models, no images, fewer than one round, and
+    an unavailable device or dtype.
 
     Example:
         >>> models = {"dense": model, "fast": vitrim.reduce(model, "evit")}
@@ -129,9 +132,11 @@ def throughput_in_turn(
     dtype, batch = as_dtype(dtype, device), batch.to(device)
     for model in models.values():
         model.to(device)
-    with evaluation_mode(models), inference(device, dtype):
-        calls = {name: _calls(model, batch, seconds) for name, model in models.items()}
-        times = [{name: _time(models[name], batch, calls[name]) for name in models} for _ in range(rounds)]
+    with evaluation_mode(models), inference(device, dtype), hidden(not progress):
+        calls = {name: _calls(models[name], batch, seconds) for name in counted_off(list(models), "warming up")}
+        turns = [(number, name) for number in range(rounds) for name in models]
+        taken = {turn: _time(models[turn[1]], batch, calls[turn[1]]) for turn in counted_off(turns, "timing")}
+    times = [{name: taken[number, name] for name in models} for number in range(rounds)]
     first = next(iter(models))
     return {
         name: Throughput(

@@ -27,7 +27,6 @@ def profile(model: nn.Module, image_size: tuple[int, int] | int | None = None) -
     methods = list(model.methods) if isinstance(model, ReducedViT) else []
     backbone = model.backbone if isinstance(model, ReducedViT) else model
     body = find_family(backbone)(backbone)
-    params = count_params(model)
     size = (image_size, image_size) if isinstance(image_size, int) else image_size
     return cost_of_model(model, body, methods, body.grid(size))
 

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from ..backbones import library_of
 from ..common.errors import OptionError
 from ..common.extras import require
-from ..data.choose import drawn
+from ..common.progress import hidden, progress
 from ..data.classes import Classes, OtherCount, check_same_classes, name_classes
 from ..data.loading import data_config, open_dataset
 from ..data.photographs import Photographs
@@ -28,7 +28,7 @@ from .checks import check_inference, check_model, check_processes, check_recipe,
 from .finish import as_saved, check_result_saves, finished, save_and_compare
 from .loop import Run, make_accelerator
 from .objective import Objective, Teacher, dense_macs, restore_blocks
-from .photographs import TrainingPhotographs, keeps_random_state, seed_everything, unlabelled
+from .photographs import TrainingPhotographs, keeps_random_state, seed_everything
 from .recipes import Recipe
 from .settings import Settings
 from .signals import Signals
@@ -84,7 +84,8 @@ def finetune(
     Raises ValueError for what cannot be trained, `RunStopped` where it cannot go on, `Interrupted` at a signal.
     """
     require("train", "finetune")
-    start = _prepared(unwrap(model), method, data, recipe, settings, macs, limit, scratch, class_map, options)
+    with hidden(not settings.show), progress("preparing"):
+        start = _prepared(unwrap(model), method, data, recipe, settings, macs, limit, scratch, class_map, options)
     some = partial(some_of, start.photographs.photographs, start.accelerator.device)
     signals = Signals(lockstep=start.accelerator.num_processes > 1)
     judge = _validation(start, None if scratch else start.dense, judge_on, settings, some, signals)
@@ -100,9 +101,11 @@ def finetune(
 
 def _trained(run: Run, start: _Start, judge: Validation | None, settings: Settings, some: Any) -> FinetuneResult:
     """Train, save, and judge what has been saved."""
-    trained = finished(run.train(), some)
-    if start.accelerator.is_main_process:
-        save_and_compare(trained, settings.out)
+    student, main = run.train(), start.accelerator.is_main_process
+    with hidden(not (settings.show and main)), progress("saving"):
+        trained = finished(student, some)
+        if main:
+            save_and_compare(trained, settings.out)
     figures = judge.final(trained) if judge is not None else {}
     start.accelerator.wait_for_everyone()
     return FinetuneResult(trained, figures, run.step, run.unreadable, start.photographs.photographs)
@@ -180,18 +183,14 @@ def open_photographs(
     class_map: str | Path | Mapping[str, int] | None = None,
 ) -> TrainingPhotographs:
     """Training photographs, labelled or not as the recipe says. Raises ValueError for what cannot be trained on."""
-    if recipe.labels:
-        photographs = _labelled(data, model, limit=limit, seed=settings.seed, class_map=class_map)
-        if not hasattr(photographs, "chosen"):
-            raise ValueError(
-                f"{data} can only be read from start to end, and training needs random access: use a folder"
-            )
-        if len(photographs.classes.names) == 1:
-            only = photographs.classes.names[0]
-            raise OptionError(f"{data} has one class ({only}), and nothing to tell apart: use ", {"recipe": "distill"})
-    else:
-        photographs = unlabelled(data, data_config(model))
-        photographs.chosen = drawn(len(photographs), limit, settings.seed)
+    options: dict[str, Any] = {"limit": limit, "seed": settings.seed}
+    options |= {"class_map": class_map} if recipe.labels else {"labels": False}
+    photographs: Any = _labelled(data, model, **options) if recipe.labels else open_dataset(data, model, **options)
+    if not hasattr(photographs, "chosen"):
+        raise ValueError(f"{data} can only be read from start to end, and training needs random access: use a folder")
+    if len(photographs.classes.names) == 1:
+        only = photographs.classes.names[0]
+        raise OptionError(f"{data} has one class ({only}), and nothing to tell apart: use ", {"recipe": "distill"})
     return TrainingPhotographs(photographs, recipe.augmentation, settings.seed)
 
 

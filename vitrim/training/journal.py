@@ -5,14 +5,13 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable
+from contextlib import ExitStack
 from io import FileIO
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
 from ..common.files import write_whole
+from ..common.progress import hidden, progress, tell
 from .checkpoints import RunStopped
 
 
@@ -81,23 +80,21 @@ class Journal:
         self.accelerator, self.main = accelerator, accelerator.is_main_process
         done = {"steps": step, "epochs": judged}
         self.tables = {name: Table(folder / f"{name}.csv", at) for name, at in done.items()} if self.main else {}
-        self.progress = _progress(enabled=self.main and show)
-        self.task = self.progress.add_task("training", total=steps, completed=step, what="")
-        self.progress.start()
+        self.display = ExitStack()
+        self.display.enter_context(hidden(not (self.main and show)))
+        self.report = self.display.enter_context(progress("training", steps, step))
 
     def step(self, row: dict[str, Any], write: bool) -> None:
         """One optimiser step is done."""
         loss, rate = row["loss"], row["lr"]
-        self.progress.update(self.task, completed=row["step"] + 1, what=f"loss {loss:.4f}  lr {rate:.1e}")
+        self.report(row["step"] + 1, [f"loss {loss:.4f}", f"lr {rate:.1e}"])
         if write:
             self._write("steps", row)
 
     def epoch(self, row: dict[str, Any]) -> None:
         """One epoch is done and judged."""
         self._write("epochs", row)
-        if not self.progress.disable:
-            figures = "  ".join(f"{key} {value:.4g}" for key, value in row.items() if isinstance(value, (int, float)))
-            self.progress.console.print(figures, highlight=False)
+        tell("  ".join(f"{key} {value:.4g}" for key, value in row.items() if isinstance(value, (int, float))))
 
     def _write(self, table: str, row: dict[str, Any]) -> None:
         if self.main:
@@ -107,20 +104,6 @@ class Journal:
 
     def close(self) -> None:
         """Stop the display; end the trackers."""
-        self.progress.stop()
+        self.display.close()
         for tracker in self.accelerator.trackers:  # end_training() would also tear down the process group
             tracker.finish()
-
-
-def _progress(enabled: bool) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[what]}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        disable=not enabled,
-    )

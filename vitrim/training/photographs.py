@@ -10,7 +10,6 @@ import functools
 import random
 import signal
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,10 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from ..common.seeds import seed_of
-from ..data.classes import Classes
-from ..data.folders import ENDINGS, below
 from ..data.photographs import Photographs, Unreadable
-from ..data.sources import Files
 from .recipes import Augmentation, Recipe
 from .signals import SIGNALS
 
@@ -75,7 +71,8 @@ class TrainingPhotographs(Dataset):
             seed_everything(seed_of(self.seed, epoch, index, copy))
             sample = self.photographs[(index + step) % len(self)]
             if not isinstance(sample, Unreadable):
-                return *sample, bad
+                image, label = sample
+                return image, 0 if label is None else label, bad  # without labels no loss reads it
             bad.append(sample)
         raise ValueError(f"none of the {len(self)} images can be read, the first because: {bad[0].reason}")
 
@@ -95,21 +92,6 @@ def training_transform(config: dict[str, Any], augmentation: Augmentation):
         re_prob=augmentation.erasing,
         re_mode="pixel",
     )
-
-
-def unlabelled(folder: str | Path, config: dict) -> Photographs:
-    """All images below a folder, whatever its shape, without labels; links to folders are followed.
-
-    Raises ValueError for a folder that is missing or holds no image.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise ValueError(f"{folder} is not a folder: give one with photographs in it")
-    files, left_out = below(folder)
-    if not files:
-        raise ValueError(f"{folder} holds no image ({', '.join(ENDINGS)})")
-    source = Files(folder, [(str(folder / file), 0) for file in files], None, left_out)
-    return Photographs(source, Classes((), (), "no labels"), config, None)
 
 
 class GlobalBatches(Sampler):

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from ..evaluate.accuracy import evaluate_many
+from ..common.progress import hidden, progress
+from ..evaluate.accuracy import evaluate_many, in_words
 from ..runtime.model import ReducedViT
 from .settings import Settings
 
@@ -33,6 +34,7 @@ class Validation:
         between: Callable[[], None] = lambda: None,
     ):
         self.dense, self.loader, self.prepare, self.between = dense, loader, prepare, between
+        self.show = settings.show
         self.dtype = DTYPES.get(settings.precision, torch.float32)
         self.figures: dict[str, float] = {}
 
@@ -56,7 +58,7 @@ class Validation:
         batches = []
         for batch in self.loader:
             batches.append(batch)
-            if len(batch[1]):
+            if len(batch[0]):
                 break
         for dtype in dict.fromkeys((self.dtype, torch.float32)):
             self._judge(student, batches, dtype)
@@ -64,8 +66,14 @@ class Validation:
     def _judge(self, student: ReducedViT, batches: Iterable, dtype: torch.dtype) -> dict[str, float]:
         device = next(student.parameters()).device
         dense = {} if self.dense is None else {"dense": self.dense.to(device)}
-        where: dict[str, Any] = {"device": device, "dtype": dtype, "progress": lambda *_: self.between()}
-        results = evaluate_many({**dense, "student": student}, batches, **where)
+        with hidden(not self.show), progress("judging") as report:
+
+            def shown(done: int, total: int | None, running: Mapping[str, float]) -> None:
+                report(done, in_words(running), total)
+                self.between()
+
+            where: dict[str, Any] = {"device": device, "dtype": dtype, "progress": shown}
+            results = evaluate_many({**dense, "student": student}, batches, **where)
         for name, result in results.items():
             if result.nonfinite:
                 warnings.warn(

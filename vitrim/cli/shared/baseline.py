@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from ...backbones import LIBRARIES, library_of
 from ...evaluate.accuracy import EvaluationResult, evaluate_many
-from .measure import DENSE, Setting, accuracy_of, change_of, interval_of
+from .measure import DENSE, SHARED, Setting, accuracy_of, change_of, interval_of
 from .model import Subject, open_model
 from .options import ModelOptions
 from .plans import Plan
@@ -50,17 +50,21 @@ def open_baseline(given: str, subject: Subject) -> nn.Module:
 
 
 def judge_beside(
-    model: nn.Module, plan: Plan, loader: DataLoader, setting: Setting
+    model: nn.Module, plan: Plan, loader: DataLoader, setting: Setting, bank: DataLoader | None
 ) -> tuple[EvaluationResult, EvaluationResult]:
     """The baseline's result, and the reduced model's with its agreement with the baseline."""
     where: dict[str, Any] = {"device": setting.device, "dtype": setting.dtype}
-    found = evaluate_many({DENSE: model, plan.label: plan.model}, loader, progress=True, **where)
+    found = evaluate_many({DENSE: model, plan.label: plan.model}, loader, bank=bank, progress=True, **where)
     return found[DENSE], found[plan.label]
 
 
 def tell_beside(printer: Printer, given: str, results: tuple[EvaluationResult, EvaluationResult]) -> None:
     """One line of what the baseline reaches, and what the reduced model is beside it."""
     before, now = results
+    if accuracy_of(before) is None:
+        agreement = "" if now.agreement is None else f"agreement {percent(now.agreement)} %, "
+        printer.line(f"{NAME}, {given}: beside it the reduced model's {agreement}cosine {percent(now.cosine, 4)}")
+        return
     what = "top-1" if before.top1 is not None else "nearest-neighbour accuracy"
     alike = f"agreement {percent(now.agreement)} %" if before.top1 is not None else f"cosine {percent(now.cosine, 4)}"
     printer.line(
@@ -72,9 +76,7 @@ def tell_beside(printer: Printer, given: str, results: tuple[EvaluationResult, E
 def beside_figures(given: str, results: tuple[EvaluationResult, EvaluationResult]) -> dict[str, Any]:
     """The same for JSON."""
     before, now = results
-    before_figures = {
-        key: value for key, value in before.as_dict().items() if key not in ("images", "skipped", "agreement")
-    }
+    before_figures = {key: value for key, value in before.as_dict().items() if key not in (*SHARED, "agreement")}
     likeness = {"agreement": now.agreement, "agreement_interval": now.agreement_interval, "cosine": now.cosine}
     beside = {key: value for key, value in likeness.items() if value is not None}
     return {"baseline": {"from": given, **before_figures, "change": change_of(now, before), **beside}}

@@ -53,5 +53,6 @@ def _worth(row: Row) -> float:
 
 def _in_words(row: Row, dense: Row) -> str:
     change = change_of(row.result, dense.result)
-    accuracy = "" if change is None else f", {change:+.1f} points"
+    agreement = "" if row.result.agreement is None else f", agreement {row.result.agreement:.1f} %"
+    accuracy = agreement if change is None else f", {change:+.1f} points"
     return f"{row.label} ({100 * row.cost.share:.1f} %{accuracy}, {row.speed.speed_up:.2f} times as fast)"

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from ...common.progress import progress
 from ...data.loading import open_dataset, open_loader
 from ...evaluate.accuracy import EvaluationResult, Throughput, environment, evaluate_many, throughput_in_turn
 from ...evaluate.timing import as_device, as_dtype
@@ -20,6 +21,7 @@ from .plans import Plan
 
 DENSE = "dense"
 CPU_BATCH, OTHER_BATCH = 16, 128
+SHARED = ("images", "skipped", "neighbours", "bank")  # of a result: the same in every row
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class Row:
     def figures(self, dense: Row) -> dict[str, Any]:
         """The row for JSON."""
         plan = self.plan
-        found = {key: value for key, value in self.result.as_dict().items() if key not in ("images", "skipped")}
+        found = {key: value for key, value in self.result.as_dict().items() if key not in SHARED}
         change = {} if self is dense else {"change": change_of(self.result, dense.result)}
         return {
             "method": DENSE if plan is None else plan.name,
@@ -94,25 +96,29 @@ def open_images(subject: Subject, data: DataOptions, setting: Setting) -> DataLo
     """The images as the model wants them. Raises ValueError for what is no data set or does not match the model."""
     limits: dict[str, Any] = {"limit_per_class": data.limit_per_class, "limit": data.limit, "seed": setting.seed}
     places: dict[str, Any] = {
+        "labels": None,  # as the folder has them
         "label_file": data.label_file,
         "split": data.split,
         "root": data.root,
         "class_map": data.class_map,
     }
-    dataset = open_dataset(data.data, subject.dense, crop_pct=data.crop_pct, **places, **limits)
+    with progress("looking for images"):
+        dataset = open_dataset(data.data, subject.dense, crop_pct=data.crop_pct, **places, **limits)
     return open_loader(dataset, setting.batch_size, data.workers, setting.device)
 
 
-def measure(subject: Subject, plans: Sequence[Plan], loader: DataLoader, setting: Setting) -> list[Row]:
-    """One row for the dense model, then one for each plan.
+def measure(
+    subject: Subject, plans: Sequence[Plan], loader: DataLoader, setting: Setting, bank: DataLoader | None = None
+) -> list[Row]:
+    """One row for the dense model, then one for each plan. bank: where neighbours are sought, as `open_bank` gives it.
 
     Raises ValueError where no image can be read, or an output does not fit the labels.
     """
     models = {DENSE: subject.dense, **{plan.label: plan.model for plan in plans}}
     batches = _FirstBatch(loader)
     where: dict[str, Any] = {"device": setting.device, "dtype": setting.dtype}
-    results = evaluate_many(models, batches, progress=True, **where)
-    speeds = throughput_in_turn(models, batches.filled(setting.batch_size), setting.rounds, **where)
+    results = evaluate_many(models, batches, bank=bank, progress=True, **where)
+    speeds = throughput_in_turn(models, batches.filled(setting.batch_size), setting.rounds, progress=True, **where)
     height, width = batches.images.shape[-2:]
     known = {plan.label: plan for plan in plans}
     shown = {DENSE: subject.label}

@@ -38,6 +38,10 @@ class DataOptions:
     split: str | None = option("a folder below --data, or the split of a named data set")
     root: Path | None = option("where a named data set is stored")
     class_map: Path | None = option("a file that gives the model's class for each name: `name,index`", shown="by name")
+    bank: str | None = option(
+        "labelled images among which nearest neighbours are sought, for models without a classifier",
+        shown="the judged images, each without itself",
+    )
     limit_per_class: int | None = option("use the first so many images of each class", shown="all")
     limit: int | None = option("use so many images, drawn at random, evenly over the classes", shown="all", common=True)
     crop_pct: float | None = option("share of the resized image that the centre crop keeps", shown=MODELS_OWN)

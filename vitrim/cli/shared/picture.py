@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...common.extras import require
 from ...common.files import write_whole
+from ...evaluate import EvaluationResult
 from .measure import Row, accuracy_of, interval_of
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def _save(target: str | io.StringIO, kind: str, title: str, rows: Sequence[Row])
         _dense(axes, rows[0])
         for number, (method, group) in enumerate(_by_method(rows[1:])):
             _line(axes, method, group, style_of(number))
-        _labels(axes, title, rows[0])
+        _labels(axes, title, rows[0], _kind(rows[0].result, rows[1].result))
         # No date and no version: the same figures make the same file.
         figure.savefig(target, format=kind, dpi=160, metadata={"Date": None} if kind == "svg" else {"Software": None})
 
@@ -66,7 +67,7 @@ def _by_method(rows: Sequence[Any]) -> list[tuple[str, list[Row]]]:
 
 
 def _dense(axes: Axes, row: Row) -> None:
-    level: Any = accuracy_of(row.result)
+    level, _ = _point(row.result)
     axes.axhline(level, color="0.6", linewidth=1, linestyle=(0, (4, 3)), zorder=0)
     _whiskers(axes, [row], color="black", marker="*", markersize=12, linestyle="none", label="dense")
 
@@ -83,15 +84,35 @@ def _line(axes: Axes, method: str, rows: list[Row], style: dict[str, str]) -> No
 
 
 def _whiskers(axes: Axes, rows: list[Row], **style) -> None:
-    x, y = [row.cost.gmacs for row in rows], [accuracy_of(row.result) or 0.0 for row in rows]
-    bounds: list[Any] = [interval_of(row.result) for row in rows]
+    x, points = [row.cost.gmacs for row in rows], [_point(row.result) for row in rows]
+    y, bounds = [value for value, _ in points], [found for _, found in points]
     below, above = zip(*((a - low, high - a) for a, (low, high) in zip(y, bounds, strict=True)), strict=True)
     axes.errorbar(x, y, yerr=(below, above), color=style["color"], fmt="none", capsize=2.5, elinewidth=0.9)
     axes.plot(x, y, **style)
 
 
-def _labels(axes: Axes, title: str, dense: Row) -> None:
-    kind = "top-1 accuracy" if dense.result.top1 is not None else "nearest-neighbour accuracy"
+def _point(result: EvaluationResult) -> tuple[float, tuple[float, float]]:
+    """Height and whiskers: accuracy; without labels likeness to the dense model in percent, of which it has all."""
+    accuracy, bounds = accuracy_of(result), interval_of(result)
+    if accuracy is not None and bounds is not None:
+        return accuracy, bounds
+    if result.agreement is not None:
+        return result.agreement, result.agreement_interval or (result.agreement, result.agreement)
+    cosine = 1.0 if result.cosine is None else result.cosine
+    low, high = result.cosine_interval or (cosine, cosine)
+    return 100 * cosine, (100 * low, 100 * high)
+
+
+def _kind(dense: EvaluationResult, reduced: EvaluationResult) -> str:
+    """What the points' height is."""
+    if dense.top1 is not None:
+        return "top-1 accuracy"
+    if dense.knn is not None:
+        return "nearest-neighbour accuracy"
+    return "agreement with dense" if reduced.agreement is not None else "cosine with dense"
+
+
+def _labels(axes: Axes, title: str, dense: Row, kind: str) -> None:
     axes.set_xlabel("GMACs for one image")
     axes.set_ylabel(f"{kind} in %, 95 % intervals")
     axes.set_title(f"{title}, {dense.result.images:,} images", fontsize=11, loc="left")

@@ -11,10 +11,17 @@ from torch.utils.data import DataLoader
 from ...common.text import counted, few
 from ...data import Photographs, StreamedPhotographs
 from ...data.classes import Classes, in_words
+from ...evaluate import EvaluationResult
 from ...evaluate.timing import processor_name
+from .bank import bank_in_words
 from .measure import Row, Setting, accuracy_of, change_of, images_in, interval_of
+from .options import DataOptions
 from .table import Column, Printer, interval, percent, signed, tokens_left
 
+NO_LABELS = (
+    "Without labels models are judged by their likeness to the dense one; for accuracies give one folder per class, or "
+    "--label-file FILE with lines `file label`."
+)
 NAMED = 10  # skipped images named on the terminal; the JSON names all
 
 
@@ -23,10 +30,16 @@ def about(printer: Printer, name: str, loader: DataLoader, setting: Setting) -> 
     dataset: Any = loader.dataset
     height, width = dataset.config["input_size"][1:]
     printer.line(
-        f"{name}, {images_in_words(dataset)} at {height} x {width} (crop {dataset.config['crop_pct']:g}), labels "
-        f"{in_words(dataset.classes)}; {machine(setting)}"
+        f"{name}, {images_in_words(dataset)} at {height} x {width} (crop {dataset.config['crop_pct']:g}), "
+        f"{_labels(dataset.classes)}; {machine(setting)}"
     )
+    if dataset.classes.unlabelled:
+        printer.line(NO_LABELS)
     left_out(printer, dataset)
+
+
+def _labels(classes: Classes) -> str:
+    return "no labels" if classes.unlabelled else f"labels {in_words(classes)}"
 
 
 def images_in_words(dataset: Photographs | StreamedPhotographs) -> str:
@@ -55,46 +68,65 @@ def machine(setting: Setting) -> str:
 def comparison(printer: Printer, rows: Sequence[Row]) -> None:
     """The table of `compare`; `rows[0]` is the dense model. Where there is no room, what others imply goes first:
     images/s goes with the speed-up, tokens with the MACs."""
-    accuracy = "top-1" if rows[0].result.top1 is not None else "kNN"
-    likeness = "agreement" if accuracy == "top-1" else "cosine"
+    judgement = _judgement(rows[0].result, rows[1].result)
     columns = [
         Column("model", text=True),
         Column("GMACs", drop=1),
         Column("share", drop=2),
         Column("tokens left", drop=5),
-        Column(accuracy),
-        Column("95 %", drop=3),
-        Column("change"),
-        Column(likeness, drop=4),
+        *judgement,
         Column("images/s", drop=6),
         Column("speed-up"),
     ]
-    printer.table(columns, [_cells(row, rows[0]) for row in rows])
+    printer.table(columns, [_cells(row, rows[0], len(judgement)) for row in rows])
 
 
-def _cells(row: Row, dense: Row) -> list[str]:
+def _judgement(dense: EvaluationResult, reduced: EvaluationResult) -> list[Column]:
+    """The columns of how models are judged: by accuracy, or without labels by their likeness to the dense one."""
+    if accuracy_of(dense) is not None:
+        name, likeness = ("top-1", "agreement") if dense.top1 is not None else ("kNN", "cosine")
+        return [Column(name), Column("95 %", drop=3), Column("change"), Column(likeness, drop=4)]
+    agreement = [Column("agreement"), Column("95 %", drop=3)] if reduced.agreement is not None else []
+    return [*agreement, Column("cosine"), Column("95 % of it", drop=4)]
+
+
+def _judged(row: Row, dense: Row) -> list[str]:
+    """The cells of these columns."""
     result, is_dense = row.result, row is dense
-    likeness = percent(result.agreement) if result.top1 is not None else percent(result.cosine, 4)
+    if accuracy_of(dense.result) is not None:
+        likeness = percent(result.agreement) if result.top1 is not None else percent(result.cosine, 4)
+        change = signed(change_of(result, dense.result))
+        cells = [percent(accuracy_of(result)), interval(interval_of(result))]
+        return [*cells, *(["", ""] if is_dense else [change, likeness])]
+    agreement = [percent(result.agreement), interval(result.agreement_interval)]
+    cosine = [percent(result.cosine, 4), interval(result.cosine_interval, 4)]
+    if is_dense:
+        return []
+    return [*(agreement if result.agreement is not None else []), *cosine]
+
+
+def _cells(row: Row, dense: Row, columns: int) -> list[str]:
+    judged = _judged(row, dense)
     return [
         row.label,
         f"{row.cost.gmacs:.3f}",
         f"{100 * row.cost.share:.1f} %",
         tokens_left(row.cost.patches, row.cost.tokens),
-        percent(accuracy_of(result)),
-        interval(interval_of(result)),
-        "" if is_dense else signed(change_of(result, dense.result)),
-        "" if is_dense else likeness,
+        *judged,
+        *[""] * (columns - len(judged)),
         f"{row.speed.images_per_s:.1f}",
         f"x {row.speed.speed_up:.2f}",
     ]
 
 
-def judged(printer: Printer, rows: Sequence[Row], loader: DataLoader) -> None:
+def judged(printer: Printer, rows: Sequence[Row], loader: DataLoader, data: DataOptions) -> None:
     """How many images the figures are of, which could not be read, and what makes the figures doubtful.
 
     `rows[0]` is the dense model.
     """
     result = rows[0].result
+    if words := bank_in_words(result, data):
+        printer.line(words)
     if result.skipped:
         printer.line(f"{result.images:,} images were judged; {len(result.skipped):,} cannot be read:")
         for entry in result.skipped[:NAMED]:

@@ -58,9 +58,9 @@ def percent(value: float | None, digits: int = 1) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
 
-def interval(bounds: Sequence[float] | None) -> str:
-    """A 95 % interval in percent."""
-    return "-" if bounds is None else f"{bounds[0]:.1f} to {bounds[1]:.1f}"
+def interval(bounds: Sequence[float] | None, digits: int = 1) -> str:
+    """A 95 % interval, of figures in percent or with more digits."""
+    return "-" if bounds is None else f"{bounds[0]:.{digits}f} to {bounds[1]:.{digits}f}"
 
 
 def signed(value: float | None, digits: int = 1) -> str:

@@ -9,13 +9,16 @@ from torch.utils.data import DataLoader
 from ...common.files import write_json
 from ...data.classes import in_words
 from ...evaluate import environment
-from ...runtime.profile import profile
+from ...runtime.profile import Profile, profile
 from ...training import FinetuneResult, Recipe
 from .baseline import NAME as BEFORE
 from .config_file import asked
 from .plans import plan_of
 from .report import images_in_words, left_out
 from .table import Printer
+
+# What the last line says of both models, in this order.
+NAMES = {"top1": "top-1", "knn": "nearest-neighbour accuracy", "agreement": "agreement", "cosine": "cosine"}
 
 
 def tell(config: Any, name: str, recipe: Recipe, trained: FinetuneResult, judge_on: DataLoader | None) -> None:
@@ -29,8 +32,8 @@ def tell(config: Any, name: str, recipe: Recipe, trained: FinetuneResult, judge_
     printer.line(
         f"{trained.steps} steps of {recipe.name}; {_in_words(trained.figures) or 'nothing was judged (--val)'}"
     )
-    printer.line(f"{cost.gmacs:.3f} of {cost.dense_gmacs:.3f} GMACs")
     printer.line(f"saved {config.training.out}: use it with --checkpoint {config.training.out}")
+    printer.line(_before_and_after(trained.figures, cost))
     made = {"model": name, "method": plan.name, "options": plan.options, "recipe": recipe.name, "steps": trained.steps}
     cost_figures = {"gmacs": cost.gmacs, "dense_gmacs": cost.dense_gmacs, "tokens": cost.tokens, "params": cost.params}
     classes = {"labels": trained.photographs.classes.rule, "left_out": trained.photographs.left_out}
@@ -51,8 +54,22 @@ def _in_words(figures: dict[str, float]) -> str:
     return f"{student}; {BEFORE}: {before}" if before else student
 
 
+def _before_and_after(figures: dict[str, float], cost: Profile) -> str:
+    """What the dense model was and cost before, and what the reduced one is now."""
+    shown = [key for key in NAMES if key in figures and not (key == "cosine" and "agreement" in figures)]
+    before = [f"{NAMES[key]} {_shown(figures[f'dense_{key}'], key)}" for key in shown if f"dense_{key}" in figures]
+    after = [f"{NAMES[key]} {_shown(figures[key], key)}" for key in shown]
+    costs = f"{cost.dense_gmacs:.3f} GMACs", f"{cost.gmacs:.3f} GMACs ({100 * cost.share:.1f} %)"
+    return f"before: dense, {', '.join([*before, costs[0]])}; after: {', '.join([*after, costs[1]])}"
+
+
+def _shown(value: float, key: str) -> str:
+    return f"{value:.4f}" if key == "cosine" else f"{value:.1f} %"
+
+
 def _tell_of(printer: Printer, photographs: Any, what: str) -> None:
     """How many photographs there were, how their labels were understood, and what was left out."""
-    labels = f", labels {in_words(photographs.classes)}" if photographs.classes.names else ""
+    classes = photographs.classes
+    labels = ", no labels" if classes.unlabelled else f", labels {in_words(classes)}" if classes.names else ""
     printer.line(f"{what}: {images_in_words(photographs)}{labels}")
     left_out(printer, photographs)

@@ -1,0 +1,125 @@
+"""Progress: on a terminal after two seconds, with the time left; elsewhere nothing."""
+
+from __future__ import annotations
+
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from vitrim.common import progress as _progress
+from vitrim.common.progress import counted_off, hidden, progress, tell
+
+MODEL = ["--model", "test_vit", "--image-size", "32", "--num-classes", "3", "--checkpoint", "small.safetensors"]
+QUICK = ["--workers", "0", "--threads", "1", "--device", "cpu", "--keep", "0.5"]
+EVALUATE = ["evaluate", *MODEL, *QUICK, "--data", "data", "--batch-size", "3", "--rounds", "9"]
+FINETUNE = ["finetune", *MODEL, *QUICK, "--data", "data", "--val", "data", "--out", "out", "--short"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Weights, and twelve pictures without labels."""
+    root, noise = tmp_path_factory.mktemp("slow"), np.random.default_rng(0)
+    torch.manual_seed(0)
+    save_file(timm.create_model("test_vit", img_size=32, num_classes=3).state_dict(), root / "small.safetensors")
+    (root / "data").mkdir()
+    for number in range(12):
+        Image.fromarray(noise.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(root / "data" / f"{number}.png")
+    return root
+
+
+def remarks(folder: Path, patience: float, *arguments: str, terminal: bool = True, **variables: str) -> str:
+    """All that a command line writes to standard error, which is a terminal or a pipe."""
+    reader, writer = pty.openpty() if terminal else os.pipe()
+    process = subprocess.Popen(
+        [sys.executable, str(Path(__file__).with_name("slowly.py")), str(patience), *arguments],
+        **{"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": writer, "cwd": folder},
+        env={**os.environ, "TERM": "xterm-256color", "PYTHONPATH": os.pathsep.join(sys.path), **variables},
+    )
+    os.close(writer)
+    found = b""
+    try:
+        while chunk := os.read(reader, 65536):
+            found += chunk
+    except OSError:  # so Linux tells that a terminal's last writer has gone
+        pass
+    os.close(reader)
+    assert process.wait(timeout=120) == 0, found.decode()
+    return found.decode()
+
+
+def test_judging_and_timing_show_how_far_they_are_and_the_time_left(folder):
+    said = remarks(folder, 0.1, *EVALUATE)
+    assert "evaluating" in said and "timing" in said and "/12" in said and "/18" in said
+    assert " left" in said and "evit keep=0.5" in said  # with running figures
+
+
+def test_nothing_is_shown_in_a_pipe_of_what_is_quick_and_beside_json(folder):
+    assert "evaluating" not in remarks(folder, 0.1, *EVALUATE, terminal=False)
+    assert "evaluating" not in remarks(folder, 0.1, *EVALUATE, terminal=False, FORCE_COLOR="1")
+    assert remarks(folder, 100, *EVALUATE) == ""
+    said = remarks(folder, 0.1, *EVALUATE, "--json", "-")
+    assert "agreement" in said and "evaluating" not in said and "\x1b" not in said
+
+
+def test_all_parts_of_a_training_run_show_progress(folder):
+    said = remarks(folder, 0.1, *FINETUNE, "--epochs", "2", "--batch-size", "4")
+    assert "preparing" in said and "training" in said and "judging" in said and "/6" in said
+    assert "agreement" in said and " left" in said
+    assert "judging" not in remarks(folder, 0.1, *FINETUNE[:-3], "--out", "second", "--short", terminal=False)
+
+
+def test_methods_show_progress(folder):
+    assert "trying methods" in remarks(folder, 0.1, "methods")
+
+
+def test_other_processes_of_a_run_show_nothing(monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert _progress._on_terminal()
+    monkeypatch.setenv("RANK", "1")
+    assert not _progress._on_terminal()
+
+
+@pytest.fixture
+def watched(monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setattr(_progress, "_on_terminal", lambda: True)
+
+
+def test_displays_within_displays_are_lines_of_one(watched, capsys):
+    with progress("outside", 2) as report:
+        assert list(counted_off("abc", "inside")) == ["a", "b", "c"]
+        report(1)
+        tell("a line that stays")
+        assert len(_progress._shown) == 1 and len(_progress._shown[0].tasks) == 1
+    assert _progress._shown == [] and "a line that stays" in capsys.readouterr().err
+
+
+def test_what_breaks_leaves_no_display_behind(watched, monkeypatch):
+    monkeypatch.setattr(_progress, "PATIENCE", 0.0)
+    with pytest.raises(ValueError, match="broken"), progress("breaking"):
+        raise ValueError("broken")
+    assert _progress._shown == []
+
+
+def test_hidden_is_hidden(watched, capsys):
+    with hidden(), progress("outside", 2) as report:
+        report(1, ["note"])
+        tell("nothing")
+        with hidden(False):
+            assert list(counted_off([], "inside")) == []
+    assert capsys.readouterr().err == ""
+
+
+def test_notes_are_cut_at_words_that_fit():
+    assert _progress._fitting(["dense 1", "evit 2", "tome 3"], 15) == "dense 1  evit 2"
+    assert _progress._fitting(["dense 1"], 3) == "" == _progress._fitting([], 10)
