@@ -99,7 +99,7 @@ def _need_labels(path: str | Path, **given: Any) -> None:
     """Raise ValueError for arguments that are about labels, where there are none."""
     wrong = [name for name, value in given.items() if value is not None]
     if wrong:
-        raise ValueError(f"{path} is read without labels, and {wrong[0]} is about labels: leave it out")
+        raise OptionError(f"{path} is read without labels, and ", {wrong[0]: ...}, " is about labels: leave it out")
 
 
 def _unlabelled(
