@@ -133,7 +133,10 @@ def test_module_runs_and_the_front_door_imports_no_torch():
     script = (
         "import sys, types; package = types.ModuleType('vitrim'); package.__path__ = [sys.argv.pop(1)]\n"
         "sys.modules['vitrim'] = package\n"
-        "from vitrim.cli import main; code = main(['--help']) or main(['--version'])\n"
+        "from vitrim.cli import main; code = main(['--help']) or main(['--version']) or main(['help', 'compare'])\n"
+        "wrong = [['evalute'], ['compare', '--kep', '1'], ['profile', '--method', 'evti'], ['methods', 'evti'], ['evaluate'],\n"
+        "         ['finetune', '--data', 'x', '--out', 'y', '--recipe', 'evt'], ['profile', '--keep', 'half']]\n"
+        "code = code or [main(words) for words in wrong] != [2] * len(wrong)\n"
         "sys.exit(code or ('torch' in sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", script, str(ROOT / "vitrim")], capture_output=True, timeout=60)
