@@ -35,7 +35,7 @@ BATCH_SIZE, PEAK_LR, WEIGHT_DECAY = 16, 4e-3, 0.01
 
 def recipe() -> Recipe:
     """ToFe's recipe with fixed shares and the dense model's logits to learn from."""
-    return override(tofe(), ratio=10.0, budget=0.0, logit_kl=1.0, approximation=0.1, smoothing=0.0)
+    return override(tofe(), ratio=100.0, budget=0.0, logit_kl=1.0, approximation=0.1, smoothing=0.0)
 
 
 def train(cost: float, steps: int, seed: int, start: dict[str, Tensor] | None = None) -> ReducedViT:

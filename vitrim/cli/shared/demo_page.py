@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from timm.data import ImageNetInfo, infer_imagenet_subset
 from torch import Tensor
 
 from ...data import Unreadable, data_config
+from ...data.classes import names_by_index
 from ...demo.conclusion import Outcome, conclude
 from ...demo.fates import caption, last_groups
 from ...demo.page import KNN, TOP1, Example, Shown, TableRow
@@ -91,7 +91,7 @@ def examples(subject: Subject, plans: Sequence[Plan], dataset: Any, device: torc
     if not samples:
         return []
     images = torch.stack([image for image, _ in samples]).to(device)
-    names = class_names(dataset, subject.dense)
+    names = _names(dataset, subject.dense)
     dense = _answers(subject.dense(images), subject, names)
     shown = [_shown(plan, images, subject, names) for plan in plans if plan.budget in (SHOWN_COST, None)]
     pixels = as_pixels(images, data_config(subject.dense))
@@ -123,15 +123,10 @@ def _answers(logits: Tensor, subject: Subject, names: dict[int, str]) -> list[st
     return [names.get(index, f"class {index}") for index in logits.argmax(dim=1).tolist()]
 
 
-def class_names(dataset: Any, model: Any) -> dict[int, str]:
-    """The model's class index -> name, of the classes that the data name; of an ImageNet's in words."""
+def _names(dataset: Any, model: Any) -> dict[int, str]:
+    """The model's class index -> name."""
     classes = dataset.classes
-    if isinstance(classes, list):
-        return dict(enumerate(classes))
-    if classes.by_wnid and (subset := infer_imagenet_subset({"num_classes": model.num_classes})):
-        info = ImageNetInfo(subset)
-        return {i: info.index_to_description(i).split(",")[0] for i in range(model.num_classes)}
-    return {index: name for name, index in classes.mapping.items()}
+    return dict(enumerate(classes)) if isinstance(classes, list) else names_by_index(classes, model.num_classes)
 
 
 def as_pixels(images: Tensor, config: dict[str, Any]) -> list[UInt8[np.ndarray, "h w *channels"]]:
