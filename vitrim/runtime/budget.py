@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from ..backbones import Backbone
+from ..core.errors import UnfitModel
 from ..core.values import as_number, shown
 from ..methods import Method
 from .cost import plan_macs
@@ -34,6 +35,8 @@ def solve(body: Backbone, methods: Sequence[Method], macs: float, dial: str | No
 
     try:
         value = solve_dial(cost, share * dense, method.dial_values(body))
+    except UnfitModel:  # no budget would help
+        raise
     except ValueError as error:
         raise ValueError(f"{method.name} cannot meet macs={share} ({share * dense / 1e9:.3f} GMACs): {error}") from None
     _check_given(method, value, share)

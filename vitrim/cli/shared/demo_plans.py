@@ -49,7 +49,7 @@ def own_plans(subject: Subject, seed: int) -> tuple[list[Plan], list[str]]:
     if subject.saved is not None:
         plans.append(plan_of(subject.saved))
     if not plans:
-        raise ValueError(f"{subject.name} runs none of the methods without training: {'; '.join(left_out)}")
+        raise ValueError(f"{subject.name} runs none of the methods without training: {left_out[0]}")
     return plans, left_out
 
 
