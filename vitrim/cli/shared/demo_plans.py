@@ -65,8 +65,7 @@ def _fitting(dense: nn.Module, name: str, seed: int) -> Iterator[Plan | str]:
             yield f"at {100 * cost:g} % is left out: {error}"
             continue
         if any(method.learns for method in model.methods):
-            how = f"vitrim finetune --method {name}"
-            yield f"is left out: on this model it has learned parts, which must be trained first ({how})"
+            yield "is left out: on this model it has learned parts, which must be trained first (vitrim finetune)"
             return
         yield plan_of(model, cost)
 
