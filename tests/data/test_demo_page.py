@@ -72,8 +72,9 @@ def test_the_best_at_the_lowest_cost_is_named_with_its_margin():
 def test_overlapping_intervals_are_said():
     rows = [outcome("EViT", 0.4, 80.0), outcome("ToMe", 0.4, 75.0), outcome("BAT", 0.4, 60.0)]
     first = conclude(rows, DENSE)[0]
-    assert "but its 95 % interval overlaps with ToMe's: these pictures do not tell them apart" in first
+    assert "but its 95 % interval overlaps with that of ToMe: these pictures do not tell them apart" in first
     assert "BAT" not in first and "clear margin" not in first
+    assert "those of ToMe and BAT" in conclude([*rows[:2], outcome("BAT", 0.4, 76.0)], DENSE)[0]
 
 
 def test_the_floor_is_compared_with():

@@ -67,7 +67,10 @@ def _best(group: Sequence[Outcome], dense: Outcome, budget: float) -> str:
         return f"{start}."
     if not near:
         return f"{start}, by a clear margin."
-    return f"{start}, but its 95 % interval overlaps with {_and(near)}'s: these pictures do not tell them apart."
+    theirs = "that" if len(near) == 1 else "those"
+    return (
+        f"{start}, but its 95 % interval overlaps with {theirs} of {_and(near)}: these pictures do not tell them apart."
+    )
 
 
 def _figures(best: Outcome, dense: Outcome) -> str:

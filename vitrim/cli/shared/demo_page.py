@@ -67,7 +67,12 @@ def _name(row: Row) -> str:
     setting = row.label.partition(" (macs=")[0]
     for method in row.plan.model.methods:
         setting = setting.replace(method.name, _title(method), 1)
-    return setting
+    return setting + _trained(row.plan)
+
+
+def _trained(plan: Plan) -> str:
+    """A mark for methods with learned parts: beside them the others, untrained, are at a disadvantage."""
+    return " (trained)" if any(method.learns for method in plan.model.methods) else ""
 
 
 def conclusion_of(rows: Sequence[Row]) -> list[str]:
@@ -79,7 +84,7 @@ def conclusion_of(rows: Sequence[Row]) -> list[str]:
 def _outcome(row: Row) -> Outcome:
     interval: Any = interval_of(row.result)
     plan = row.plan
-    name, budget = (row.label, None) if plan is None else (title_of(plan), plan.budget)
+    name, budget = (row.label, None) if plan is None else (title_of(plan) + _trained(plan), plan.budget)
     floor = plan is not None and plan.name in FLOOR
     return Outcome(name, row.cost.share, accuracy_of(row.result) or 0.0, interval, budget, floor)
 

@@ -20,9 +20,10 @@ SHOWN_METHODS = ("evit", "bat", "idlevit", "tofe", "tome", "random", "grid")  # 
 FLOOR = ("random", "grid")  # these do not look at the picture
 COSTS = (0.7, 0.5, 0.4)  # shares of the dense cost
 DIGIT_NOTES = (
-    "ToFe has learned parts: its selectors and approximators were trained for each cost, with the model's own weights "
-    "frozen (benchmarks/train_demo_parts.py). All other methods run untrained. IdleViT, EViT and BAT gain from "
-    "fine-tuning, which is left out here: vitrim finetune does it.",
+    "ToFe has learned parts: its selectors and approximators were trained for each cost, on digits of the same kind, "
+    "with the model's own weights frozen (benchmarks/train_demo_parts.py). So its rows are marked as trained.",
+    "All other methods run untrained, on the weights as they are. The papers report fine-tuned models too; vitrim "
+    "finetune makes such models.",
 )
 
 
