@@ -2,6 +2,9 @@
 
     python benchmarks/train_demo_parts.py --out vitrim/demo/tofe_parts.safetensors
 
+One processor core, no network, 4.6 minutes of processor time on an AMD EPYC (a busy one). On 1,000 test canvases, which
+the training has not seen: 95.5 % at half the dense cost, 95.6 % at 40 %, 95.6 % at 70 %.
+
 The demo's model stays as it is, so that every method in the demo reduces the same model; only what ToFe adds to it
 learns. Losses are the project's own: cross entropy with the label, distance to the dense model's logits, ToFe's
 approximation loss, and the ratio loss, which holds the stages to the shares that the cost allows (ToFe, Table V). So a
