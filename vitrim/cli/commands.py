@@ -60,7 +60,8 @@ class DemoDataOptions(DataOptions):
 class DemoRunOptions(RunOptions):
     """Run"""
 
-    rounds: int = option("timing rounds; the median counts", 5)  # of so many models
+    rounds: int = option("timing rounds; the median counts", 3)  # of so many models
+    threads: int | None = option("CPU threads", shown="1 for the digits, else torch's choice")
 
 
 @dataclass(kw_only=True)

@@ -57,7 +57,9 @@ def run(config: Any) -> None:
     check_new(out, config.more.overwrite, (".html", ".htm"))
     check_output(config.output.json)
     own = _is_own(config)
-    setting = check_run(config.run)
+    # More threads gain little on so small a model, and on a busy machine they wait for each other.
+    threads = 1 if config.run.threads is None and not own else config.run.threads
+    setting = check_run(dataclasses.replace(config.run, threads=threads))
     printer = Printer(config.output.json)
     scene = _own(config, setting, printer) if own else _digits(config, setting, printer)
     rows = measure(scene.subject, scene.plans, scene.loader, setting)
