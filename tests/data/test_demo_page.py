@@ -161,6 +161,7 @@ def test_captions_count_as_the_table_does():
     alone, fused = np.array([[0, 1], [2, 3]]), np.array([[0, 1], [2, 2]])
     assert caption(alone, [vitrim.EViT()]) == "4 kept"
     assert caption(fused, [vitrim.EViT()]) == "2 kept + 1 fused"
+    assert caption(np.array([[0, 0], [1, 1]]), [vitrim.EViT()]) == "0 kept + 2 fused"  # one of an earlier block stayed
     assert caption(fused, [vitrim.ToMe()]) == "2 kept + 1 merged"
     assert caption(np.array([[0, 0], [1, 1]]), [vitrim.BAT()]) == "0 kept + 2 merged"
     gone = np.array([[0, -1], [-1, -1]])

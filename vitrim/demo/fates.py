@@ -41,7 +41,7 @@ def caption(groups: Int[np.ndarray, "rows columns"], methods: Sequence[Method]) 
     """
     sizes = np.bincount(groups[groups >= 0].ravel(), minlength=1)
     alone, merged, gone = int((sizes == 1).sum()), int((sizes > 1).sum()), int((groups < 0).sum())
-    fuses = merged == 1 and any(getattr(method, "fuse", False) for method in methods)
+    fuses = any(getattr(method, "fuse", False) for method in methods)
     words = f"{alone} kept"
     if merged:
         words += f" + {merged} {'fused' if fuses else 'merged'}"
