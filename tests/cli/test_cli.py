@@ -346,7 +346,7 @@ def test_seed_reaches_the_methods_that_draw(capsys):
     assert strict(capsys.readouterr().out)["options"]["seed"] == 3
 
 
-# -- methods and demo
+# -- methods
 
 
 def test_methods_come_from_the_code(capsys):
@@ -359,19 +359,6 @@ def test_methods_come_from_the_code(capsys):
     assert siglip["evit"] == {"runs": True, "needs": {"score": "tokens"}}
     assert kinds["ViT, DeiT"]["evit"] == {"runs": True, "needs": {}}
     assert all(name in err and cls.title in err for name, cls in METHODS.items())
-
-
-def test_demo_writes_its_page(capsys, monkeypatch, tmp_path):
-    from vitrim.cli import demo
-
-    monkeypatch.setattr(demo, "RATES", (0.5,))
-    arguments = ["--images", "16", "--rounds", "1", "--batch-size", "8", "--device", "cpu", "--json", "d.json"]
-    assert cli.main(["demo", *arguments, "--out", "page.html"]) == 0
-    figures = strict((tmp_path / "d.json").read_text())
-    assert [row["method"] for row in figures["rows"]] == ["dense", *demo.METHODS] and figures["images"] == 16
-    page, out = (tmp_path / "page.html").read_text(), capsys.readouterr().out
-    assert page.count("<article") == demo.SHOWN and "image/svg+xml" in page and "evit keep=0.5" in page
-    assert f"the page is {(tmp_path / 'page.html').resolve()}" in out and "speed-up" in out
 
 
 # -- options come from the methods

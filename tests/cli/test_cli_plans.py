@@ -135,9 +135,9 @@ def test_a_picture_is_only_written_where_it_is_told_and_over_where_that_was_aske
 
 
 def test_a_page_is_only_written_over_where_that_was_asked_for(capsys, monkeypatch):
-    from vitrim.cli import demo
+    from vitrim.cli.shared import demo_plans
 
-    monkeypatch.setattr(demo, "RATES", (0.5,))
+    monkeypatch.setattr(demo_plans, "COSTS", (0.5,))
     Path("demo.html").write_text("mine")
     given = ["demo", "--images", "8", "--rounds", "1", "--batch-size", "8", "--device", "cpu"]
     assert cli.main(given) == 0 and Path("demo.html").read_text() == "mine"

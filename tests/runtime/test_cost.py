@@ -6,6 +6,7 @@ import pytest
 import timm
 import torch
 from settings import backbones, dense
+from vitrim.common.errors import UnfitModel
 
 import vitrim
 from vitrim.runtime.budget import solve_dial
@@ -100,6 +101,12 @@ def test_a_budget_keeps_the_other_options():
     (method,) = fast.methods
     assert (method.at, method.fuse, method.score) == ((2, 5), False, "tokens")
     assert vitrim.profile(fast).share <= 0.6
+
+
+def test_a_model_that_the_method_does_not_fit_is_no_question_of_budget():
+    with pytest.raises(UnfitModel, match=r"^evit with score='cls' needs a \[CLS\] token") as refused:
+        vitrim.reduce(meta("vit_base_patch16_siglip_224"), "evit", macs=0.6)
+    assert refused.value.needs == {"score": "tokens"}
 
 
 def test_out_of_reach_names_what_can_be_had():

@@ -43,14 +43,25 @@ class DemoOptions:
 
     out: Path | None = option("the page to write", shown="demo.html, or the next free demo-2.html ...", common=True)
     overwrite: bool = option("replace the page, where it is there", False, common=True)
-    images: int = option("number of test pictures", 500, common=True)
+    images: int = option("number of painted digits, without --data", 500, common=True)
+
+
+@dataclass(kw_only=True)
+class DemoDataOptions(DataOptions):
+    """Images"""
+
+    data: str | None = option(  # ty: ignore[incompatible-attribute-override]  # here the digits stand in for it
+        "images of your own, for --model: a folder with one folder per class, as for compare", common=True
+    )
+    limit: int | None = option("use so many of them, drawn at random, evenly over the classes", 500, common=True)
 
 
 @dataclass(kw_only=True)
 class DemoRunOptions(RunOptions):
     """Run"""
 
-    rounds: int = option("timing rounds; the median counts", 5)  # of so many models
+    rounds: int = option("timing rounds; the median counts", 3)  # of so many models
+    threads: int | None = option("CPU threads", shown="1 for the digits, else torch's choice")
 
 
 @dataclass(kw_only=True)
@@ -162,10 +173,21 @@ COMMANDS = {
         ),
         Command(
             "demo",
-            "compare methods on handwritten digits, without network or data: a table and a page",
-            "A small model that comes with the package reads digits among distracting fragments.",
-            ("vitrim demo", "vitrim demo --images 200 --out page.html"),
-            {"more": DemoOptions, "run": DemoRunOptions, "output": OutputOptions},
+            "compare the papers' methods on handwritten digits, or on images of your own: a table and a page",
+            "Without options a small model that comes with the package reads digits among distracting fragments; no "
+            "network is needed. --model and --data make the same page for a model and images of your own, with the "
+            "methods that need no training.",
+            (
+                "vitrim demo",
+                "vitrim demo --model deit_small_patch16_224 --data val --limit 200 --out page.html",
+            ),
+            {
+                "model": ModelOptions,
+                "data": DemoDataOptions,
+                "more": DemoOptions,
+                "run": DemoRunOptions,
+                "output": OutputOptions,
+            },
         ),
     )
 }

@@ -1,39 +1,53 @@
-"""`vitrim demo`: the whole of `compare` on data and weights that come with the package."""
+"""`vitrim demo`: the whole of `compare` as a page, on data and weights that come with the package, or on one's own."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from torch.utils.data import DataLoader
 
 from ..common.extras import require
 from ..common.files import check_new, check_output, unused, write_json
+from ..common.text import counted
 from ..demo.digits import DigitCanvases
 from ..demo.model import NAME, load_model
-from ..demo.page import Example, TableRow, write_page
-from ..runtime.build import reduce
-from ..runtime.model import ReducedViT
-from ..runtime.records import BlockTrace
+from ..demo.page import write_page
 from .shared.config_file import asked
-from .shared.measure import Row, Setting, change_of, check_run, common_figures, measure
-from .shared.model import Subject
+from .shared.demo_page import SHOWN_COST, conclusion_of, examples, page_row, words_of
+from .shared.demo_plans import DIGIT_NOTES, digit_plans, own_plans
+from .shared.measure import Row, Setting, accuracy_of, check_run, common_figures, data_figures, measure, open_images
+from .shared.model import Subject, open_model
 from .shared.picture import svg
-from .shared.plans import plan_of
-from .shared.report import comparison, machine, not_finite
-from .shared.table import Printer, tokens_left
+from .shared.plans import Plan
+from .shared.report import about, comparison, judged, machine, not_finite
+from .shared.table import Printer
 
 DEFAULT_PAGE = Path("demo.html")
-METHODS = ("evit", "topk", "random", "grid")
-RATES = (0.9, 0.7, 0.5, 0.3)
-SHOWN_RATE, SHOWN = 0.5, 8  # the example pictures: keep rate, how many
-LEAD = (
-    "A small Vision Transformer reads handwritten digits among distracting fragments. Each method drops patches at "
-    "three places; EViT and TopK keep those that class attention looks at, random and grid do not look."
+DIGITS_LEAD = (
+    "A small Vision Transformer reads handwritten digits among distracting fragments. Each method leaves patch tokens "
+    "out, or merges them, so that the model costs less. Random and Grid are the floor: they choose patches without "
+    "looking at the picture."
 )
+OWN_LEAD = (
+    "Each method leaves patch tokens out, or merges them, so that the model costs less, without any training. Random "
+    "and Grid are the floor: they choose patches without looking at the picture."
+)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What is compared, on which pictures, and what the page says about it."""
+
+    subject: Subject
+    plans: Sequence[Plan]
+    loader: DataLoader
+    title: str
+    lead: str
+    notes: Sequence[str]
 
 
 def run(config: Any) -> None:
@@ -42,79 +56,79 @@ def run(config: Any) -> None:
     out = config.more.out or unused(DEFAULT_PAGE)
     check_new(out, config.more.overwrite, (".html", ".htm"))
     check_output(config.output.json)
-    setting = check_run(config.run)
-    dataset = DigitCanvases("test", config.more.images, config.run.seed)
-    subject = Subject(NAME, load_model())
-    plans = [plan_of(reduce(subject.dense, method, keep=rate)) for method in METHODS for rate in RATES]
+    own = _is_own(config)
+    # More threads gain little on so small a model, and on a busy machine they wait for each other.
+    threads = 1 if config.run.threads is None and not own else config.run.threads
+    setting = check_run(dataclasses.replace(config.run, threads=threads))
     printer = Printer(config.output.json, config.output.wide)
-    printer.line(f"{NAME}, {len(dataset)} pictures of digits among fragments; {machine(setting)}")
-    rows = measure(subject, plans, DataLoader(dataset, setting.batch_size), setting)
+    scene = _own(config, setting, printer) if own else _digits(config, setting, printer)
+    rows = measure(scene.subject, scene.plans, scene.loader, setting)
     printer.line()
     comparison(printer, rows)
-    not_finite(printer, rows)
-    page = _write_page(out, rows, dataset, setting)
     printer.line()
-    printer.line(f"the page is {page.resolve()}")
-    write_json(
-        config.output.json,
-        {**asked(config), **common_figures(NAME, rows, setting), "rows": [r.figures(rows[0]) for r in rows]},
-    )
+    judged(printer, rows, scene.loader, config.data) if own else not_finite(printer, rows)
+    for sentence in conclusion_of(rows):
+        printer.line(sentence)
+    printer.line(f"the page is {_write_page(out, scene, rows, setting).resolve()}")
+    found = data_figures(config.model, config.data, scene.loader) if own else {}
+    figures = {**found, **common_figures(scene.subject.name, rows, setting), "conclusion": conclusion_of(rows)}
+    write_json(config.output.json, {**asked(config), **figures, "rows": [r.figures(rows[0]) for r in rows]})
 
 
-def _write_page(path: Path, rows: Sequence[Any], dataset: DigitCanvases, setting: Setting) -> Path:
-    shown: Any = next(row for row in rows[1:] if row.plan.options["keep"] == SHOWN_RATE)
+def _is_own(config: Any) -> bool:
+    """Whether the page is asked for on a model and pictures of the user's own; ValueError for half of it."""
+    named = config.model.model is not None or config.model.checkpoint is not None
+    if named and config.data.data is None:
+        raise ValueError("vitrim demo with a model of your own needs --data: a folder with one folder per class")
+    if config.data.data is not None and not named:
+        raise ValueError(f"--data {config.data.data}: give --model NAME too, or --checkpoint FOLDER from save()")
+    if named and "images" in config.given:
+        raise ValueError("--images counts the digits of the demo's own: use --limit for images of yours")
+    if not named and (typed := _of_own(config)):
+        raise ValueError(f"--{typed[0]} is for images of your own: give --model and --data too")
+    return named
+
+
+def _of_own(config: Any) -> list[str]:
+    """What was typed that only a model or images of the user's own have."""
+    groups = (config.model, config.data)
+    names = {field.name.replace("_", "-") for group in groups for field in dataclasses.fields(group)}
+    return [name for name in config.given if name in names]
+
+
+def _digits(config: Any, setting: Setting, printer: Printer) -> Scene:
+    dataset = DigitCanvases("test", config.more.images, setting.seed)
+    subject = Subject(NAME, load_model())
+    printer.line(f"{NAME}, {len(dataset)} pictures of digits among fragments; {machine(setting)}")
+    plans, loader = digit_plans(subject.dense, setting.seed), DataLoader(dataset, setting.batch_size)
+    return Scene(subject, plans, loader, "vitrim demo: what a model can leave out", DIGITS_LEAD, DIGIT_NOTES)
+
+
+def _own(config: Any, setting: Setting, printer: Printer) -> Scene:
+    subject = open_model(config.model)
+    plans, left_out = own_plans(subject, setting.seed)
+    loader = open_images(subject, config.data, setting)
+    about(printer, subject.name, loader, setting)
+    for reason in left_out:
+        printer.line(reason)
+    title = f"vitrim demo: {subject.name} on {config.data.data}"
+    return Scene(subject, plans, loader, title, OWN_LEAD, left_out)
+
+
+def _write_page(path: Path, scene: Scene, rows: Sequence[Row], setting: Setting) -> Path:
+    dense = rows[0]
+    drawable = all(accuracy_of(row.result) is not None for row in rows)
+    images = counted(dense.result.images, "test picture")
     return write_page(
         path,
-        table_rows=[_page_row(row, rows[0]) for row in rows],
-        picture=svg("digits among fragments", rows),
-        examples=_examples(shown.plan.model, dataset, setting.device),
-        title="vitrim demo: where a model looks, and what it can leave out",
-        lead=f"{LEAD} The pictures below show {shown.label}.",
-        stage_names=[f"after block {place.block}" for place in shown.plan.model.methods[0].places],
-        footer=f"{rows[0].result.images} test pictures. {machine(setting)}. Blocks count from 0.",
+        table_rows=[page_row(row, dense) for row in rows],
+        picture=svg(scene.subject.name, rows) if drawable else None,
+        examples=examples(scene.subject, scene.plans, scene.loader.dataset, setting.device),
+        title=scene.title,
+        lead=scene.lead,
+        conclusion=conclusion_of(rows),
+        notes=scene.notes,
+        examples_lead=f"All methods at {100 * SHOWN_COST:g} % of the dense cost.",
+        footer=f"{images}. {machine(setting)}. Blocks count from 0.",
+        words=words_of(dense),
     )
-
-
-def _page_row(row: Any, dense: Row) -> TableRow:
-    low, high = row.result.top1_interval
-    extra: dict[str, Any] = {}
-    if row is not dense:
-        extra = {"change": change_of(row.result, dense.result), "agreement": row.result.agreement}
-    return TableRow(
-        name=row.label,
-        gmacs=row.cost.gmacs,
-        share=100 * row.cost.share,
-        tokens=tokens_left(row.cost.patches, row.cost.tokens),
-        top1=row.result.top1,
-        images_per_s=row.speed.images_per_s,
-        top1_margin=(high - low) / 2,
-        speedup=row.speed.speed_up,
-        **extra,
-    )
-
-
-@torch.inference_mode()
-def _examples(model: ReducedViT, dataset: DigitCanvases, device: torch.device) -> list[Example]:
-    chosen = range(min(SHOWN, len(dataset)))
-    images = torch.stack([dataset[i][0] for i in chosen]).to(device)
-    dense = model.backbone(images).argmax(dim=1)
-    logits, trace = model(images, trace=True)
-    stages = [trace[place.block] for place in model.methods[0].places]
-    grid = model.body.grid()
-    return [
-        Example(
-            image=dataset.canvases.images[i].numpy(),
-            label=str(dataset[i][1]),
-            dense=str(int(dense[i])),
-            reduced=str(int(logits[i].argmax())),
-            kept=[_kept(stage, i).reshape(grid) for stage in stages],
-        )
-        for i in chosen
-    ]
-
-
-def _kept(stage: BlockTrace, image: int) -> np.ndarray:
-    """Which patches still have a token to themselves; a fused token stands for many and has none."""
-    owners = stage.owners[image].cpu()
-    counts = torch.bincount(owners[owners >= 0], minlength=stage.kept.shape[1])
-    return ((owners >= 0) & (counts[owners.clamp(min=0)] == 1)).numpy()

@@ -214,3 +214,17 @@ def in_words(classes: Classes) -> str:
     first = few([f"{shortened(name, 30)} {index}" for name, index in classes.mapping.items()])
     other = few(classes.other_order)
     return f"{classes.rule} ({first})" + (f", not in torchvision's order ({other})" if other else "")
+
+
+def names_by_index(classes: Classes, num_classes: int) -> dict[int, str]:
+    """The model's class index -> name, for people; of an ImageNet's classes the first of their English names.
+
+    Example:
+        >>> names_by_index(Classes(("cat", "dog"), (1, 0), "by the class map"), 2)
+        {0: 'dog', 1: 'cat'}
+    """
+    subset = infer_imagenet_subset({"num_classes": num_classes}) if classes.by_wnid else None
+    if not subset:
+        return {index: name for name, index in classes.mapping.items()}
+    about = ImageNetInfo(subset)
+    return {index: about.index_to_description(index).split(",")[0] for index in range(num_classes)}

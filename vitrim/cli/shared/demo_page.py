@@ -1,0 +1,141 @@
+"""From what the demo has measured to its page: rows, what to conclude, and example pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from ...data import Unreadable, data_config
+from ...data.classes import names_by_index
+from ...demo.conclusion import Outcome, conclude
+from ...demo.fates import caption, last_groups
+from ...demo.page import KNN, TOP1, Example, Shown, TableRow
+from ...methods import METHODS, Method
+from .demo_plans import FLOOR
+from .measure import Row, accuracy_of, change_of, interval_of
+from .model import Subject
+from .plans import Plan
+from .table import tokens_left
+
+SHOWN_COST, SHOWN = 0.5, 8  # the example pictures: of which rows, how many
+
+
+def words_of(dense: Row) -> dict[str, str]:
+    """What accuracy is here: top-1, or that of nearest neighbours for a model without a classifier."""
+    return TOP1 if dense.result.top1 is not None else KNN
+
+
+def title_of(plan: Plan) -> str:
+    """The methods of a plan as papers write them, such as EViT."""
+    return " + ".join(_title(method) for method in plan.model.methods)
+
+
+def _title(method: Method) -> str:
+    return METHODS[method.name].__name__ if method.name in METHODS else method.name
+
+
+def page_row(row: Row, dense: Row) -> TableRow:
+    """A line of the page's table."""
+    interval, result = interval_of(row.result), row.result
+    extra: dict[str, Any] = {}
+    if row is not dense:
+        likeness = result.agreement if result.top1 is not None else result.cosine
+        extra = {"change": change_of(result, dense.result), "likeness": likeness}
+    return TableRow(
+        name=_name(row),
+        gmacs=row.cost.gmacs,
+        share=100 * row.cost.share,
+        tokens=tokens_left(row.cost.patches, row.cost.tokens),
+        accuracy=accuracy_of(result),
+        images_per_s=row.speed.images_per_s,
+        accuracy_margin=None if interval is None else (interval[1] - interval[0]) / 2,
+        speedup=row.speed.speed_up,
+        **extra,
+    )
+
+
+def _name(row: Row) -> str:
+    """`EViT keep=0.51`: the label without the budget, which the column of shares has."""
+    if row.plan is None:
+        return row.label
+    setting = row.label.partition(" (macs=")[0]
+    for method in row.plan.model.methods:
+        setting = setting.replace(method.name, _title(method), 1)
+    return setting + _trained(row.plan)
+
+
+def _trained(plan: Plan) -> str:
+    """A mark for methods with learned parts: beside them the others, untrained, are at a disadvantage."""
+    return " (trained)" if any(method.learns for method in plan.model.methods) else ""
+
+
+def conclusion_of(rows: Sequence[Row]) -> list[str]:
+    """What to conclude, in sentences; `rows[0]` is the dense model."""
+    judged = [_outcome(row) for row in rows if interval_of(row.result) is not None]
+    return conclude(judged[1:], judged[0]) if len(judged) == len(rows) else []
+
+
+def _outcome(row: Row) -> Outcome:
+    interval: Any = interval_of(row.result)
+    plan = row.plan
+    name, budget = (row.label, None) if plan is None else (title_of(plan) + _trained(plan), plan.budget)
+    floor = plan is not None and plan.name in FLOOR
+    return Outcome(name, row.cost.share, accuracy_of(row.result) or 0.0, interval, budget, floor)
+
+
+@torch.inference_mode()
+def examples(subject: Subject, plans: Sequence[Plan], dataset: Any, device: torch.device) -> list[Example]:
+    """Some pictures spread over the data set, and what every method makes of them at the cost shown."""
+    samples = _some(dataset)
+    if not samples:
+        return []
+    images = torch.stack([image for image, _ in samples]).to(device)
+    names = _names(dataset, subject.dense)
+    dense = _answers(subject.dense(images), subject, names)
+    shown = [_shown(plan, images, subject, names) for plan in plans if plan.budget in (SHOWN_COST, None)]
+    pixels = as_pixels(images, data_config(subject.dense))
+    labels = [names.get(int(label), f"class {int(label)}") for _, label in samples]
+    methods = [list(each) for each in zip(*shown, strict=True)] if shown else [[] for _ in samples]
+    return [Example(*parts) for parts in zip(pixels, labels, dense, methods, strict=True)]
+
+
+def _some(dataset: Any) -> list[tuple[Tensor, int]]:
+    """Up to `SHOWN` pictures that can be read: evenly from a data set by index, the first of a stream."""
+    if not hasattr(dataset, "__len__"):
+        return list(islice((sample for sample in dataset if not isinstance(sample, Unreadable)), SHOWN))
+    places = np.linspace(0, len(dataset) - 1, min(2 * SHOWN, len(dataset))).round().astype(int)
+    order = [*places[::2], *places[1::2]]  # the second half stands in for what cannot be read
+    return list(islice((s for i in order if not isinstance(s := dataset[int(i)], Unreadable)), SHOWN))
+
+
+def _shown(plan: Plan, images: Tensor, subject: Subject, names: dict[int, str]) -> list[Shown]:
+    logits, trace = plan.model(images, trace=True)
+    groups, answers = last_groups(plan.model, trace), _answers(logits, subject, names)
+    methods = list(plan.model.methods)
+    return [Shown(title_of(plan), g, caption(g, methods), a) for g, a in zip(groups, answers, strict=True)]
+
+
+def _answers(logits: Tensor, subject: Subject, names: dict[int, str]) -> list[str]:
+    """The class that is said of every picture; nothing where the model has no classifier."""
+    if not getattr(subject.dense, "num_classes", 0):
+        return [""] * len(logits)
+    return [names.get(index, f"class {index}") for index in logits.argmax(dim=1).tolist()]
+
+
+def _names(dataset: Any, model: Any) -> dict[int, str]:
+    """The model's class index -> name."""
+    classes = dataset.classes
+    return dict(enumerate(classes)) if isinstance(classes, list) else names_by_index(classes, model.num_classes)
+
+
+def as_pixels(images: Tensor, config: dict[str, Any]) -> list[UInt8[np.ndarray, "h w *channels"]]:
+    """Normalised pictures as the model sees them, back in grey levels or colours from 0 to 255."""
+    mean, std = (torch.tensor(config[key]).view(-1, 1, 1) for key in ("mean", "std"))
+    pixels = ((images.cpu().float() * std + mean).clamp(0, 1) * 255).round().to(torch.uint8)
+    return [image[0] if len(image) == 1 else image.transpose(1, 2, 0)[..., :3] for image in pixels.numpy()]

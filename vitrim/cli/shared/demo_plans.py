@@ -1,0 +1,82 @@
+"""Which reduced models the demo compares: on its digits with trained parts, on a user's own model without training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import nn
+
+from ...common.errors import UnfitModel
+from ...demo.parts import TRAINED, with_trained_parts
+from ...methods import METHODS
+from ...runtime.build import attach
+from ...runtime.model import ReducedViT
+from .method_options import SHARED
+from .model import Subject
+from .plans import Plan, plan_of
+
+SHOWN_METHODS = ("evit", "bat", "idlevit", "tofe", "tome", "random", "grid")  # the four papers, ToMe, the floor
+FLOOR = ("random", "grid")  # these do not look at the picture
+COSTS = (0.7, 0.5, 0.4)  # shares of the dense cost
+DIGIT_NOTES = (
+    "ToFe has learned parts: its selectors and approximators were trained for each cost, on digits of the same kind, "
+    "with the model's own weights frozen (benchmarks/train_demo_parts.py). So its rows are marked as trained.",
+    "All other methods run untrained, on the weights as they are. The papers report fine-tuned models too; vitrim "
+    "finetune makes such models.",
+)
+
+
+def digit_plans(dense: nn.Module, seed: int) -> list[Plan]:
+    """Every method at every cost, ToFe with the parts that come with the package."""
+    models = {
+        (name, cost): with_trained_parts(dense, cost) if name == TRAINED else _attached(dense, name, cost, seed)
+        for name in SHOWN_METHODS
+        for cost in COSTS
+    }
+    return [plan_of(model, cost) for (_, cost), model in models.items()]
+
+
+def own_plans(subject: Subject, seed: int) -> tuple[list[Plan], list[str]]:
+    """The methods that a user's model can run without training, at every cost; and which are left out, and why.
+
+    The reduced model of a saved folder is a row of its own. Raises ValueError where not one method is left.
+    """
+    plans, left_out = [], []
+    for name in SHOWN_METHODS:
+        found = list(_fitting(subject.dense, name, seed))
+        plans += [plan for plan in found if isinstance(plan, Plan)]
+        left_out += [f"{METHODS[name].__name__} {reason}" for reason in found if isinstance(reason, str)]
+    if subject.saved is not None:
+        plans.append(plan_of(subject.saved))
+    if not plans:
+        raise ValueError(f"{subject.name} runs none of the methods without training: {left_out[0]}")
+    return plans, left_out
+
+
+def _fitting(dense: nn.Module, name: str, seed: int) -> Iterator[Plan | str]:
+    """A plan for each cost, or the reason why there is none; a reason that holds for the method ends it."""
+    for cost in COSTS:
+        try:
+            model = _attached(dense, name, cost, seed)
+        except UnfitModel as unfit:
+            yield f"is left out: {unfit}"
+            return
+        except ValueError as error:
+            yield f"at {100 * cost:g} % is left out: {error}"
+            continue
+        if any(method.learns for method in model.methods):
+            yield "is left out: on this model it has learned parts, which must be trained first (vitrim finetune)"
+            return
+        yield plan_of(model, cost)
+
+
+def _attached(dense: nn.Module, name: str, cost: float, seed: int) -> ReducedViT:
+    """The method for that cost, with the options without which the model could not run it (no [CLS] token)."""
+    options: dict[str, Any] = {key: seed for key in SHARED if key in METHODS[name].option_names()}
+    try:
+        return attach(dense, name, macs=cost, **options)
+    except UnfitModel as unfit:
+        if not unfit.needs:
+            raise
+        return attach(dense, name, macs=cost, **options, **unfit.needs)

@@ -1,0 +1,110 @@
+"""What to conclude from a comparison, in sentences made from its figures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one reduced model did.
+
+    method:   its name, as the page shows it
+    share:    its cost as a share of the dense cost
+    accuracy, interval: in percent; the interval is the 95 % interval
+    budget:   the share of the dense cost that it was made for; None: it was made for none
+    floor:    it does not look at the picture, so a method that is no better has not shown that looking helps
+    """
+
+    method: str
+    share: float
+    accuracy: float
+    interval: tuple[float, float]
+    budget: float | None = None
+    floor: bool = False
+
+
+def conclude(outcomes: Sequence[Outcome], dense: Outcome) -> list[str]:
+    """Which method keeps most accuracy at the lowest cost, whether the methods that look beat those that do not, and
+    the cheapest row that cannot be told from the dense model. Empty where nothing was reduced.
+
+    Two models count as told apart where their 95 % intervals do not overlap.
+
+    Example:
+        >>> dense = Outcome("dense", 1.0, 95.0, (92.7, 96.6))
+        >>> rows = [Outcome("EViT", 0.4, 76.0, (72.1, 79.5), 0.4), Outcome("Grid", 0.4, 40.0, (35.8, 44.3), 0.4, True)]
+        >>> conclude(rows, dense)[0]
+        'At 40 % of the dense cost EViT keeps most accuracy (76.0 %, dense 95.0 %), by a clear margin.'
+    """
+    made_for = [o for o in outcomes if o.budget is not None]
+    if not outcomes:
+        return []
+    sentences = []
+    if made_for:
+        lowest = min(o.budget or 0.0 for o in made_for)
+        group = [o for o in made_for if o.budget == lowest]
+        sentences = [_best(group, dense, lowest), *_above_the_floor(group)]
+    return [*sentences, _like_dense(outcomes, dense)]
+
+
+def overlap(one: Outcome, other: Outcome) -> bool:
+    """Whether two 95 % intervals share a point.
+
+    Example:
+        >>> low, high = Outcome("a", 1, 40, (35, 45)), Outcome("b", 1, 60, (55, 65))
+        >>> overlap(low, high), overlap(low, low)
+        (False, True)
+    """
+    return one.interval[0] <= other.interval[1] and other.interval[0] <= one.interval[1]
+
+
+def _best(group: Sequence[Outcome], dense: Outcome, budget: float) -> str:
+    best = max(group, key=lambda o: o.accuracy)
+    near = [o.method for o in group if o is not best and overlap(o, best)]
+    start = f"At {100 * budget:g} % of the dense cost {best.method} keeps most accuracy ({_figures(best, dense)})"
+    if len(group) == 1:
+        return f"{start}."
+    if not near:
+        return f"{start}, by a clear margin."
+    theirs = "that" if len(near) == 1 else "those"
+    return (
+        f"{start}, but its 95 % interval overlaps with {theirs} of {_and(near)}: these pictures do not tell them apart."
+    )
+
+
+def _figures(best: Outcome, dense: Outcome) -> str:
+    return f"{best.accuracy:.1f} %, dense {dense.accuracy:.1f} %"
+
+
+def _above_the_floor(group: Sequence[Outcome]) -> list[str]:
+    """Whether looking at the picture helps: against the better of the methods that do not."""
+    floor = [o for o in group if o.floor]
+    looking = [o for o in group if not o.floor]
+    if not floor or not looking:
+        return []
+    best = max(floor, key=lambda o: o.accuracy)
+    above = [o.method for o in looking if o.interval[0] > best.interval[1]]
+    others = [o.method for o in looking if o.interval[0] <= best.interval[1]]
+    start = f"{best.method}, the better of those that do not look at the picture, keeps {best.accuracy:.1f} %"
+    if len(floor) == 1:
+        start = f"{best.method}, which does not look at the picture, keeps {best.accuracy:.1f} %"
+    if not above:
+        return [f"{start} there, and no method is clearly better: looking does not pay here."]
+    rest = f"; {_and(others)} {'is' if len(others) == 1 else 'are'} not" if others else ""
+    return [f"{start} there; {_and(above)} {'is' if len(above) == 1 else 'are'} clearly better{rest}."]
+
+
+def _like_dense(outcomes: Sequence[Outcome], dense: Outcome) -> str:
+    alike = [o for o in outcomes if o.interval[1] >= dense.interval[0]]
+    if not alike:
+        return "Every row is clearly below the dense model."
+    cheapest = min(alike, key=lambda o: (round(100 * o.share), -o.accuracy))
+    return (
+        f"The cheapest row whose 95 % interval reaches the dense model's is {cheapest.method} at "
+        f"{100 * cheapest.share:.0f} % of the dense cost ({_figures(cheapest, dense)})."
+    )
+
+
+def _and(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
