@@ -59,6 +59,15 @@ class Miscounted(Largest):
         return Keep(tokens.patches.norm(dim=-1).topk(int(place.keep * tokens.n), dim=1).indices)
 
 
+class Twice(Largest):
+    """It keeps the first token again and again."""
+
+    name = "twice"
+
+    def forward(self, tokens, evidence, place):
+        return Keep(torch.zeros(tokens.batch, self.count(place, tokens.n), dtype=torch.long))
+
+
 @pytest.fixture(autouse=True)
 def forgotten():
     known = dict(METHODS)
@@ -90,11 +99,12 @@ def test_what_is_not_registered_is_not_saved_and_that_is_said():
     [
         (Drawn, "same again", "the same images gave other logits the second time"),
         (OfTheBatch, "images are alone", "image 0 keeps other tokens in block 3 of the batch than alone"),
-        (Miscounted, "plan is what runs", "`count` plans 11 patch tokens in block 3, and 12 are there"),
+        (Miscounted, "plan is what runs", "ValueError: method 'miscounted' leaves 12 of 25 patch tokens in block 3"),
+        (Twice, "every token is kept once", "image 0 has patch 0 12 times in block 3"),
     ],
 )
 def test_what_a_broken_method_breaks_is_said(cls, law, words):
-    with pytest.raises(ValueError, match=rf"^{cls.name} breaks \d of 6 laws\. ") as said:
+    with pytest.raises(ValueError, match=rf"^{cls.name} breaks \d of 7 laws\. ") as said:
         check_method(cls)
     assert f"{law}: {words}" in str(said.value)
     report = check_method(cls, raises=False)

@@ -320,6 +320,26 @@ def test_hooks_that_the_loop_cannot_follow_are_refused_by_name():
             fast(x)
 
 
+READERS = {
+    "before, one argument": lambda m: m.register_forward_pre_hook(lambda _, a, k: k.get("rope"), with_kwargs=True),
+    "before, whether": lambda m: m.register_forward_pre_hook(
+        lambda _, a, k: (a, k) if "rope" in k else None, with_kwargs=True
+    ),
+    "before, a copy": lambda m: m.register_forward_pre_hook(lambda _, a, k: (a, {**k}), with_kwargs=True),
+    "after, how many": lambda m: m.register_forward_hook(lambda _, a, k, out: out * (1 + len(k)), with_kwargs=True),
+}
+
+
+@pytest.mark.parametrize("put", READERS.values(), ids=READERS)
+@pytest.mark.parametrize("where", ["block", "attention"])
+def test_a_hook_that_reads_keyword_arguments_that_the_loop_does_not_pass_is_refused(put, where):
+    model = dense(DEIT)
+    fast = attach(model, "evit")
+    put(block(model) if where == "block" else block(model).attn)
+    with pytest.raises(ValueError, match=r"a hook of \w+ reads its keyword arguments"):
+        fast(images(DEIT))
+
+
 def test_backward_hooks_of_the_old_kind_are_refused():
     model = dense(DEIT)
     block(model).register_backward_hook(lambda module, into, out: None)

@@ -30,9 +30,7 @@ def _export_one(model: torch.nn.Module, x: torch.Tensor) -> torch.export.Exporte
 
 
 # With `unlike` every operation that a method or family brings; test_law_9_graphs traces every row, quicker.
-STACKS = pairs(
-    "star", lambda b, m: m.id in ("stack-three", "stack-prune-freeze", "bat-conv", "dynamicvit"), shallow=True
-)
+STACKS = pairs("star", lambda b, m: m.id in ("stack-three", "stack-prune-freeze"), shallow=True)
 
 
 @torch.no_grad()
@@ -56,7 +54,7 @@ def test_an_export_of_three_images_serves_one_and_two(backbone, method):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("backbone", "method"), families())
+@pytest.mark.parametrize(("backbone", "method"), [p for p in families() if p.id in ("plain", "swin")])
 def test_the_onnx_exporters_own_defaults(backbone, method, tmp_path):
     x, model = images(backbone, batch=3), reduced(backbone, method)
     path = tmp_path / "model.onnx"

@@ -8,7 +8,7 @@ import io
 import onnxruntime
 import pytest
 import torch
-from settings import BACKBONES, METHODS, families, images, pairs, reduced, unlike
+from settings import BACKBONES, METHODS, images, pairs, reduced, unlike
 from timm.utils.onnx import onnx_export
 
 ROWS = {row.name: row for row in BACKBONES}
@@ -56,8 +56,8 @@ def test_a_trace_with_gradients_passes_torchs_own_check(backbone, method):
 @torch.no_grad()
 @pytest.mark.parametrize(
     ("backbone", "method"),
-    # without Swin, which takes as long as all the others
-    [*(p for p in families() if p.id != "swin"), *pairs("star", lambda b, m: m.id == "bat", shallow=True)],
+    # the slowest of all; the export of the smallest example, which law 6 tests for every family, asks the same
+    pairs("star", lambda b, m: m.id in ("bat", "evit"), shallow=True),
 )
 def test_compiled_for_one_image_then_for_three(backbone, method):
     x, model = images(backbone, batch=4), reduced(backbone, method)

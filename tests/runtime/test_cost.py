@@ -6,9 +6,9 @@ import pytest
 import timm
 import torch
 from settings import backbones, dense
-from vitrim.common.errors import UnfitModel
 
 import vitrim
+from vitrim.common.errors import UnfitModel
 from vitrim.runtime.budget import solve_dial
 
 FIRST = next(b.values[0] for b in backbones(lambda b: b.cls))
@@ -104,7 +104,7 @@ def test_a_budget_keeps_the_other_options():
 
 
 def test_a_model_that_the_method_does_not_fit_is_no_question_of_budget():
-    with pytest.raises(UnfitModel, match=r"^evit with score='cls' needs a \[CLS\] token") as refused:
+    with pytest.raises(UnfitModel, match=r'^evit with score="cls" needs a \[CLS\] token') as refused:
         vitrim.reduce(meta("vit_base_patch16_siglip_224"), "evit", macs=0.6)
     assert refused.value.needs == {"score": "tokens"}
 

@@ -159,7 +159,7 @@ def test_a_guide_is_no_way_around(copy):
 
 def test_models_that_are_not_supported(copy):
     rewrite(copy, backbone="resnet18", arguments={})
-    with pytest.raises(ValueError, match=WRONG + "ResNet is not supported"):
+    with pytest.raises(ValueError, match=WRONG + r"timm\.models\.resnet\.ResNet is not supported"):
         vitrim.load(copy)
 
 
@@ -224,9 +224,9 @@ def nested(depth: int) -> str:
 
 
 DAMAGED = {
-    "cut": ("{", "config.json: JSONDecodeError"),
+    "cut": ("{", "config.json: it is no JSON"),
     "bytes": (b"\xff\xfe\x00", "config.json: UnicodeDecodeError"),
-    "empty": ("", "config.json: JSONDecodeError"),
+    "empty": ("", "config.json: it is no JSON"),
     "a list": ("[1]", r"config.json: it is no JSON object, it is \[1\]"),
     "a number": ("3", "config.json: it is no JSON object, it is 3"),
     "null": ("null", "config.json: it is no JSON object"),
@@ -398,3 +398,12 @@ def test_default_devices_and_dtypes_of_the_caller_do_not_matter(tmp_path):
     with torch.no_grad():
         assert torch.equal(again(X), model(X))
     assert number_of(saved(numbered(5), tmp_path)) == 5
+
+
+def test_a_config_with_the_mark_of_a_windows_editor(copy):
+    text = (copy / "config.json").read_bytes()
+    (copy / "config.json").write_bytes(b"\xef\xbb\xbf" + text)
+    vitrim.load(copy)
+    (copy / "config.json").write_bytes(b"{")
+    with pytest.raises(ValueError, match=WRONG + r"config.json: it is no JSON \(.*\)$"):
+        vitrim.load(copy)

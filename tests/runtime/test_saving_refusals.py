@@ -176,7 +176,7 @@ def test_models_that_no_config_can_name(tmp_path):
         "was not made by timm": vitrim.reduce(VisionTransformer(**size), "evit"),
         r"built with act_layer=<class .*ReLU'>.*act_layer=\"relu\"": vitrim.reduce(tiny(act_layer=nn.ReLU), "evit"),
         "guided by a callable cannot be saved": vitrim.reduce(tiny(), vitrim.EViT(score=lambda images: images.mean())),
-        "Mine is no method of vitrim's own": vitrim.reduce(tiny(), Mine()),
+        "the name 'evit' of Mine is taken by vitrim's own": vitrim.reduce(tiny(), Mine()),
         "VisionTransformer is no reduced model: save what vitrim.reduce": tiny(),
         "Other is no reduced model": type("Other", (vitrim.ReducedViT,), {})(tiny(), [vitrim.EViT()]),
     }
@@ -192,6 +192,6 @@ def test_training_is_refused_before_it_starts(tmp_path):
     settings = Settings(tmp_path / "out", cpu=True, show=False)
     with pytest.raises(ValueError, match=r"cannot be saved.*blocks.1.mlp.act is ReLU"):
         finetune(dense, "evit", tmp_path / "nowhere", get_recipe("distill", small=True), settings)
-    with pytest.raises(ValueError, match=r"Mine is no method of vitrim's own"):
+    with pytest.raises(ValueError, match=r"the name 'evit' of Mine is taken by vitrim's own"):
         finetune(tiny(), Mine(), tmp_path / "nowhere", get_recipe("distill", small=True), settings)
     assert os.listdir(tmp_path) == []

@@ -17,7 +17,31 @@ class Inside(NamedTuple):
     """A module that has been entered and not left: what it was given, and its backward hooks."""
 
     args: tuple[Any, ...]
+    keywords: dict[str, Any]
     backward: BackwardHook | None
+
+
+class UnseenKeywords(dict):
+    """The keyword arguments of a call that vitrim's loop does not make, such as `rope`, for hooks that want them.
+
+    A hook that only hands them on is followed; one that reads them would see none and do something else.
+    """
+
+    def __init__(self, module: nn.Module):
+        super().__init__()
+        self.module = type(module).__name__
+
+    def _read(self, *_: Any, **__: Any) -> Any:
+        raise ValueError(
+            f"a hook of {self.module} reads its keyword arguments, which vitrim's loop does not pass: "
+            "take the hook off, or register it without with_kwargs=True"
+        )
+
+    __getitem__ = __setitem__ = __delitem__ = __contains__ = __iter__ = __len__ = _read
+    keys = values = items = get = pop = popitem = setdefault = update = copy = clear = __or__ = __ior__ = _read  # ty: ignore[invalid-assignment]
+
+    def __repr__(self) -> str:
+        return f"<keyword arguments of {self.module}, which vitrim's loop does not pass>"
 
 
 def any_global() -> bool:
@@ -30,13 +54,13 @@ def any_global() -> bool:
     )
 
 
-def before(module: nn.Module, x: Tensor) -> tuple[Tensor, Inside]:
-    """x after the module's forward pre-hooks, and what `after` wants to know."""
+def before(module: nn.Module, x: Tensor, keywords: dict[str, Any]) -> tuple[Tensor, Inside]:
+    """x after the module's forward pre-hooks, and what `after` wants to know; keywords: what hooks are shown."""
     args: tuple[Any, ...] = (x,)
     hooks = {**torch_module._global_forward_pre_hooks, **module._forward_pre_hooks}
     for key, hook in hooks.items():
         if key in module._forward_pre_hooks_with_kwargs:
-            args = _with_keywords(module, args, hook(module, args, {}))
+            args = _with_keywords(module, args, hook(module, args, keywords), keywords)
         else:
             given = hook(module, args)
             args = args if given is None else given if isinstance(given, tuple) else (given,)
@@ -44,14 +68,14 @@ def before(module: nn.Module, x: Tensor) -> tuple[Tensor, Inside]:
         raise ValueError(f"a hook gives {type(module).__name__} {len(args)} inputs, and vitrim's loop takes one")
     backward = _backward_hook(module)
     args = args if backward is None else backward.setup_input_hook(args)
-    return args[0], Inside(args, backward)
+    return args[0], Inside(args, keywords, backward)
 
 
-def _with_keywords(module: nn.Module, args: tuple[Any, ...], given: Any) -> tuple[Any, ...]:
+def _with_keywords(module: nn.Module, args: tuple[Any, ...], given: Any, shown: dict[str, Any]) -> tuple[Any, ...]:
     if given is None:
         return args
     args, keywords = given
-    if keywords:
+    if keywords is not shown and keywords:
         names = ", ".join(keywords)
         raise ValueError(f"a hook gives {type(module).__name__} the arguments {names}, which vitrim's loop cannot take")
     return args
@@ -62,7 +86,7 @@ def after(module: nn.Module, inside: Inside, out: Any) -> Any:
     hooks = {**torch_module._global_forward_hooks, **module._forward_hooks}
     for key, hook in hooks.items():
         keywords = key in module._forward_hooks_with_kwargs or key in torch_module._global_forward_hooks_with_kwargs
-        given = hook(module, inside.args, {}, out) if keywords else hook(module, inside.args, out)
+        given = hook(module, inside.args, inside.keywords, out) if keywords else hook(module, inside.args, out)
         out = out if given is None else given
     return out if inside.backward is None else inside.backward.setup_output_hook(out)
 

@@ -39,8 +39,13 @@ def unsupported(model: object, libraries: Sequence[Library], families: Iterable[
         return f'{named(model)} is not a {_names(libraries)} model: create it by {factory}("{same}", pretrained=True)'
     if hasattr(model, "get_base_model"):  # peft's wrapper
         return f"{named(model)} is a wrapper, which would be lost: give what its get_base_model() returns"
-    types = ", ".join(cls.__name__ for family in families for cls in family.models)
-    return f"{named(model)} is not supported: vitrim runs {_names(libraries)}'s {types}; `vitrim methods` lists models"
+    exact = [cls for family in families for cls in family.models]
+    types = ", ".join(cls.__name__ for cls in exact)
+    themselves = ", not subclasses, which may compute something else" if isinstance(model, tuple(exact)) else ""
+    return (
+        f"{named(model)} is not supported: vitrim runs {_names(libraries)}'s {types}{themselves}; "
+        "`vitrim methods` lists models"
+    )
 
 
 def named(model: Any) -> str:

@@ -52,7 +52,7 @@ class Visitor(ABC):
         """The images after the pre-hooks of the model itself, where all of it is run."""
         self.look()
         if self.hooked:
-            images, self._inside[self.model] = hooks.before(self.model, images)
+            images, self._inside[self.model] = hooks.before(self.model, images, {})
         return images
 
     def deliver(self, out: Any) -> Any:
@@ -63,7 +63,7 @@ class Visitor(ABC):
         """x after the pre-hooks of a module that the loop goes around and is about to run the parts of."""
         if not self.hooked:
             return x
-        given, self._inside[module] = hooks.before(module, x)
+        given, self._inside[module] = hooks.before(module, x, hooks.UnseenKeywords(module))
         return _same_shape(module, x, given)
 
     def after(self, module: nn.Module, x: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -91,8 +90,7 @@ def _answer(model: torch.nn.Module, name: str) -> Answer:
 
 
 def _options(name: str) -> dict[str, Any]:
-    parameters = inspect.signature(METHODS[name]).parameters
-    return {key: parameter.default for key, parameter in parameters.items()}
+    return {key: parameter.default for key, parameter in METHODS[name].option_parameters().items()}
 
 
 def _print_methods(printer: Printer) -> None:

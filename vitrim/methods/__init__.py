@@ -13,9 +13,10 @@ from .evovit import EvoViT
 from .ats import ATS
 from .baselines import Grid, Random, TopK
 from .parts.guide import LastClassAttention
-from .registry import METHODS, import_method, import_path, is_own, register_method
+from .registry import METHODS, check_name_free, import_method, import_path, is_own, register_method, source_hash
 
 __all__ = [
     *(cls.__name__ for cls in METHODS.values()),
-    *("METHODS", "LastClassAttention", "Method", "import_method", "import_path", "is_own", "register_method"),
+    *("METHODS", "LastClassAttention", "Method", "check_name_free", "import_method", "import_path", "is_own"),
+    *("register_method", "source_hash"),
 ]

@@ -6,7 +6,6 @@ tells the core when to ask it and the cost model what it will answer.
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -214,17 +213,14 @@ class Method(Sealed, nn.Module):
 
     def options(self) -> dict[str, Any]:
         """The options that differ from the defaults, as given; enough to make the method again."""
-        given = {}
-        for key, parameter in inspect.signature(type(self)).parameters.items():
-            value = getattr(self, key)
-            if value != parameter.default:
-                given[key] = list(value) if isinstance(value, tuple) else value
-        return given
+        defaults = {key: parameter.default for key, parameter in self.option_parameters().items()}
+        given = {key: value for key, value in self.option_values().items() if value != defaults[key]}
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in given.items()}
 
     @classmethod
     def has_defaults(cls) -> bool:
         """Whether it can be made without giving any option."""
-        return all(p.default is not p.empty for p in inspect.signature(cls).parameters.values())
+        return all(p.default is not p.empty for p in cls.option_parameters().values())
 
     def with_dial(self, value: Any) -> Method:
         """The same method with its dial set to `value`, not bound to a model yet."""

@@ -43,13 +43,14 @@ class EViT(Method):
     name = "evit"
     title = "keep the attentive tokens, fuse the rest"
     guided = True
-    scorer: Scorer
+    scorer: Scorer  # for the type checker: in the base it may be None, here the constructor always gives one
 
     def __init__(self, keep: Any = 0.7, at: Any = None, fuse: bool = True, score: Any = "cls", seed: int = 0):
         super().__init__(keep, at, scorer=Scorer(score, seed))
         self.fuse, self.seed = check_flag("fuse", fuse), self.scorer.seed
 
     def forward(self, tokens: Tokens, evidence: Evidence, place: Place) -> Reduction:
+        # `number` is set when the stack is bound to a model: scores from outside lie in `tokens.notes` under it.
         scores = self.scorer.scores(tokens, evidence, place, self.number)
         kept = top(scores, ceil_count(place.keep, tokens.n))
         if not self.fuse:
@@ -58,6 +59,8 @@ class EViT(Method):
         return Fuse(kept, weights.scatter(1, kept, 0.0), scores=scores)
 
     def acts_on(self, place: Place, n: int) -> bool:
+        # The base asks whether `count` differs from n: here `count` asks back, and n - 1 kept tokens and the fused one
+        # are n again, although something happens.
         return ceil_count(place.keep, n) < n
 
     def count(self, place: Place, n: int) -> int:

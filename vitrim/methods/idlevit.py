@@ -83,9 +83,12 @@ class IdleViT(Method):
     def _bounds(self, cut: range) -> list[int]:
         """The first blocks of the stages after the first, and the end of the last."""
         if len(cut) < self.stages:
+            fewer = f"stages={len(cut)}, or " if len(cut) > 1 else ""
+            blocks, keep = (self.blocks, (0.7,) * len(self.blocks)) if self.blocks else ((cut.start,), (0.7,))
             raise ValueError(
-                f"idlevit cuts {len(cut)} block{'s' * (len(cut) != 1)} into {self.stages} stages: give fewer stages "
-                "(stages=2), or blocks=(...) with one share of N as keep for each"
+                f"idlevit cannot cut the {len(cut)} block{'s' * (len(cut) != 1)} of this model in which tokens may "
+                f"idle into {self.stages} stages: give {fewer}a keep rate for each idling block, such as "
+                f"blocks={blocks}, keep={keep}"
             )
         return [*(cut.start + block for block in even_places(len(cut), self.stages - 1)), cut.stop]
 

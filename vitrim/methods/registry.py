@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
+import inspect
 import re
 import sys
 import traceback
@@ -45,12 +47,25 @@ def register_method(cls: AnyMethod) -> AnyMethod:
         [64, 32, 16, 8]
     """
     _check(cls)
+    check_name_free(cls)
+    METHODS[cls.name] = cls
+    return cls
+
+
+def check_name_free(cls: type[Method]) -> None:
+    """Raise ValueError where another class has the name of this one.
+
+    Example:
+        >>> class Mine(vitrim.EViT):
+        ...     pass
+        >>> check_name_free(Mine)
+        Traceback (most recent call last):
+        ValueError: the name 'evit' of Mine is taken by vitrim's own: give the class another name
+    """
     there = METHODS.get(cls.name)
     if there is not None and import_path(there) != import_path(cls):
         whose = "vitrim's own" if is_own(there) else import_path(there)
         raise ValueError(f"the name {cls.name!r} of {cls.__name__} is taken by {whose}: give the class another name")
-    METHODS[cls.name] = cls
-    return cls
 
 
 def import_method(spec: str) -> type[Method]:
@@ -83,6 +98,21 @@ def is_own(cls: type[Method]) -> bool:
         True
     """
     return cls.__module__.startswith(f"{OWN}.")
+
+
+def source_hash(cls: type[Method]) -> str | None:
+    """16 digits that change with the source of a class, and of the classes below it that are not vitrim's own; None
+    for vitrim's own, and where there is no source (a notebook, an exec).
+
+    Example:
+        >>> source_hash(vitrim.EViT)  # its version says it
+    """
+    others = [line for line in cls.__mro__ if issubclass(line, Method) and not is_own(line)]
+    try:
+        sources = [inspect.getsource(line) for line in others]
+    except (OSError, TypeError):
+        return None
+    return hashlib.sha256("\n".join(sources).encode()).hexdigest()[:16] if sources else None
 
 
 def import_path(cls: type) -> str:

@@ -132,5 +132,7 @@ def make_method(name: str, **options: Any) -> Method:
     wrong = [key for key in options if key not in allowed]
     if wrong:
         near = did_you_mean(wrong[0], allowed)
-        raise ValueError(f"{name} has no option {', '.join(wrong)}: {near}its options are {', '.join(allowed)}")
+        raise ValueError(
+            f"{name} has no option {', '.join(wrong)}: {near}its options are {', '.join(allowed) or 'none'}"
+        )
     return METHODS[name](**options)

@@ -12,7 +12,7 @@ from torch import nn
 from .._version import __version__
 from ..backbones import library_of
 from ..core.values import as_flag, as_number, as_several
-from ..methods import METHODS, LastClassAttention, Method, import_path, is_own
+from ..methods import METHODS, LastClassAttention, Method, check_name_free, import_path, is_own, source_hash
 from ..methods.parts.stored_shares import StoredShares
 from .model import ReducedViT
 from .saved_config import NAMES, Architecture, SavedConfig, SavedMethod, is_plain
@@ -48,11 +48,12 @@ def _data(backbone: nn.Module) -> dict[str, Any]:
 
 
 def methods_config(model: ReducedViT) -> list[dict[str, Any]]:
-    """Name and options of every method, in plain values; a guide by the model that it asks.
+    """Name and options of every method, in plain values, without the hash of its source: a run may go on after a
+    comment was edited. A guide is named by the model that it asks.
 
     Raises ValueError for methods that are not registered, and for a guide that is not `LastClassAttention`.
     """
-    return [_method(method).as_json() for method in model.methods]
+    return [replace(_method(method), source=None).as_json() for method in model.methods]
 
 
 def architecture_of(backbone: nn.Module) -> Architecture:
@@ -84,20 +85,21 @@ def _as_it_stands(architecture: Architecture, backbone: nn.Module) -> Architectu
 def _method(method: Method) -> SavedMethod:
     cls = type(method)
     if METHODS.get(method.name) is not cls:
+        check_name_free(cls)
         raise ValueError(
             f"{cls.__name__} is no method of vitrim's own, and load() would make another of {method.name!r}: put "
             "@vitrim.register_method on its class, in a file that can be imported"
         )
-    options, path = method.options(), None if is_own(cls) else import_path(cls)
+    options, path, source = method.options(), None if is_own(cls) else import_path(cls), source_hash(cls)
     if method.guide is None:
-        return SavedMethod(method.name, options, path=path)
+        return SavedMethod(method.name, options, path=path, source=source)
     if type(method.guide) is not LastClassAttention:
         raise ValueError(
             "a method guided by a callable cannot be saved: guide it by vitrim.LastClassAttention(model), or give the "
             "scores with each call"
         )
     options.pop("score")
-    return SavedMethod(method.name, options, architecture_of(method.guide.model), path)
+    return SavedMethod(method.name, options, architecture_of(method.guide.model), path, source)
 
 
 def _as_it_runs(saved: SavedMethod, method: Method) -> SavedMethod:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from safetensors import SafetensorError
 
 from ..common.tensor_files import DTYPES as CODES
 from ..common.tensor_files import digest, open_tensors
-from ..methods import Method, import_method, register_method
+from ..methods import METHODS, Method, import_method, register_method, source_hash
 from .model import ReducedViT
 from .rebuilding import Shapes, build_shapes, check_tensors, fill, give_memory, on
 from .saved_config import NAMES, SavedConfig, parse_config
@@ -33,7 +34,8 @@ def load(folder: str | Path, methods: Iterable[type[Method] | str] = ()) -> Redu
     belongs to another save is ignored, and the copy is used. Nothing is unpickled, and no file outside of the folder is
     read.
 
-    Raises ValueError, in one line, if the folder is not one that `save` wrote, or has a method that may not run.
+    Raises ValueError, in one line, if the folder is not one that `save` wrote, or has a method that may not run. Warns
+    where the source of a method's class is other than it was at saving.
 
     Example:
         >>> vitrim.reduce(model, "evit", keep=0.5).save("fast")
@@ -50,9 +52,17 @@ def load(folder: str | Path, methods: Iterable[type[Method] | str] = ()) -> Redu
     if missing:
         raise ValueError(f"{folder} has no {' and no '.join(missing)}: give a folder written by save()")
     try:
-        return _loaded(folder).eval()
+        config, model = _loaded(folder)
     except Exception as error:  # timm, torch, json and safetensors each raise their own, over what others wrote
         raise ValueError(f"{folder} does not hold a model as save() writes it: {_said(error)}") from error
+    for saved in config.methods:
+        if saved.source not in (None, source_hash(METHODS[saved.name])):
+            warnings.warn(
+                f"the source of method {saved.name} differs from that at saving: outputs may differ; "
+                f"{folder} was saved from another {saved.path}",
+                stacklevel=2,
+            )
+    return model.eval()
 
 
 def holds_save(folder: Path) -> bool:
@@ -70,7 +80,7 @@ def holds_save(folder: Path) -> bool:
         return False
 
 
-def _loaded(folder: Path) -> ReducedViT:
+def _loaded(folder: Path) -> tuple[SavedConfig, ReducedViT]:
     shown = read_json(folder / CONFIG)
     config = _in_file(CONFIG, shown)
     with open_tensors(folder / WEIGHTS) as weights:
@@ -87,7 +97,7 @@ def _loaded(folder: Path) -> ReducedViT:
             tensors = {name: weights.get_tensor(name).clone() for name in stored}
     if config.digest not in (None, digest(tensors)):
         raise ValueError(f"{WEIGHTS} is damaged: its tensors are not those that were saved")
-    return fill(give_memory(model), tensors)
+    return config, fill(give_memory(model), tensors)
 
 
 def _edited(shown: SavedConfig, inside: SavedConfig) -> SavedConfig:
@@ -116,7 +126,7 @@ def read_json(path: Path) -> Any:
     if path.stat().st_size > LARGEST_CONFIG:
         raise ValueError(f"{path.name} is larger than any config")
     try:
-        return _parsed(path.read_text(encoding="utf-8"))
+        return _parsed(path.read_text(encoding="utf-8-sig"))  # editors on Windows put a mark in front
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path.name}: {_said(error)}") from error
 
@@ -125,7 +135,10 @@ def _parsed(text: str) -> Any:
     def refuse(constant: str) -> None:
         raise ValueError(f"{constant} is no number of JSON")
 
-    return json.loads(text, parse_constant=refuse)
+    try:
+        return json.loads(text, parse_constant=refuse)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"it is no JSON ({error})") from error
 
 
 def _inside(weights: Any) -> dict[str, Any] | None:

@@ -1,4 +1,8 @@
-"""The loop over the blocks of a model, in which methods may change the number of tokens."""
+"""The loop over the blocks of a model, in which methods may change the number of tokens.
+
+A method is an nn.Module: calling it with (tokens, evidence, place) runs its `forward`, and the hooks that somebody has
+put on it.
+"""
 
 from __future__ import annotations
 
@@ -91,11 +95,12 @@ class Loop:
         """Steps before the attention. Also returns h = norm1 of the tokens that go in, where it is known already."""
         h = None
         for step in turn.before:
+            # Some methods count in shares of the whole image, and this image may have another size than the model's.
             place = step.place_on(_patches(tokens))
             if not step.acts_on(place, tokens.n):
                 continue
             evidence = self.body.probe(turn.block, tokens)
-            decision = step.method(tokens, evidence, place)
+            decision = step.decide(tokens, evidence, place)
             if decision is None:
                 continue
             place_record = self._record(step, tokens, evidence, decision)
@@ -105,6 +110,8 @@ class Loop:
                 record.place_records.append(place_record)
             record.decision, undone = decision, step.restore_before is not None
             tokens = tokens.shrink(decision, undone=undone, remember=self.request.remember)
+            # A norm is computed token by token, so kept tokens keep their rows of h; fused and merged tokens are new.
+            # If the method did not ask for h, it is left to the attention: here it would be computed for all tokens.
             known = isinstance(decision, Keep) and evidence.asked
             h = decision.shrink(evidence.h, tokens.prefix) if known else None
         return tokens, span, h
@@ -114,10 +121,11 @@ class Loop:
         for method in turn.observers:
             tokens = tokens.with_note(method.number, method.observe(tokens, evidence, turn.block))
         for step in turn.between:
+            # The size of this image counts, as in `_before`.
             place = step.place_on(_patches(tokens))
             if not step.acts_on(place, tokens.n):
                 continue
-            decision = step.method(tokens, evidence, place)
+            decision = step.decide(tokens, evidence, place)
             if decision is None:
                 continue
             left = self._record(step, tokens, evidence, decision)

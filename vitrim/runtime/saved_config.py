@@ -44,17 +44,20 @@ class SavedMethod:
 
     guide: the model that it asks for scores
     path:  `module:Class` of a method that is not vitrim's own; nothing is ever imported by it
+    source: `source_hash` of that class; None: it had no source, or was saved before there was one
     """
 
     name: str
     options: dict[str, Any]
     guide: Architecture | None = None
     path: str | None = None
+    source: str | None = None
 
     def as_json(self) -> dict[str, Any]:
         score = {} if self.guide is None else {"score": {"last_class_attention": self.guide.as_json()}}
         path = {} if self.path is None else {"class": self.path}
-        return {"method": self.name, **path, "options": {**self.options, **score}}
+        source = {} if self.source is None else {"source": self.source}
+        return {"method": self.name, **path, **source, "options": {**self.options, **score}}
 
 
 @dataclass(frozen=True)
@@ -142,7 +145,7 @@ def is_plain(value: Any, depth: int = 3) -> bool:
 def _method(entry: Any) -> SavedMethod:
     _check(isinstance(entry, dict), f"methods: {shown(entry)} is no method with its options")
     name, options = _get(entry, "method", str), dict(_get(entry, "options", dict))
-    path = _get(entry, "class", str) if "class" in entry else None
+    path, source = (_get(entry, key, str) if key in entry else None for key in ("class", "source"))
     _check_known(name, path)
     strange = [key for key in options if key not in METHODS[name].option_names()]
     _check(not strange, f"{name} has no option {', '.join(map(shown, strange))}")
@@ -150,7 +153,7 @@ def _method(entry: Any) -> SavedMethod:
     if guide is not None:
         _check(list(guide) == ["last_class_attention"], f"score: {shown(guide)} is no guide that load() knows")
         guide = parse_architecture(_get(guide, "last_class_attention", dict))
-    return SavedMethod(name, options, guide, path)
+    return SavedMethod(name, options, guide, path, source)
 
 
 def _check_known(name: str, path: str | None) -> None:

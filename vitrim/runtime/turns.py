@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from ..core.evidence import Evidence
+from ..core.recording import recording
+from ..core.reductions import Fuse, Keep, Merge, Reduction
 from ..core.schedule import Place
+from ..core.tokens import Tokens
 from ..methods import Method
 
 
@@ -34,6 +38,33 @@ class Step:
         """Whether the method is to be asked, with n patch tokens: in masked training it decides everywhere."""
         method = self.method
         return (method.masked and method.training) or method.acts_on(place, n)
+
+    def decide(self, tokens: Tokens, evidence: Evidence, place: Place) -> Reduction | None:
+        """The method's decision. Raises ValueError where it leaves another number of tokens than its `count` says, by
+        which plans, costs and budgets go."""
+        decision = self.method(tokens, evidence, place)
+        if decision is not None and _plans(self.method) and not recording():
+            left, planned = _left(decision), self.method.count(place, tokens.n)
+            if type(left) is type(planned) is int and left != planned:  # a size may be a symbol
+                raise ValueError(
+                    f"method {self.method.name!r} leaves {left} of {tokens.n} patch tokens in block {place.block}, and "
+                    f"its count says {planned}: let forward and count agree"
+                )
+        return decision
+
+
+def _plans(method: Method) -> bool:
+    """Whether its `count` says how many tokens are left, in every image."""
+    return method.counts == "fixed" and type(method).count is not Method.count
+
+
+def _left(decision: Reduction) -> int | None:
+    """Patch tokens after it, where its shapes tell; a mask leaves all."""
+    if isinstance(decision, Merge):
+        return decision.groups
+    if isinstance(decision, Keep):
+        return decision.index.shape[1]
+    return decision.index.shape[1] + 1 if isinstance(decision, Fuse) else None
 
 
 @dataclass(frozen=True)

@@ -105,6 +105,16 @@ def plan_is_what_runs(subject: Subject) -> None:
             raise Broken(f"`count` plans {count} patch tokens in block {block}, and {record.kept.shape[1]} are there")
 
 
+def every_token_is_kept_once(subject: Subject) -> None:
+    """No token is kept twice."""
+    _, trace = subject.reduced(subject.images, trace=True)
+    for record in trace:
+        for j, kept in enumerate(record.kept):
+            there, times = kept[kept >= 0].unique(return_counts=True)
+            if (times > 1).any():
+                raise Broken(f"image {j} has patch {there[times > 1][0]} {times.max()} times in block {record.block}")
+
+
 def every_patch_has_a_feature(subject: Subject) -> None:
     """With restore=True there is one finite feature for every patch."""
     dense = subject.dense.forward_features(subject.images)
@@ -152,4 +162,7 @@ def _first_difference(batch: list[BlockTrace], alone: list[BlockTrace], j: int) 
     return None
 
 
-LAWS = (keeps_all, same_again, images_are_alone, plan_is_what_runs, every_patch_has_a_feature, comes_back_from_disk)
+LAWS = (
+    *(keeps_all, same_again, images_are_alone, plan_is_what_runs),
+    *(every_token_is_kept_once, every_patch_has_a_feature, comes_back_from_disk),
+)

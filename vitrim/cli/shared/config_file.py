@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ from typing import Any
 def from_file(path: Path, command: str) -> dict[str, Any]:
     """The options that a file gives, by their names on the command line; of a run's JSON, those that were typed then.
 
-    Raises ValueError for a file that cannot be read, or is of another command.
+    A run's own JSON is never written over by its repetition: `json` and `overwrite` are not taken from it.
+    Raises ValueError for a file that cannot be read, is of another command, or names another file of options.
     """
     try:
         text = path.expanduser().read_text(encoding="utf-8")
@@ -24,8 +26,24 @@ def from_file(path: Path, command: str) -> dict[str, Any]:
     if "given" in found:
         if found.get("command") not in (None, command):
             raise ValueError(f"--config {path} is of vitrim {found['command']}, not of vitrim {command}")
-        found = found["given"]
-    return {name.replace("_", "-"): value for name, value in found.items()}
+        found = {name: value for name, value in found["given"].items() if name not in ("json", "overwrite")}
+    options = {name.replace("_", "-"): value for name, value in found.items()}
+    for name, value in options.items():
+        if name == "config":
+            raise ValueError(f"--config {path} names another file of options: put them all into one")
+        if isinstance(value, dict):
+            raise ValueError(f"--config {path}: {name} is a table: give lines such as `keep = 0.7`")
+    return options
+
+
+def config_path(arguments: Sequence[str]) -> Path | None:
+    """The file that a command line names with --config, if it names one."""
+    for i, argument in enumerate(arguments):
+        option, _, value = argument.partition("=")
+        if option == "--config":
+            value = value or next(iter(arguments[i + 1 : i + 2]), "")
+            return Path(value) if value and not value.startswith("--") else None
+    return None
 
 
 def asked(config: Any) -> dict[str, Any]:

@@ -31,7 +31,7 @@ def print_method(printer: Printer, method: Signature, runs: Mapping[str, str]) -
 
 def _print_option(printer: Printer, option: MethodOption) -> None:
     name = option.name.replace("_", "-")
-    switch = f"--no-{name}" if option.default is True else f"--{name}"
+    switch = f"--[no-]{name}" if isinstance(option.default, bool) else f"--{name}"
     default = "" if option.default is None else f" (default: {option.default})"
     text = f"{option.help or option.name}{default}"
     printer.line(f"  {switch:<16}  {text}", indent=" " * 20)

@@ -39,17 +39,22 @@ class Named:
                 yield _merged(name, owners, command.dial)
 
 
-def named_methods(command: Command, arguments: Sequence[str]) -> Named:
-    """Read the words after --method. Raises ValueError for names and files that are not known."""
+def named_methods(command: Command, arguments: Sequence[str], in_file: Sequence[str] = ()) -> Named:
+    """Read the words after --method, or else what a file of options says.
+
+    Raises ValueError for names and files that are not known.
+    """
     known = dict(own_signatures())
     names, imports = [], []
-    for word in _words(arguments) if command.dial or command.name == "methods" else ():
+    for word in (list(_words(arguments)) or in_file) if command.dial or command.name == "methods" else ():
         if FILE in word:
             signature = _of_file(word)
             known[signature.name] = signature
             imports.append(word)
             word = signature.name
         if word not in known:
+            if word.endswith(".py"):
+                raise ValueError(f"method {word!r} names no class: give {word}:Class")
             near = difflib.get_close_matches(word, known, n=1)
             hint = f"did you mean {near[0]}? " if near else ""
             raise ValueError(f"method {word!r} is not known: {hint}methods are {', '.join(known)} (vitrim methods)")
@@ -80,15 +85,13 @@ def _of_file(spec: str) -> Signature:
 
 
 def _of_class(cls: Any) -> Signature:
-    import inspect
-
     from .kinds import kind_of
 
     options = tuple(
         MethodOption(
             p.name, kind_of(str(p.annotation) if p.annotation is not p.empty else "", p.default), p.default, ""
         )
-        for p in inspect.signature(cls).parameters.values()
+        for p in cls.option_parameters().values()
     )
     return Signature(cls.name, cls.__name__, cls.title, cls.title, cls.dial, cls.guided, options)
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from .config_file import from_file
+from .config_file import config_path, from_file
 from .help import help_of
-from .methods_named import Named, named_methods
+from .methods_named import FILE, Named, named_methods
 from .renamed import RENAMED, RENAMED_VALUES
 from .spec import Command, Option
 
@@ -30,12 +30,21 @@ def parse(command: Command, arguments: Sequence[str], columns: int = 80) -> Simp
     columns: width of the help
     Raises ValueError, in one line, for what the command does not take, and HelpAsked for --help.
     """
-    named = named_methods(command, arguments)
-    if any(argument in (*HELP, HELP_ALL) for argument in arguments):
+    path = config_path(arguments)
+    asks = any(argument in (*HELP, HELP_ALL) for argument in arguments)
+    config = {} if path is None or asks else from_file(path, command.name)
+    named = named_methods(command, arguments, _in_file(config))
+    if asks:
         raise HelpAsked(help_of(command, named, columns, whole=HELP_ALL in arguments))
     reader = _Reader(command, named)
     reader.read(arguments)
+    reader.fill(config, f"{path}: ")
     return reader.result()
+
+
+def _in_file(config: dict[str, Any]) -> list[str]:
+    methods = config.get("method", [])
+    return [str(word) for word in (methods if isinstance(methods, list) else [methods])]
 
 
 class _Reader:
@@ -60,11 +69,23 @@ class _Reader:
                 inside.append(words.pop(0))
             if "" in inside[1:]:
                 raise ValueError("an argument is empty: give a value, or leave it out")
+            self._once(name)
             self._take(name, inside)
+
+    def _once(self, name: str) -> None:
+        """Of an option for one value the last one counts, as everywhere; of several, which are meant is not clear."""
+        option = self.known.get(name)
+        if (
+            name in self.values
+            and option is not None
+            and option.kind.many
+            and option.target[0] in ("method", "options")
+        ):
+            raise ValueError(f"--{name} is given twice: give it once, with all of its values")
 
     def result(self) -> SimpleNamespace:
         """All options, with the defaults of those that were not typed."""
-        self._from_config()
+        self.values.pop(CONFIG, None)
         missing = [o for o in self.known.values() if o.required and o.name not in self.values]
         if missing:
             wanted = " and ".join(f"--{o.name}" for o in missing)
@@ -84,11 +105,11 @@ class _Reader:
         words = {"word": self.word, "given": given, "command": self.command.name, "imports": self.named.imports}
         return SimpleNamespace(**made, **words)
 
-    def _from_config(self) -> None:
-        path = self.values.pop(CONFIG, None)
-        for name, value in ({} if path is None else from_file(path, self.command.name)).items():
-            if name not in self.values:
-                self._take(name, value if isinstance(value, list) else [value], where=f"{path}: ")
+    def fill(self, config: dict[str, Any], where: str) -> None:
+        """Take from a file of options what was not typed."""
+        for name, value in config.items():
+            if name.removeprefix("no-") not in self.values:
+                self._take(name, value if isinstance(value, list) else [value], where)
 
     def _stray(self, word: str) -> None:
         if self.command.word and self.word is None:
@@ -116,6 +137,7 @@ class _Reader:
         if word not in words:
             what = self.command.name.removesuffix("s") if self.command.word == "NAME" else self.command.word.lower()
             hint = _maybe(list(words), word, "did you mean {}? ")
+            hint = f"did you mean --method {word}? " if FILE in word else hint
             raise ValueError(f"{what} {word!r} is not known: {hint}choose one of {', '.join(words)}")
         return word
 

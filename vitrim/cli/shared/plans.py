@@ -42,7 +42,7 @@ class Plan:
 
 
 def _all_options(method: Method) -> dict[str, Any]:
-    values = {name: getattr(method, name) for name in method.option_names()}
+    values = method.option_values()
     for name in ("at", "blocks"):
         if name in values:
             values[name] = [place.block for place in method.places]

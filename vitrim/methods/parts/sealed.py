@@ -14,9 +14,24 @@ class Sealed:
     """
 
     @classmethod
+    def option_parameters(cls) -> dict[str, inspect.Parameter]:
+        """The options as the class's own constructor takes them, in order. A class that has only the constructor of the
+        base has none: what that one takes is for the constructors of others."""
+        maker = next(above for above in cls.__mro__ if "__init__" in vars(above))
+        return {} if Sealed in maker.__bases__ else dict(inspect.signature(cls).parameters)
+
+    @classmethod
     def option_names(cls) -> list[str]:
         """Names of the options, in order."""
-        return list(inspect.signature(cls).parameters)
+        return list(cls.option_parameters())
+
+    def option_values(self) -> dict[str, Any]:
+        """Every option with its value. Raises ValueError for one that its constructor has not kept."""
+        names, kind = self.option_names(), type(self).__name__
+        lost = [name for name in names if not hasattr(self, name)]
+        if lost:
+            raise ValueError(f"{kind} does not keep its option {lost[0]}: set self.{lost[0]} in {kind}.__init__")
+        return {name: getattr(self, name) for name in names}
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -24,7 +39,7 @@ class Sealed:
             cls.__init__ = _sealing(cls.__init__)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if self.__dict__.get("sealed") and name in self.option_names():
+        if self.__dict__.get("sealed") and name in inspect.signature(type(self)).parameters:
             kind = type(self).__name__
             raise ValueError(
                 f"{name} of {kind} cannot be changed once it is made: put a new method on the dense model, such as "
