@@ -38,7 +38,7 @@ class UnseenKeywords(dict):
         )
 
     __getitem__ = __setitem__ = __delitem__ = __contains__ = __iter__ = __len__ = _read
-    keys = values = items = get = pop = popitem = setdefault = update = copy = clear = __or__ = __ior__ = _read  # ty: ignore[invalid-assignment]
+    keys = values = items = get = pop = popitem = setdefault = update = copy = clear = __or__ = __ior__ = _read
 
     def __repr__(self) -> str:
         return f"<keyword arguments of {self.module}, which vitrim's loop does not pass>"
