@@ -109,7 +109,7 @@ def test_a_baseline_is_beside_it_without_labels_too(made, capsys):
 def test_what_is_about_labels_is_refused(made, capsys):
     arguments = ["evaluate", *options(made), "--data", made / "flat", *QUICK, "--limit-per-class", "2"]
     assert main([*map(str, arguments)]) == 2
-    assert "is read without labels, and limit_per_class is about labels" in capsys.readouterr().err
+    assert "is read without labels, and --limit-per-class is about labels" in capsys.readouterr().err
 
 
 # -- nearest neighbours

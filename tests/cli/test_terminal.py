@@ -40,7 +40,7 @@ IN_ASCII = ("profile", "evaluate", "print")
 FIRST = {
     "profile": [*map(str, range(12)), "embedding", "head", "total"],
     "methods": list(METHODS),
-    "one method": ["bat: ", "  --keep", "  --no-normalise", "runs on:"],
+    "one method": ["bat: ", "  --keep", "  --[no-]normalise", "runs on:"],
     "recipes": list(RECIPES),
     "one recipe": ["distill: ", "--epochs", "--batch-size"],
     "evaluate": ["top-1, %", "agreement with dense, %", "GMACs", "patch tokens left", "images/s", "promise kept"],

@@ -60,7 +60,8 @@ def before(module: nn.Module, x: Tensor, keywords: dict[str, Any]) -> tuple[Tens
     hooks = {**torch_module._global_forward_pre_hooks, **module._forward_pre_hooks}
     for key, hook in hooks.items():
         if key in module._forward_pre_hooks_with_kwargs:
-            args = _with_keywords(module, args, hook(module, args, keywords), keywords)
+            shown = _shown_to(hook, keywords)
+            args = _with_keywords(module, args, hook(module, args, shown), shown)
         else:
             given = hook(module, args)
             args = args if given is None else given if isinstance(given, tuple) else (given,)
@@ -69,6 +70,12 @@ def before(module: nn.Module, x: Tensor, keywords: dict[str, Any]) -> tuple[Tens
     backward = _backward_hook(module)
     args = args if backward is None else backward.setup_input_hook(args)
     return args[0], Inside(args, keywords, backward)
+
+
+def _shown_to(hook: Any, keywords: dict[str, Any]) -> dict[str, Any]:
+    """torch's own hooks, such as those of FSDP, look through the arguments for tensors to see to, whatever their names:
+    they may see none."""
+    return {} if getattr(hook, "__module__", "").startswith("torch.") else keywords
 
 
 def _with_keywords(module: nn.Module, args: tuple[Any, ...], given: Any, shown: dict[str, Any]) -> tuple[Any, ...]:
@@ -85,8 +92,9 @@ def after(module: nn.Module, inside: Inside, out: Any) -> Any:
     """The output after the module's forward hooks."""
     hooks = {**torch_module._global_forward_hooks, **module._forward_hooks}
     for key, hook in hooks.items():
-        keywords = key in module._forward_hooks_with_kwargs or key in torch_module._global_forward_hooks_with_kwargs
-        given = hook(module, inside.args, inside.keywords, out) if keywords else hook(module, inside.args, out)
+        wants = key in module._forward_hooks_with_kwargs or key in torch_module._global_forward_hooks_with_kwargs
+        keywords = (_shown_to(hook, inside.keywords),) if wants else ()
+        given = hook(module, inside.args, *keywords, out)
         out = out if given is None else given
     return out if inside.backward is None else inside.backward.setup_output_hook(out)
 
