@@ -8,7 +8,7 @@ import io
 import onnxruntime
 import pytest
 import torch
-from settings import BACKBONES, METHODS, images, pairs, reduced, unlike
+from settings import BACKBONES, METHODS, families, images, pairs, reduced, unlike
 from timm.utils.onnx import onnx_export
 
 ROWS = {row.name: row for row in BACKBONES}
