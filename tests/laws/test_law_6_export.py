@@ -25,6 +25,8 @@ def _run_onnx(path, x: torch.Tensor) -> torch.Tensor:
 def _export_one(model: torch.nn.Module, x: torch.Tensor) -> torch.export.ExportedProgram:
     """The program of the smallest example, for any number of images. torch.export takes a size of 1 for a constant, if
     it is not told otherwise in this way, as the ONNX exporter tells it; whatever still depends on it is an error."""
+    if EXAMPLE > 1:
+        return torch.export.export(model, (x[:EXAMPLE],), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
     with shapes.patch(backed_size_oblivious=True):
         return torch.export.export(model, (x[:EXAMPLE],), dynamic_shapes=BATCH)
 
