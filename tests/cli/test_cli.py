@@ -24,6 +24,7 @@ from vitrim import cli
 from vitrim.cli.shared import picture as _picture
 from vitrim.cli.shared import plans as _plans
 from vitrim.cli.shared import table as _table
+from vitrim.cli.shared.help import overview
 from vitrim.cli.shared.parse import HelpAsked, parse
 from vitrim.cli.shared.signatures import own_signatures
 from vitrim.cli.shared.training_options import RECIPES as RECIPE_NAMES
@@ -122,6 +123,23 @@ def test_every_command_has_help(capsys, command):
     out, err = capsys.readouterr()
     assert f"usage: vitrim {command}" in out and err == ""
     assert ("--json" in out) == (command != "completion")
+
+
+@pytest.mark.parametrize("columns", [60, 80, 100])
+def test_help_fits_a_screen(columns):
+    """The commands' own help, and with any method named: no line wider than the terminal, 60 lines at 80 columns."""
+    helps = {"vitrim": overview(cli.COMMANDS, columns)}
+    for name, command in cli.COMMANDS.items():
+        named = [[]] + ([["--method", method] for method in METHODS] if command.dial else [])
+        for words in named:
+            with pytest.raises(HelpAsked) as asked:
+                parse(command, [*words, "--help"], columns)
+            helps[" ".join([name, *words])] = str(asked.value)
+    for title, text in helps.items():
+        lines = text.splitlines()
+        words = [line for line in lines if columns >= 80 or not line.startswith("  vitrim ")]  # examples stay whole
+        assert max(map(len, words)) <= columns, title
+        assert columns < 80 or len(lines) <= 60, title
 
 
 def test_commands_are_modules_with_run():

@@ -19,9 +19,9 @@ from ..common.terminal import speak_as_told
 from ..common.text import visible
 from .commands import COMMANDS
 from .shared.flags import in_flags
+from .shared.help import overview
 from .shared.parse import HelpAsked, parse
 
-USAGE = "vitrim COMMAND [OPTIONS]"
 BAD_INPUT, INTERRUPTED, READER_GONE = 2, 130, 141
 
 
@@ -63,7 +63,7 @@ def _dispatch(argv: list[str]) -> None:
     if first == "help" and len(argv) > 1:
         first, argv = argv[1], [argv[1], "--help"]
     if first in ("-h", "--help", "help"):
-        print(_overview())
+        print(overview(COMMANDS, shutil.get_terminal_size().columns))
     elif first in ("-V", "--version"):
         from .._version import __version__
 
@@ -95,14 +95,6 @@ def _show_warning(message, *_) -> None:
 def _one_line(message: object) -> str:
     """A message without line breaks, and without characters in a file's name that would steer the terminal."""
     return visible(" ".join(str(message).split()))
-
-
-def _overview() -> str:
-    width = max(map(len, COMMANDS))
-    lines = [f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()]
-    about = "Makes Vision Transformers faster by spending compute only on the tokens that matter."
-    more = "vitrim help COMMAND shows a command's options."
-    return "\n".join([f"usage: {USAGE}", "", about, "", *lines, "", more])
 
 
 def _unknown(given: str) -> str:

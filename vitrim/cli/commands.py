@@ -51,7 +51,9 @@ class DemoDataOptions(DataOptions):
     """Images"""
 
     data: str | None = option(  # ty: ignore[incompatible-attribute-override]  # here the digits stand in for it
-        "images of your own, for --model: a folder with one folder per class, as for compare", common=True
+        "images of your own, for --model: a folder with one folder per class",
+        common=True,
+        metavar="PATH",
     )
     limit: int | None = option("use so many of them, drawn at random, evenly over the classes", 500, common=True)
 
@@ -92,7 +94,7 @@ COMMANDS = {
             "Both models see the same images in one pass, and are then timed alternately on one batch. Images without "
             "labels are judged by agreement, cosine and speed.",
             (
-                "vitrim evaluate --model deit_small_patch16_224 --data val --method evit --keep 0.7",
+                "vitrim evaluate --model deit_small_patch16_224 --data val --keep 0.7",
                 "vitrim evaluate --checkpoint runs/evit --data val",
             ),
             {
@@ -179,7 +181,7 @@ COMMANDS = {
             "methods that need no training.",
             (
                 "vitrim demo",
-                "vitrim demo --model deit_small_patch16_224 --data val --limit 200 --out page.html",
+                "vitrim demo --model deit_small_patch16_224 --data val --out page.html",
             ),
             {
                 "model": ModelOptions,

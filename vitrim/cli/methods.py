@@ -14,9 +14,13 @@ from ..common.files import check_output, write_json
 from ..common.progress import counted_off
 from ..methods import METHODS
 from ..runtime.build import attach, make_method
+from ..runtime.profile import Profile, profile
+from .shared.flags import in_flags
 from .shared.method_page import print_method
 from .shared.signatures import own_signatures
 from .shared.table import Column, Printer
+
+EXAMPLE = "deit_small_patch16_224"  # what a method's page gives its cost on
 
 
 @dataclass(frozen=True)
@@ -54,10 +58,21 @@ def _one(config: Any) -> None:
         {kind: _answers(example, (config.word,)) for _, kind, example in counted_off(_kinds(), "trying it")},
     )
     runs = {kind: _said(by_name[config.word]) for kind, by_name in answers.items()}
-    print_method(Printer(config.output.json, config.output.wide), method, runs)
+    cost = profile(attach(_on_meta(EXAMPLE), config.word))
+    print_method(Printer(config.output.json, config.output.wide), method, runs, _told(cost))
     options = {option.name: option.default for option in method.options}
-    figures = {"method": method.name, "title": method.title, "dial": method.dial, "options": options, "runs": runs}
+    about = {"method": method.name, "title": method.title, "dial": method.dial, "options": options, "runs": runs}
+    figures = {**about, "model": EXAMPLE, "gmacs": cost.gmacs, "share": cost.share}
     write_json(config.output.json, figures)
+
+
+def _told(cost: Profile) -> str:
+    """What it costs with its defaults; what it computes itself is in it."""
+    own = sum(block.method_macs for block in cost.blocks) / 1e9
+    return (
+        f"{cost.gmacs:.2f} GMACs with the defaults on {EXAMPLE}, {100 * cost.share:.0f} % of the dense "
+        f"{cost.dense_gmacs:.2f}; the method's own steps are {own:.4f} of it"
+    )
 
 
 def _said(answer: Answer) -> str:
@@ -70,9 +85,14 @@ def _kinds() -> list[tuple[str, str, str]]:
 
 
 def _answers(example: str, names: Iterable[str] = METHODS) -> dict[str, Answer]:
-    with torch.device("meta"):
-        model = library_with(example).create(example)
+    model = _on_meta(example)
     return {name: _answer(model, name) for name in names}
+
+
+def _on_meta(example: str) -> torch.nn.Module:
+    """A model of that name without weights: its sizes are all that is asked."""
+    with torch.device("meta"):
+        return library_with(example).create(example)
 
 
 def _answer(model: torch.nn.Module, name: str) -> Answer:
@@ -81,7 +101,7 @@ def _answer(model: torch.nn.Module, name: str) -> Answer:
         attach(model, name)
         return Answer(True, {})
     except ValueError as refusal:
-        needs, reason = getattr(refusal, "needs", {}), str(refusal)
+        needs, reason = getattr(refusal, "needs", {}), in_flags(refusal)
     try:
         attach(model, make_method(name, **needs))
         return Answer(True, needs, reason)

@@ -25,12 +25,14 @@ from .registry import register_method
 
 @register_method
 class ATS(Method):
-    """Between attention and MLP of the chosen blocks, each image samples its own number of patch tokens, at most K
-    (Fayyaz et al., ECCV 2022). Every token has a significance: its class attention times the norm of its value, as a
-    share of the sum over all patch tokens. K points, evenly spaced in (0, 1), are looked up in the cumulative sum of
-    the significance; a token that is hit by one point or more stays, once, and the others are dropped. Where few tokens
-    hold most of the significance, many points hit the same ones, and fewer stay. In later places the K points are
-    looked up among those left.
+    """Between attention and MLP of the chosen blocks, each image samples its own number of patch tokens, at most K.
+    Every token has a significance: its class attention times the norm of its value, as a share of the sum over all
+    patch tokens. K points, evenly spaced in (0, 1), are looked up in the cumulative sum of the significance; a token
+    that is hit by one point or more stays, once, and the others are dropped. Where few tokens hold most of the
+    significance, many points hit the same ones, and fewer stay. In later places the K points are looked up among those
+    left.
+
+    Source: Fayyaz et al., "Adaptive Token Sampling for Efficient Vision Transformers", ECCV 2022.
 
     Args:
         keep: share of the patch tokens that an image may keep at most at each place; one number, or one for each place.

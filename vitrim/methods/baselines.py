@@ -37,7 +37,9 @@ class _Ranking(Method):
 
 @register_method
 class TopK(_Ranking):
-    """Keep the most attentive tokens, drop the rest: EViT without the fused token (EViT Table 1, no training).
+    """Keep the most attentive tokens, drop the rest: EViT without the fused token.
+
+    Source: EViT, Table 1, no training.
 
     Args:
         keep: share of the patch tokens to keep at each place, such as 0.7; one number, or one for each place

@@ -34,9 +34,11 @@ LEARNED = ("convolution", "mlp")
 
 @register_method
 class BAT(Method):
-    """Between attention and MLP of the chosen blocks, keep the ceil(keep * n) most attentive of n patch tokens; cluster
-    the others and make each cluster one token, weighted by class attention (Eq. 6 to 8); then merge the most alike of
-    the attentive tokens in pairs (Long et al., CVPR 2023, section 4).
+    """Between attention and MLP of the chosen blocks, keep the most attentive patch tokens; cluster the others and make
+    each cluster one token, weighted by class attention; then merge the most alike of the attentive tokens in pairs.
+
+    Source: Long et al., "Beyond Attentive Tokens", CVPR 2023, section 4: ceil(keep * n) of n tokens are the attentive
+    ones; Eq. 6 to 8.
 
     Args:
         keep: share of the patch tokens that count as attentive and stay, such as 0.7; one number, or one for each
@@ -46,8 +48,8 @@ class BAT(Method):
             cluster; "cluster+match", and attentive tokens that are alike are merged too
         clusters: number of clusters at each place (default: a tenth of the tokens left out; 2 without matching)
         pairs: attentive tokens that matching removes at each place, at most half of them (default: clusters - 1)
-        neighbours: nearest tokens that the density looks at; None: all
-        normalise: weights sum to 1 in every group; off: as in Eq. 8
+        neighbours: nearest tokens that the density looks at (in Python None: all)
+        normalise: weights sum to 1 in every group; off: as the paper writes them (Eq. 8)
         merger: how tokens are grouped (Table 4): "density", "kmeans", "average", "max", "spatial"; "convolution" and
             "mlp" must be trained
         iterations: rounds of k-means

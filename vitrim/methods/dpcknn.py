@@ -31,8 +31,10 @@ from .registry import register_method
 
 @register_method
 class DPCKNN(Method):
-    """Before the chosen blocks the patch tokens form ceil(keep * n) clusters; each becomes one token, the mean of its
-    members weighted by the patches that they stand for (Zeng et al., CVPR 2022).
+    """Before the chosen blocks the patch tokens form clusters; each becomes one token, the mean of its members weighted
+    by the patches that they stand for.
+
+    Source: Zeng et al., "Not All Tokens Are Equal", CVPR 2022: ceil(keep * n) clusters of n tokens.
 
     Args:
         keep: share of the patch tokens that become clusters, and then tokens; one number, or one for each place

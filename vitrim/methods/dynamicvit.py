@@ -22,9 +22,11 @@ from .registry import register_method
 
 @register_method
 class DynamicViT(Method):
-    """Before the chosen blocks a learned predictor scores the patch tokens that are left. After the s-th place the
-    floor(N * keep^s) with the best scores stay; the others are dropped (Rao et al., NeurIPS 2021, sections 3.2 and
-    3.4).
+    """Before the chosen blocks a learned predictor scores the patch tokens that are left. Those with the best scores
+    stay; the others are dropped.
+
+    Source: Rao et al., "DynamicViT", NeurIPS 2021, sections 3.2 and 3.4: after the s-th place floor(N * keep^s) of N
+    tokens stay.
 
     Args:
         keep: share of all patch tokens; of one number the places keep keep, keep^2, keep^3; or one share for each

@@ -17,9 +17,11 @@ from .registry import register_method
 
 @register_method
 class EViT(Method):
-    """Between attention and MLP of the chosen blocks, keep the ceil(keep * n) of n patch tokens that get the most class
-    attention (Eq. 2), in its order, and append one fused token: the sum of the others, each weighted by its class
-    attention (Liang et al., ICLR 2022, section 3.3 and Algorithm 1).
+    """Between attention and MLP of the chosen blocks, keep the patch tokens that get the most class attention, and add
+    one fused token: the sum of the others, each weighted by its class attention.
+
+    Source: Liang et al., "Not All Patches are What You Need", ICLR 2022, section 3.3 and Algorithm 1: ceil(keep * n) of
+    n tokens stay, in the order of their scores (Eq. 2).
 
     Args:
         keep: share of the patch tokens to keep at each place, such as 0.7; one number, or one for each place (Table 13)

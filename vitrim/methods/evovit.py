@@ -21,10 +21,11 @@ from .registry import register_method
 
 @register_method
 class EvoViT(Method):
-    """Before each of the chosen blocks the floor(keep * N) patch tokens with the largest global class attention are the
-    informative ones. They go through the block together with one representative of all others, their mean weighted by
-    global class attention; the others get the representative's update ("slow-fast updating", Xu et al., AAAI 2022,
-    section 3).
+    """Before each of the chosen blocks the patch tokens with the largest global class attention are the informative
+    ones. They go through the block together with one representative of all others, their mean weighted by global class
+    attention; the others get the representative's update ("slow-fast updating").
+
+    Source: Xu et al., "Evo-ViT", AAAI 2022, section 3: floor(keep * N) of N tokens are the informative ones.
 
     Global class attention is the class attention averaged over the blocks so far, g <- momentum * g +
     (1 - momentum) * a; a token that stood outside a block keeps its g.

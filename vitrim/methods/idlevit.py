@@ -27,9 +27,10 @@ SCORES = ("logit", "softmax", "predictor")
 
 @register_method
 class IdleViT(Method):
-    """Before each idling block, select the floor(N * keep^(stage-1)) patch tokens with the highest scores. Only they
-    and the prefix tokens go through the block; the others skip it, unchanged, and can be selected again at the next
-    block (Xu et al., 2023, section 3.2).
+    """Before each idling block, select the patch tokens with the highest scores. Only they and the prefix tokens go
+    through the block; the others skip it, unchanged, and can be selected again at the next block.
+
+    Source: Xu et al., "No Token Left Behind", 2023, section 3.2: floor(N * keep^(stage-1)) of N tokens are selected.
 
     Args:
         keep: share of the patch tokens that go through a block; of one number the stages keep keep, keep^2, keep^3; or

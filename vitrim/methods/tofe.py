@@ -35,11 +35,12 @@ ADAPTIVE = ("batch", "instance")
 
 @register_method
 class ToFe(StoredShares, Method):
-    """Before the first block of every stage a learned selector divides the patch tokens in two (Zhang et al., 2025,
-    Algorithm 1). The kept ones go through the blocks of the stage. The frozen ones skip them: a small learned network,
-    the approximator, estimates what the blocks would have added (Eq. 6), and they are put back in their places before
-    the next selector. The frozen tokens of the last stage are not put back, since nothing reads them (in Swin they are:
-    its windows need the whole grid).
+    """Before the first block of every stage a learned selector divides the patch tokens in two. The kept ones go
+    through the blocks of the stage. The frozen ones skip them: a small learned network, the approximator, estimates
+    what the blocks would have added, and they are put back in their places before the next selector. The frozen tokens
+    of the last stage are not put back, since nothing reads them (in Swin they are: its windows need the whole grid).
+
+    Source: Zhang et al., "ToFe: Lagged Token Freezing and Reusing", 2025, Algorithm 1 and Eq. 6.
 
     Args:
         keep: share of all patch tokens that each stage keeps; of one number the stages keep keep, keep^2, keep^3.

@@ -26,9 +26,10 @@ from .registry import register_method
 
 @register_method
 class ToMe(Method):
-    """Between attention and MLP of the chosen blocks, merge the r most similar pairs of patch tokens, found by
-    bipartite soft matching on the keys (Bolya et al., ICLR 2023, section 3). A merged token is the mean of its patches,
-    and attention counts it as that many keys (Eq. 1).
+    """Between attention and MLP of the chosen blocks, merge the most similar pairs of patch tokens, found by bipartite
+    soft matching on the keys. A merged token is the mean of its patches, and attention counts it as that many keys.
+
+    Source: Bolya et al., "Token Merging: Your ViT But Faster", ICLR 2023, section 3 and Eq. 1.
 
     Args:
         r: tokens to merge at each place; one number, or one for each place; at most half of those present

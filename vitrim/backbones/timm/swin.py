@@ -21,6 +21,7 @@ from timm.models.swin_transformer import (
 )
 from torch import nn
 
+from ...common.errors import OptionError
 from ...core.recording import divided, grid_of, length, no_image
 from ...core.tokens import Tokens
 from ..admission import Around, around_blocks, kinds
@@ -105,9 +106,10 @@ class SwinBackbone(Backbone):
 
     def admit(self, method):
         if not method.undoes:
-            raise ValueError(
+            raise OptionError(
                 f"{method.name} removes tokens for good, and Swin's windows and patch merging need the whole grid: "
-                'tokens must keep their grid. Use a method that idles or freezes: idlevit with score="predictor", tofe'
+                "tokens must keep their grid. Use a method that idles or freezes: idlevit with ",
+                *({"score": "predictor"}, ", tofe"),
             )
 
     def admit_places(self, method):

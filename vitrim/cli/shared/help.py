@@ -3,11 +3,26 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import groupby
+from pathlib import Path
 
 from .methods_named import Named
 from .spec import Command, Option
+
+USAGE = "vitrim COMMAND [OPTIONS]"
+ABOUT = "Makes Vision Transformers faster by spending compute only on the tokens that matter."
+
+
+def overview(commands: Mapping[str, Command], columns: int = 80) -> str:
+    """The help of `vitrim` itself: its commands, a line or two each."""
+    width, columns = max(map(len, commands)), max(40, min(columns, 100))
+    lines = [f"usage: {USAGE}", "", *textwrap.wrap(ABOUT, columns), ""]
+    for name, command in commands.items():
+        lines += textwrap.wrap(
+            command.summary, columns, initial_indent=f"  {name:<{width}}  ", subsequent_indent=" " * (width + 4)
+        )
+    return "\n".join([*lines, "", "vitrim help COMMAND shows a command's options."])
 
 
 def help_of(command: Command, named: Named, columns: int = 80, whole: bool = False) -> str:
@@ -17,10 +32,10 @@ def help_of(command: Command, named: Named, columns: int = 80, whole: bool = Fal
     lines = [f"usage: vitrim {command.name}{f' [{command.word}]' if command.word else ''} [OPTIONS]", ""]
     lines += wrap.wrap(f"{command.summary[:1].upper()}{command.summary[1:]}. {command.about}".strip())
     lines += ["", "examples:", *(f"  {example}" for example in command.examples)]
-    options = [o for o in command.options() if whole or o.common or o.required]
     methods = list(named.options(command)) if named.names else []
+    options = [o for o in command.options() if whole or o.required or (o.common and not methods)]
     for section, found in groupby([*options, *methods], key=lambda o: o.section):
-        lines += ["", f"{section}:", *_rows(found, columns)]
+        lines += ["", *wrap.wrap(f"{section}:"), *_rows(found, columns)]
     return "\n".join([*lines, "", *_more(command, named, whole, wrap)])
 
 
@@ -30,9 +45,10 @@ def _rows(options: Iterable[Option], columns: int) -> list[str]:
     for option in options:
         switch = f"[no-]{option.name}" if option.kind.type is bool and option.target[0] == "options" else option.name
         typed = f"  --{switch}{_metavar(option)}"
-        text = option.help + (f" (default: {option.shown})" if option.shown else "")
+        text = option.help + _choices(option)
+        text += f" (default: {option.shown})" if option.shown else ""
         text = f"{text} (required)" if option.required else text
-        first = f"{typed:<{indent - 1}} " if len(typed) < indent else f"{typed}  "
+        first = f"{typed:<{indent - 1}} " if len(typed) < indent - 1 else f"{typed}  "
         rows += textwrap.wrap(
             text, columns, initial_indent=first, subsequent_indent=" " * indent, break_long_words=False,
             break_on_hyphens=False,
@@ -43,16 +59,25 @@ def _rows(options: Iterable[Option], columns: int) -> list[str]:
 def _metavar(option: Option) -> str:
     if option.kind.type is bool:
         return ""
-    name = "{" + ",".join(option.kind.choices) + "}" if option.kind.choices else option.kind.type.__name__.upper()
-    name = {"STR": "TEXT", "INT": "N", "FLOAT": "X", "PATH": "FILE"}.get(name, name)
-    name = name if len(name) < 40 else "NAME"
+    kinds = {int: "N", float: "X", Path: "PATH", str: "NAME" if option.kind.choices else "TEXT"}
+    name = option.metavar or kinds[option.kind.type]
     return f" {name} ..." if option.kind.many else f" {name}"
+
+
+def _choices(option: Option) -> str:
+    """What it may be, where its help does not say so itself."""
+    if not option.kind.choices or option.kind.choices[0] in option.help:
+        return ""
+    *most, last = option.kind.choices
+    return f": {', '.join(most)} or {last}"
 
 
 def _more(command: Command, named: Named, whole: bool, wrap: textwrap.TextWrapper) -> list[str]:
     lines = []
     if command.dial and not named.names:
         lines.append("A method's own options: vitrim methods NAME, or --method NAME --help.")
+    elif named.names and not whole:
+        lines.append(f"Options of the command: vitrim {command.name} --help.")
     if not whole:
         lines.append(f"All options: vitrim {command.name} --help-all. Options from a file: --config FILE.toml.")
     return [line for text in lines for line in wrap.wrap(text)]

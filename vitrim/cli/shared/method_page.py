@@ -1,4 +1,4 @@
-"""One method on one screen: what it does, its options, what it runs on, an example, its page."""
+"""One method on one screen: what it does, its options, what it runs on, its cost, an example, its paper."""
 
 from __future__ import annotations
 
@@ -8,8 +8,12 @@ from .signatures import MethodOption, Signature
 from .table import Printer
 
 
-def print_method(printer: Printer, method: Signature, runs: Mapping[str, str]) -> None:
-    """Print all about a method. runs: kind of model -> "yes", or what it needs, or why not"""
+def print_method(printer: Printer, method: Signature, runs: Mapping[str, str], cost: str) -> None:
+    """Print all about a method.
+
+    runs: kind of model -> "yes", or what it needs, or why not
+    cost: what it costs with its defaults, in a sentence
+    """
     printer.line(f"{method.name}: {method.title}")
     printer.line()
     printer.line(method.summary)
@@ -24,14 +28,20 @@ def print_method(printer: Printer, method: Signature, runs: Mapping[str, str]) -
         words = kinds if answer == "yes" else f"{kinds}: {answer}"
         printer.line(f"  {words}", indent="    ")
     printer.line()
+    printer.line(f"cost: {cost}")
+    printer.line()
     printer.line("examples:")
     printer.line(f"  vitrim profile --model deit_small_patch16_224 --method {method.name}")
     printer.line(f'  fast = vitrim.reduce(model, "{method.name}", macs=0.6)')
+    if method.source:
+        printer.line()
+        printer.line(f"paper: {method.source}")
 
 
 def _print_option(printer: Printer, option: MethodOption) -> None:
     name = option.name.replace("_", "-")
     switch = f"--[no-]{name}" if isinstance(option.default, bool) else f"--{name}"
-    default = "" if option.default is None else f" (default: {option.default})"
-    text = f"{option.help or option.name}{default}"
+    switch_of = {True: "on", False: "off"}
+    default = switch_of[option.default] if isinstance(option.default, bool) else option.default
+    text = (option.help or option.name) + ("" if default is None else f" (default: {default})")
     printer.line(f"  {switch:<16}  {text}", indent=" " * 20)

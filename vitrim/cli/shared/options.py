@@ -33,7 +33,9 @@ class ModelOptions:
 class DataOptions:
     """Images"""
 
-    data: str = required("a folder with one folder per class, a .tar file, or a name of timm's (hfds/..., wds/...)")
+    data: str = required(
+        "a folder with one folder per class, a .tar file, or a name of timm's (hfds/..., wds/...)", metavar="PATH"
+    )
     label_file: Path | None = option("labels of a flat folder: lines `file label`, or one label a line")
     split: str | None = option("a folder below --data, or the split of a named data set")
     root: Path | None = option("where a named data set is stored")
@@ -64,7 +66,9 @@ class RunOptions:
 class OutputOptions:
     """Output"""
 
-    json: str | None = option("write all figures to this file as JSON; - for standard output", common=True)
+    json: str | None = option(
+        "write all figures to this file as JSON; - for standard output", common=True, metavar="FILE"
+    )
     wide: bool = option("print all columns of the tables, however wide", False)
 
 
@@ -74,7 +78,7 @@ class MethodChoice:
 
     method: tuple[str, ...] = option(
         "how tokens are reduced: a method's name, or my_file.py:Class", (), shown="evit, or the saved folder's",
-        common=True,
+        common=True, metavar="NAME",
     )  # fmt: skip
     macs: tuple[float, ...] = option("budget: a share of the dense cost, such as 0.6", (), common=True)
     guide: str | None = option("a timm model whose class attention chooses the tokens, such as a DINO")

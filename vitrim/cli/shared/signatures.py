@@ -15,6 +15,7 @@ from .kinds import Kind, kind_of
 
 METHODS = Path(__file__).parents[2] / "methods"
 GOOGLE = docstring_parser.DocstringStyle.GOOGLE
+SOURCE = "Source: "
 SHARED = ("seed",)  # options of methods that are options of every run
 _PAPER = re.compile(r" \((?:Table|Fig\.|Eq\.)[^)]*\)")  # where a paper says so; not for people at a terminal
 # Options annotated `Any`, because they take one number or one for each place.
@@ -38,12 +39,14 @@ class Signature:
     dial:    the option that budgets turn
     guided:  whether it takes scores from outside
     summary: the first paragraph of its docstring
+    source:  its paper, with what the docstring says of sections and symbols; empty: not said
     """
 
     name: str
     cls: str
     title: str
     summary: str
+    source: str
     dial: str
     guided: bool
     options: tuple[MethodOption, ...]
@@ -132,13 +135,15 @@ def _signature(node: ast.ClassDef, classes: dict[str, ast.ClassDef]) -> Signatur
     values, doc = _assigned(node, classes), docstring_parser.parse(ast.get_docstring(node) or "", GOOGLE)
     entries = {p.arg_name: _PAPER.sub("", " ".join((p.description or "").split())).rstrip(".") for p in doc.params}
     init = _init(node, classes)
-    first = (ast.get_docstring(node) or node.name).split("\n\n")[0]
-    summary = " ".join(first.split())
+    paragraphs = [" ".join(part.split()) for part in (ast.get_docstring(node) or node.name).split("\n\n")]
+    summary = paragraphs[0]
+    source = next((part.removeprefix(SOURCE) for part in paragraphs if part.startswith(SOURCE)), "")
     return Signature(
         values["name"],
         node.name,
         values.get("title", summary.rstrip(".")),
         summary,
+        source,
         values.get("dial", "keep"),
         bool(values.get("guided")),
         tuple(_options(init, entries)) if init is not None else (),
@@ -176,7 +181,7 @@ def _in_words(found: dict[str, Signature]) -> dict[str, Signature]:
 
     return {
         key: Signature(
-            *(s.name, s.cls, s.title, s.summary, s.dial, s.guided),
+            *(s.name, s.cls, s.title, s.summary, s.source, s.dial, s.guided),
             tuple(MethodOption(o.name, o.kind, o.default, text(o)) for o in s.options),
         )
         for key, s in found.items()

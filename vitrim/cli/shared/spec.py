@@ -19,6 +19,7 @@ class Option:
     common:   whether the short help has it
     section:  its heading in the help
     bare:     it may stand without a value
+    metavar:  what stands for its value in the help; empty: by its kind
     """
 
     name: str
@@ -30,6 +31,7 @@ class Option:
     required: bool = False
     section: str = ""
     bare: bool = False
+    metavar: str = ""
 
 
 @dataclass(frozen=True)
@@ -69,15 +71,16 @@ def option(
     common: bool = False,
     choices: tuple[str, ...] = (),
     bare: bool = False,
+    metavar: str = "",
 ) -> Any:
     """A field of a class of options. help: one line, plain words; shown: the default, where it says nothing itself."""
-    about = {"help": help, "shown": shown, "common": common, "choices": choices, "bare": bare}
+    about = {"help": help, "shown": shown, "common": common, "choices": choices, "bare": bare, "metavar": metavar}
     return field(default=default, metadata=about)
 
 
-def required(help: str) -> Any:
+def required(help: str, metavar: str = "") -> Any:
     """A field without a default: it must be given."""
-    return field(metadata={"help": help, "shown": "", "common": True, "choices": (), "bare": False})
+    return field(metadata={"help": help, "shown": "", "common": True, "choices": (), "bare": False, "metavar": metavar})
 
 
 def options_of(group: str, cls: Any) -> Iterator[Option]:
@@ -98,6 +101,7 @@ def options_of(group: str, cls: Any) -> Iterator[Option]:
             must,
             section,
             about["bare"],
+            about["metavar"],
         )
 
 

@@ -22,7 +22,10 @@ class TrainingOptions:
         "validation images, judged after every epoch", shown="none: nothing is judged", common=True
     )
     recipe: str = option(
-        "the published run to follow; distill needs no labels", "distill", choices=RECIPES, common=True
+        "the published run to follow (vitrim recipes lists them); distill needs no labels",
+        "distill",
+        choices=RECIPES,
+        common=True,
     )
     short: bool = option("the recipe for small machines: 1 epoch, batches of 32", False, common=True)
     resume: bool = option("go on from the last checkpoint in --out", False, common=True)
