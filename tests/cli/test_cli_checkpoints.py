@@ -133,6 +133,16 @@ def test_a_gray_model_is_built_and_normalised_as_typed(capsys, colours, tmp_path
 
 
 @pytest.mark.parametrize("command", ["evaluate", "compare", "demo", "finetune"])
+def test_images_that_are_not_there_are_told_before_a_model_is_opened(capsys, command):
+    out = ["--out", "out"] if command == "finetune" else []
+    places = ["--val"] if command == "finetune" else ["--bank"] if command == "evaluate" else []
+    for where in (["--data", "nowhere"], *(["--data", ".", option, "nowhere"] for option in places)):
+        told = refused(capsys, command, "--model", "nothing_at_all", *where, *out)
+        assert "there is no file or folder nowhere" in told
+    assert not Path("out").exists()
+
+
+@pytest.mark.parametrize("command", ["evaluate", "compare", "demo", "finetune"])
 def test_bfloat16_is_refused_before_anything_is_opened(capsys, monkeypatch, command):
     monkeypatch.setattr("vitrim.evaluate.timing._has_bfloat16", lambda device: False)
     where = {"demo": [], "finetune": ["--data", "nowhere", "--out", "out"]}.get(command, ["--data", "nowhere"])

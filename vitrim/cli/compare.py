@@ -25,7 +25,7 @@ def run(config: Any) -> None:
     if picture is not None:
         require("plot", "vitrim compare --out")
         check_new(picture, config.more.overwrite, ENDINGS)
-    setting = check_run(config.run)
+    setting = check_run(config.run, config.data)
     with progress("preparing the models"):
         subject = open_model(config.model)
         plans = many_plans(subject, config.method, setting.seed)

@@ -59,7 +59,7 @@ def run(config: Any) -> None:
     own = _is_own(config)
     # More threads gain little on so small a model, and on a busy machine they wait for each other.
     threads = 1 if config.run.threads is None and not own else config.run.threads
-    setting = check_run(dataclasses.replace(config.run, threads=threads))
+    setting = check_run(dataclasses.replace(config.run, threads=threads), config.data)
     printer = Printer(config.output.json, config.output.wide)
     scene = _own(config, setting, printer) if own else _digits(config, setting, printer)
     rows = measure(scene.subject, scene.plans, scene.loader, setting)

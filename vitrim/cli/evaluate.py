@@ -20,7 +20,7 @@ from .shared.table import Column, Printer, interval, percent, signed, tokens_lef
 def run(config: Any) -> None:
     """Evaluate what the arguments name."""
     check_output(config.output.json)
-    setting = check_run(config.run)
+    setting = check_run(config.run, config.data)
     with progress("preparing the models"):
         subject = open_model(config.model)
         plan = one_plan(subject, config.method, setting.seed)

@@ -12,6 +12,7 @@ from ..common.extras import require
 from ..common.files import check_output
 from ..common.progress import progress
 from ..data.loading import open_dataset, open_loader
+from ..data.sources import check_there
 from ..data.unlabelled import is_flat
 from ..evaluate.timing import as_device, as_dtype
 from ..runtime.build import UntrainedWarning
@@ -35,6 +36,9 @@ def run(config: Any) -> None:
     check_output(config.output.json)
     _check_device(config.machine)
     settings = _settings(config)
+    check_there(config.training.data)
+    if config.training.val is not None:
+        check_there(config.training.val)
     _check_folder(config.training, settings)
     if config.machine.threads:
         torch.set_num_threads(config.machine.threads)

@@ -153,6 +153,20 @@ class Stream:
         self.names = sorted(mapping, key=mapping.get) or None
 
 
+def check_there(path: str | Path) -> None:
+    """Raise ValueError for a file or folder that is not there: known before a model is opened, and at once."""
+    if not _is_named(path) and not Path(path).expanduser().exists():
+        raise ValueError(
+            f"there is no file or folder {Path(path).expanduser()}: give a folder with one folder per class, a .tar "
+            "file, or a name with hfds/, hfids/, tfds/, wds/ or torch/ in front"
+        )
+
+
+def _is_named(path: str | Path) -> bool:
+    prefix = str(path).partition("/")[0].lower()
+    return prefix in PREFIXES and not Path(path).expanduser().exists()
+
+
 def find_source(
     path: str | Path, root: str | Path | None, split: str | None, limit: int | None
 ) -> Files | ReaderImages | TorchImages | Stream:
@@ -160,20 +174,15 @@ def find_source(
 
     `limit` only tells streams of unknown length how many images are wanted.
     """
-    prefix = str(path).partition("/")[0].lower()
+    check_there(path)
     local = Path(path).expanduser()
-    if prefix in PREFIXES and not local.exists():
-        return _named(str(path), prefix, root, split, limit)
+    if _is_named(path):
+        return _named(str(path), str(path).partition("/")[0].lower(), root, split, limit)
     if local.is_dir():
         return _files(class_folders(local, split))
     if local.suffix == ".tar" and local.is_file():
         return _tar(local)
-    if local.exists():
-        raise ValueError(f"{local} is a file and no data set: give a folder with one folder per class, or a .tar file")
-    raise ValueError(
-        f"there is no file or folder {local}: give a folder with one folder per class, a .tar file, "
-        "or a name with hfds/, hfids/, tfds/, wds/ or torch/ in front"
-    )
+    raise ValueError(f"{local} is a file and no data set: give a folder with one folder per class, or a .tar file")
 
 
 def _files(found: ClassFolders) -> Files:

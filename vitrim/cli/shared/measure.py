@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 
 from ...common.progress import progress
 from ...data.loading import open_dataset, open_loader
+from ...data.sources import check_there
 from ...evaluate.accuracy import EvaluationResult, Throughput, environment, evaluate_many, throughput_in_turn
 from ...evaluate.timing import as_device, as_dtype
 from ...runtime.profile import Profile, profile
@@ -72,8 +73,10 @@ class Row:
         }
 
 
-def check_run(run: RunOptions) -> Setting:
-    """Check the run options and put threads and seed in force. Raises ValueError for what this machine cannot do."""
+def check_run(run: RunOptions, data: DataOptions | None = None) -> Setting:
+    """Check the run options and put threads and seed in force. Raises ValueError for what this machine cannot do, and
+    for images that are not there: before a model is opened, which takes longer.
+    """
     for name, value in (("threads", run.threads), ("batch-size", run.batch_size), ("rounds", run.rounds)):
         if value is not None and value < 1:
             raise ValueError(f"--{name} {value}: give a whole number from 1")
@@ -82,6 +85,9 @@ def check_run(run: RunOptions) -> Setting:
     torch.manual_seed(run.seed)
     device = as_device(run.device or _best_device())
     as_dtype(run.precision, device)
+    for path in () if data is None else (data.data, data.bank):
+        if path is not None:
+            check_there(path)
     size = run.batch_size or (CPU_BATCH if device.type == "cpu" else OTHER_BATCH)
     return Setting(device, run.precision, size, run.rounds, run.seed)
 
