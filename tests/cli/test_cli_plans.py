@@ -163,3 +163,23 @@ def test_a_folder_that_takes_no_file_is_noticed_before_the_work(capsys, folder, 
     monkeypatch.setattr("vitrim.cli.compare.open_model", lambda *_: pytest.fail("the work has begun"))
     line = refused(capsys, "compare", *on_images(folder), option, "/proc/x.png")
     assert "/proc/x.png cannot be written" in line
+
+
+def test_prediction_only_in_every_command(capsys, folder, tmp_path):
+    """compare has the dense model with it as a row; profile and evaluate take it, a saved folder too; training does not."""
+    images, report = on_images(folder), tmp_path / "report.json"
+    assert cli.main(["compare", *images, "--keep", "0.5", "--prediction-only", "--json", str(report)]) == 0
+    out = capsys.readouterr().out
+    dense, alone, evit = json.loads(report.read_text())["rows"]
+    assert "dense, prediction only" in out and "computes class tokens alone" in out
+    assert dense["gmacs"] > alone["gmacs"] > evit["gmacs"] and alone["method"] == "dense"
+    assert alone["agreement"] == 100.0 and alone["top1"] == dense["top1"]
+    vitrim.reduce(timm.create_model("test_vit", img_size=32, num_classes=2), "evit").save(tmp_path / "saved")
+    for saved in ([], ["--keep", "0.4"]):
+        line = ["profile", "--checkpoint", str(tmp_path / "saved"), *saved, "--prediction-only", "--json", str(report)]
+        assert cli.main(line) == 0
+        assert json.loads(report.read_text())["blocks"][-1]["mlp_tokens"] == 0
+    capsys.readouterr()
+    train = ["finetune", *SMALL, "--data", str(folder / "data"), "--out", "out", "--prediction-only"]
+    assert "--prediction-only changes nothing in training" in refused(capsys, *train)
+    assert "pooling is 'avg'" in refused(capsys, "profile", *MODELS["no class token"], "--prediction-only")

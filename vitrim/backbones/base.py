@@ -107,6 +107,11 @@ class Backbone(Visitor):
     def admit_places(self, method) -> None:
         """Raise ValueError, with the reason, for places that this model cannot serve; the method is bound by now."""
 
+    def check_prediction_only(self) -> None:
+        """Raise ValueError, with the reason, where the head reads more than prefix tokens."""
+        name = type(self.model).__name__
+        raise ValueError(f"prediction_only needs a head that reads class tokens alone, and {name}'s reads more")
+
     def recomputes(self, i: int) -> bool:
         """Whether the model itself has been told to recompute block i in the backward pass."""
         return bool(getattr(self.model, "grad_checkpointing", False))
@@ -161,6 +166,10 @@ class Backbone(Visitor):
     @abstractmethod
     def mlp(self, i: int, tokens: Tokens) -> Tokens:
         """x + mlp(norm2(x))."""
+
+    def attend_prefix(self, i: int, tokens: Tokens, h: Tensor | None = None) -> Tokens:
+        """`attend` for the prefix tokens alone, which attend to all: what a head reads that looks at nothing else."""
+        raise NotImplementedError
 
     def run_block(self, i: int, tokens: Tokens) -> Tokens:
         """The whole of block i, without a reduction."""
@@ -235,6 +244,10 @@ class Backbone(Visitor):
     def block_macs(self, i: int, attended: int, left: int, grid: tuple[int, int]) -> int:
         """Block i with `attended` patch tokens in its attention, `left` in its MLP, of an image of `grid` patches."""
         return self.attention_macs(i, attended + self.prefix) + self.mlp_macs(i, left + self.prefix)
+
+    def prediction_macs(self, i: int, attended: int) -> int:
+        """Block i where it computes the prefix tokens alone, `attended` patch tokens in its attention."""
+        raise NotImplementedError
 
     @abstractmethod
     def head_macs(self, tokens: int) -> int:

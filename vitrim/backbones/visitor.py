@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..core.recording import recording
 from . import hooks
 from .admission import Around, is_fresh, look_over, look_over_traced
+from .layers import has_hooks
 
 
 class Visitor(ABC):
@@ -47,6 +48,10 @@ class Visitor(ABC):
             raise ValueError(trouble)
         apart = self.hooked or torch.is_grad_enabled() or recording()
         self.looked, self.in_place = True, not apart and is_fresh(self.all_blocks())
+
+    def hooks_of_its_own(self) -> bool:
+        """Whether somebody has put hooks on these very modules, and not on all modules there are, as profilers do."""
+        return self.hooked and any(has_hooks(module) for module, _ in self.around())
 
     def receive(self, images: Tensor) -> Tensor:
         """The images after the pre-hooks of the model itself, where all of it is run."""

@@ -36,6 +36,8 @@ def run(config: Any) -> None:
     check_output(config.output.json)
     _check_device(config.machine)
     settings = _settings(config)
+    if config.method.prediction_only:
+        raise ValueError("--prediction-only changes nothing in training: give it to evaluate, compare or profile")
     check_there(config.training.data)
     if config.training.val is not None:
         check_there(config.training.val)

@@ -202,6 +202,10 @@ class Method(Sealed, nn.Module):
         acts."""
         return 0
 
+    def undo_macs(self, place: Place, n: int, body: Backbone) -> int:
+        """Multiply-accumulates of putting back, after the block, what this place has left outside."""
+        return 0
+
     def observe_macs(self, block: int, n: int, body: Backbone) -> int:
         """Multiply-accumulates of `observe`, with n patch tokens in the block's attention."""
         return 0

@@ -103,8 +103,10 @@ class EvoViT(Method):
         return self._informative(place, n) + self.acts_on(place, n)
 
     def macs(self, place: Place, n: int, body: Backbone) -> int:
-        """The representative is summed twice: before the block, and after it to know its update."""
-        return 2 * n * body.width
+        return n * body.width  # the representative
+
+    def undo_macs(self, place: Place, n: int, body: Backbone) -> int:
+        return n * body.width  # the representative as it was, to know its update
 
     def observe_macs(self, block: int, n: int, body: Backbone) -> int:
         return class_row_macs(body, Place(0, block), n) if self._needed(block) else 0

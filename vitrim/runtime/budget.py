@@ -14,7 +14,9 @@ from .cost import plan_macs
 KEEP_STEPS = 10**6  # how finely a budget is solved for a keep rate
 
 
-def solve(body: Backbone, methods: Sequence[Method], macs: float, dial: str | None = None) -> list[Method]:
+def solve(
+    body: Backbone, methods: Sequence[Method], macs: float, dial: str | None = None, prediction_only: bool = False
+) -> list[Method]:
     """The methods, the dial of one of them turned to the largest plan not above `macs` times the dense cost."""
     share = as_number(macs)
     if share is None or not 0 < share <= 1:
@@ -31,7 +33,7 @@ def solve(body: Backbone, methods: Sequence[Method], macs: float, dial: str | No
         return stack
 
     def cost(value) -> int:
-        return plan_macs(body, turned(value), grid)
+        return plan_macs(body, turned(value), grid, prediction_only=prediction_only)
 
     try:
         value = solve_dial(cost, share * dense, method.dial_values(body))

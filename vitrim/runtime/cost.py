@@ -39,22 +39,30 @@ class OwnCounts:
 
 
 def plan_cost(
-    body: Backbone, methods: Sequence[Method], grid: tuple[int, int], own_counts: Sequence[OwnCounts] = ()
+    body: Backbone,
+    methods: Sequence[Method],
+    grid: tuple[int, int],
+    own_counts: Sequence[OwnCounts] = (),
+    prediction_only: bool = False,
 ) -> tuple[list[BlockCost], int]:
     """Walk the blocks as the loop does: costs of the blocks, and the patch tokens at the end.
 
-    own: counts of single images at the places of some methods; costs are then [b] from there on
+    own_counts:      counts of single images at the places of some methods; costs are then [b] from there on
+    prediction_only: as for `reduce`; the last block then has no patch token in its MLP
     """
     n = patches = math.prod(grid)
     blocks, outside = [], n
-    for turn in plan_turns(methods, body.depth):
+    for turn in plan_turns(methods, body.depth, prediction_only):
         i, before, patches = turn.block, patches, math.prod(body.grid_at(turn.block, grid))
         n, deciding = n if patches == before else patches, 0
         for step in turn.before:
             outside = outside if step.restore_before is None else n
-            n, macs = _after(step, n, patches, body, own_counts)
+            n, macs = _after(step, n, patches, body, own_counts, undone=not turn.predicts)
             deciding += macs
         attended = n
+        if turn.predicts:
+            blocks.append(BlockCost(i, attended, 0, body.prediction_macs(i, attended), deciding))
+            return blocks, 0
         deciding += sum(method.observe_macs(i, n, body) for method in turn.observers)
         for step in turn.between:
             n, macs = _after(step, n, patches, body, own_counts)
@@ -64,8 +72,10 @@ def plan_cost(
     return blocks, n
 
 
-def _after(step: Step, n: Any, patches: int, body: Backbone, own_counts: Sequence[OwnCounts]):
-    """Patch tokens after a step, of n before it, and the MACs of deciding it."""
+def _after(
+    step: Step, n: Any, patches: int, body: Backbone, own_counts: Sequence[OwnCounts], undone: bool = True
+) -> tuple[Any, Any]:
+    """Patch tokens after a step, of n before it, and the MACs of deciding it; and of undoing it, if it is undone."""
     method: Any = step.method  # those with counts of their own take them in `macs`
     place = replace(step.place, patches=patches)
     for counts in own_counts:
@@ -74,9 +84,12 @@ def _after(step: Step, n: Any, patches: int, body: Backbone, own_counts: Sequenc
             return kept, method.macs(place, n, body, kept=kept) if step.acts_on(place, n) else 0
     if isinstance(n, Tensor):
         whole = _whole(n, method)
-        after = [_after(step, k, patches, body, ()) for k in whole]
+        after = [_after(step, k, patches, body, (), undone) for k in whole]
         return tuple(torch.tensor(figures, device=n.device) for figures in zip(*after, strict=True))
-    return (method.count(place, n), method.macs(place, n, body)) if method.acts_on(place, n) else (n, 0)
+    if not method.acts_on(place, n):
+        return n, 0
+    undoing = method.undo_macs(place, n, body) if undone else 0
+    return method.count(place, n), method.macs(place, n, body) + undoing
 
 
 def _whole(n: Tensor, method: Method) -> list[int]:
@@ -90,9 +103,13 @@ def _whole(n: Tensor, method: Method) -> list[int]:
 
 
 def plan_macs(
-    body: Backbone, methods: Sequence[Method], grid: tuple[int, int], own_counts: Sequence[OwnCounts] = ()
+    body: Backbone,
+    methods: Sequence[Method],
+    grid: tuple[int, int],
+    own_counts: Sequence[OwnCounts] = (),
+    prediction_only: bool = False,
 ) -> Any:
-    """Total MACs of one image; with `own` [b], as for `plan_cost`, of each."""
-    blocks, left = plan_cost(body, methods, grid, own_counts)
+    """Total MACs of one image; with `own_counts` [b], as for `plan_cost`, of each."""
+    blocks, left = plan_cost(body, methods, grid, own_counts, prediction_only)
     ends = body.embed_macs(grid) + body.head_macs(left + body.prefix)
     return ends + sum(b.macs + b.method_macs for b in blocks)

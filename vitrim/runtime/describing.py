@@ -31,6 +31,7 @@ def candidates(model: ReducedViT) -> Iterator[SavedConfig]:
         tuple(_method(method) for method in model.methods),
         _data(model.backbone),
         _dtype(model.backbone),
+        prediction_only=model.prediction_only,
         versions={"vitrim": __version__, library.name: library.version, "torch": version("torch")},
     )
     yield asked

@@ -28,12 +28,14 @@ class Request:
 
     trace:    a `BlockTrace` for every block
     remember: features from before every reduction, so that dense features can be restored
+    prediction: nothing but the prediction
     losses:   a `PlaceRecord` for every place: with the attention "maps" that the cut loss looks at, the same from mean
               "logits" (the authors' code), or "masks" alone; None: no records
     """
 
     trace: bool = False
     remember: bool = False
+    prediction: bool = False
     losses: Literal["maps", "logits", "masks"] | None = None
 
 
@@ -81,6 +83,8 @@ class Loop:
         i, body, record = turn.block, self.body, BlockRecord()
         tokens = body.enter(i, tokens)
         tokens, span, h = self._before(turn, tokens, span, record)
+        if turn.predicts and self._only_predicts(tokens):
+            return body.mlp(i, body.attend_prefix(i, tokens, h)), None, record
         tokens, evidence = body.attend(i, tokens, h)  # x + attention(h), h = norm1(x)
         tokens = self._between(turn, tokens, evidence, record)
         del evidence  # queries and keys are gone before the MLP runs
@@ -90,6 +94,12 @@ class Loop:
         if turn.closes and span is not None:
             tokens, span = _close(tokens, span, record), None
         return body.leave(i, tokens), span, record
+
+    def _only_predicts(self, tokens: Tokens) -> bool:
+        """Whether the head, and nobody else, reads what the last block computes; ragged and masked batches, and hooks
+        on the model, get all of it."""
+        plain = self.request.prediction and tokens.layout is None and tokens.mask is None
+        return plain and not self.body.hooks_of_its_own()
 
     def _before(self, turn: Turn, tokens: Tokens, span: Span | None, record: BlockRecord):
         """Steps before the attention. Also returns h = norm1 of the tokens that go in, where it is known already."""

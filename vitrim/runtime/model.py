@@ -20,6 +20,7 @@ from ..common import unwrapping
 from ..core.recording import image_size
 from ..core.tokens import Tokens
 from ..methods import Method
+from ..methods.parts.checks import check_flag
 from .loop import BlockRecord, Loop, Request, features_of_every_patch
 from .model_cost import Profile, cost_of_model
 from .records import LossInputs
@@ -34,6 +35,7 @@ class ReducedViT(TimmInterface, nn.Module):
 
     backbone: the dense model, which stays as it is
     methods:  the methods that act on it, in order
+    prediction_only: as for `reduce`
 
     Raises ValueError for a model that is not supported, and for methods that the model, or the stack, cannot carry.
 
@@ -49,14 +51,17 @@ class ReducedViT(TimmInterface, nn.Module):
     # A method that `runtime/__init__.py` puts here: saving makes models again, so it needs this class first.
     save: ClassVar[Callable[[ReducedViT, str | Path], None]]
 
-    def __init__(self, backbone: nn.Module, methods: Sequence[Method]):
+    def __init__(self, backbone: nn.Module, methods: Sequence[Method], prediction_only: bool = False):
         super().__init__()
         self.backbone: Any = backbone
         self._family = find_family(backbone)
-        stack = as_stack(methods)
+        self.prediction_only = check_flag("prediction_only", prediction_only)
+        stack = as_stack(methods) if methods or not prediction_only else []
+        if prediction_only:
+            self.body.check_prediction_only()
         bind_stack(self.body, stack)
         self.methods = Methods(stack)
-        self._turns = plan_turns(stack, self.body.depth)
+        self._turns = plan_turns(stack, self.body.depth, prediction_only)
         self.grad_checkpointing: bool | None = None  # None: as the model itself has been told
         self.training = backbone.training
         self.methods.train(backbone.training)
@@ -83,8 +88,11 @@ class ReducedViT(TimmInterface, nn.Module):
         Raises ValueError for other values of `losses`, and for scores that are not one for each patch.
         """
         body = self.body
+        if self.prediction_only:
+            body.check_prediction_only()  # also here: a model may get another head, or something on its layers
         # The older ONNX exporter binds defaults by position, and hands flags over as tensors.
-        request = Request(trace=bool(trace), losses=_maps(losses))
+        prediction = not (self.training or trace or losses)
+        request = Request(trace=bool(trace), losses=_maps(losses), prediction=prediction)
         tokens, records = self._run(body, body.receive(images), scores, request)
         tokens = tokens.with_x(body.norm(tokens.x))
         out = (body.deliver(body.head(tokens)),)
@@ -185,7 +193,7 @@ class ReducedViT(TimmInterface, nn.Module):
 
     def __repr__(self) -> str:
         try:
-            return in_words(self.backbone, list(self.methods), self._cost())
+            return in_words(self.backbone, list(self.methods), self._cost(), self.prediction_only)
         except Exception:  # half made, or changed by hand: debuggers and error messages print it all the same
             return super().__repr__()
 
@@ -197,7 +205,7 @@ class ReducedViT(TimmInterface, nn.Module):
         """Take note that the model underneath has got another size, or fewer blocks; keep rates stay."""
         for method in self.methods:
             method.fit_again(self.body)
-        self._turns = plan_turns(list(self.methods), self.body.depth)
+        self._turns = plan_turns(list(self.methods), self.body.depth, self.prediction_only)
 
 
 def _maps(losses: bool | str) -> Any:

@@ -112,7 +112,7 @@ class Profile:
 
 def cost_of_model(model: nn.Module, body: Backbone, methods: Sequence[Method], grid: tuple[int, int]) -> Profile:
     """The cost of a model, the adapter of its family and the methods on it, for images of this grid of patches."""
-    blocks, left = plan_cost(body, methods, grid)
+    blocks, left = plan_cost(body, methods, grid, prediction_only=getattr(model, "prediction_only", False))
     dense_blocks, all_left = plan_cost(body, (), grid)
     embed, head, dense_head = body.embed_macs(grid), *(body.head_macs(n + body.prefix) for n in (left, all_left))
     dense = embed + dense_head + sum(block.macs for block in dense_blocks)
@@ -120,13 +120,14 @@ def cost_of_model(model: nn.Module, body: Backbone, methods: Sequence[Method], g
 
 
 def tokens_left(patches: int, tokens: Sequence[int]) -> str:
-    """Patch tokens after each place where their number changes: `138 97 68`; of many, the first and the last.
+    """Patch tokens after each place where their number changes: `138 97 68`; of many, the first and the last. A last
+    block that computes class tokens alone has none, which is no choice of a method.
 
     Example:
         >>> tokens_left(196, [196, 139, 139, 99, 71]), tokens_left(196, [183, 170, 157, 144, 131])
         ('139 99 71', '183 to 131')
     """
-    after = [n for n, before in zip(tokens, [patches, *tokens], strict=False) if n != before] or [patches]
+    after = [n for n, before in zip(tokens, [patches, *tokens], strict=False) if n not in (0, before)] or [patches]
     return " ".join(map(str, after)) if len(after) <= 4 else f"{after[0]} to {after[-1]}"
 
 

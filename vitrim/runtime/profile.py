@@ -59,4 +59,4 @@ def image_macs(
         kept = kept.double()
     size = (image_size, image_size) if isinstance(image_size, int) else image_size
     own_counts = [OwnCounts(method, counts) for method, counts in zip(free, kept.split(places, dim=1), strict=True)]
-    return plan_macs(reduced.body, methods, reduced.body.grid(size), own_counts)
+    return plan_macs(reduced.body, methods, reduced.body.grid(size), own_counts, reduced.prediction_only)

@@ -38,7 +38,8 @@ def build_shapes(config: SavedConfig, tensors: int | None = None) -> ReducedViT:
     """
     with on("meta"), _Undrawn():
         backbone = _backbone(config.architecture, tensors)
-        model = attach(backbone, [_method(method, tensors) for method in config.methods])
+        methods = [_method(method, tensors) for method in config.methods]
+        model = attach(backbone, methods, prediction_only=config.prediction_only)
     library_of(backbone).record_data(backbone, config.data)
     return model.to(DTYPES[config.dtype or "float32"])
 

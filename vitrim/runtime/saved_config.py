@@ -67,6 +67,7 @@ class SavedConfig:
     data:   how images are prepared
     dtype:  of all floating tensors but those in `dtypes`, by name; None: it was not recorded (format 1)
     digest: of the tensors; None: it was not recorded
+    prediction_only: as for `reduce`
     """
 
     architecture: Architecture
@@ -76,6 +77,7 @@ class SavedConfig:
     dtypes: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     digest: str | None = None
+    prediction_only: bool = False
 
     def as_json(self) -> dict[str, Any]:
         """As `config.json` has it; `save` names these contents."""
@@ -83,6 +85,7 @@ class SavedConfig:
             "format": FORMAT,
             **self.architecture.as_json(),
             "methods": [method.as_json() for method in self.methods],
+            **({"prediction_only": True} if self.prediction_only else {}),
             "data": self.data,
             "dtype": self.dtype,
             **({"dtypes": self.dtypes} if self.dtypes else {}),
@@ -107,7 +110,8 @@ def parse_config(raw: Any) -> SavedConfig:
         number <= FORMAT, f"format {number} is newer than this vitrim, which reads up to {FORMAT}: install a newer one"
     )
     methods = _get(raw, "methods", list)
-    _check(bool(methods), "methods: there is none")
+    only = _get(raw, "prediction_only", bool, False)
+    _check(bool(methods) or only, "methods: there is none")
     return SavedConfig(
         parse_architecture(raw),
         tuple(_method(entry) for entry in methods),
@@ -116,6 +120,7 @@ def parse_config(raw: Any) -> SavedConfig:
         {str(name): _dtype(name, dtype) for name, dtype in _get(raw, "dtypes", dict, {}).items()},
         {str(name): str(version) for name, version in _get(raw, "versions", dict, {}).items()},
         _get(raw, "tensors", str) if "tensors" in raw else None,
+        only,
     )
 
 

@@ -75,6 +75,7 @@ class Turn:
     observers: methods that look at its attention
     between:   steps between its attention and its MLP
     closes:    whether what was left outside is put back after it
+    predicts:  whether it computes the prefix tokens alone, where nothing but the prediction is asked for
     """
 
     block: int
@@ -82,10 +83,11 @@ class Turn:
     observers: tuple[Method, ...] = ()
     between: tuple[Step, ...] = ()
     closes: bool = False
+    predicts: bool = False
 
 
-def plan_turns(methods: Sequence[Method], depth: int) -> tuple[Turn, ...]:
-    """One turn for each of `depth` blocks; `methods` are bound."""
+def plan_turns(methods: Sequence[Method], depth: int, prediction_only: bool = False) -> tuple[Turn, ...]:
+    """One turn for each of `depth` blocks; `methods` are bound. prediction_only: as for `reduce`."""
     observers = tuple(method for method in methods if method.observes)
     steps = [Step(m, place.index, m.restore_before(place)) for m in methods for place in m.places]
     ends = {step.restore_before for step in steps}
@@ -93,4 +95,7 @@ def plan_turns(methods: Sequence[Method], depth: int) -> tuple[Turn, ...]:
     def acting(block: int, when: str) -> tuple[Step, ...]:
         return tuple(step for step in steps if step.place.block == block and step.method.acts == when)
 
-    return tuple(Turn(i, acting(i, "before"), observers, acting(i, "between"), i + 1 in ends) for i in range(depth))
+    return tuple(
+        Turn(i, acting(i, "before"), observers, acting(i, "between"), i + 1 in ends, prediction_only and i + 1 == depth)
+        for i in range(depth)
+    )

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from ...core.recording import image_size, laid_out
 from ...core.tokens import Tokens
 from ..admission import kinds
+from ..base import Backbone
 from ..counting import conv_weights, counted_stem, pixels_of
 from ..layers import kind
 from ..timm.checks import check_block, check_size
@@ -236,6 +237,9 @@ class LVViTBackbone(PlainBackbone):
             owners = tokens.owners() if tokens.steps else None
             return model.token_logits(tokens.x, tokens.mixed, owners, tokens.mask)
         return model.forward_head(tokens.x, pre_logits=pre_logits, mask=tokens.mask)
+
+    def check_prediction_only(self):
+        Backbone.check_prediction_only(self)  # the auxiliary head reads the patch tokens
 
     def embed_macs(self, grid):
         stem = self.model.patch_embed

@@ -175,6 +175,32 @@ class PlainBackbone(Backbone):
         bias, layout = tokens.key_bias, tokens.layout
         return Evidence(h, layer, self.prefix, self.class_tokens, q=q, k=k, v=v, key_bias=bias, layout=layout)
 
+    def attend_prefix(self, i, tokens, h=None):
+        block = self.model.blocks[i]
+        h = self._norm1(block, tokens.x) if h is None else h
+        out = block.drop_path1(block.ls1(self._prefix_attention(block.attn, self._projections(i), h, tokens)))
+        return self._prefix_alone(tokens, out)
+
+    def _prefix_attention(self, attn: Any, layer: Any, h: Tensor, tokens: Tokens) -> Tensor:
+        front = h[:, : self.prefix]
+        gate = None if attn.gate is None else attn.gate(front).sigmoid()
+        v = layer.values(h)
+        q, k = layer.queries(front, prefix_only=True).type_as(v), layer.keys(h).type_as(v)
+        x = attn.norm(self._attended(attn, q, k, v, tokens))
+        return self.after(attn, attn.proj_drop(attn.proj(x if gate is None else x * gate)))
+
+    def _prefix_alone(self, tokens: Tokens, out: Tensor) -> Tokens:
+        return Tokens(tokens.x[:, : self.prefix] + out, prefix=self.prefix, grid=tokens.grid)
+
+    def check_prediction_only(self):
+        if not (isinstance(self.model, VisionTransformerDistilled) or self.model.global_pool == "token"):
+            pool = self.model.global_pool
+            raise ValueError(
+                f"prediction_only needs a head that reads class tokens alone, and this model's pooling is {pool!r}"
+            )
+        if not self._projections(self.depth - 1).readable:
+            raise ValueError("prediction_only needs the last block's qkv as timm made it, without anything put on it")
+
     def mlp(self, i, tokens):
         block = self.model.blocks[i]
         x = tokens.x
@@ -226,6 +252,17 @@ class PlainBackbone(Backbone):
         attn, width = self.model.blocks[i].attn, self.width
         linear = self.linear_macs(attn.qkv, width) + self.linear_macs(attn.gate, width)
         return tokens * (linear + self.linear_macs(attn.proj, attn.attn_dim)) + 2 * tokens * tokens * attn.attn_dim
+
+    def prediction_macs(self, i, attended):
+        attn, width, tokens = self.model.blocks[i].attn, self.width, attended + self.prefix
+        inner, query = math.prod(self.heads(i)), self.query_macs(i)
+        front = query + self.linear_macs(attn.gate, width) + self.linear_macs(attn.proj, inner)
+        front += 2 * tokens * inner
+        return tokens * (self._qkv_macs(i) - query) + self.prefix * front + self.mlp_macs(i, self.prefix)
+
+    def _qkv_macs(self, i: int) -> int:
+        """Projections of one token to query, key and value."""
+        return self.linear_macs(self.model.blocks[i].attn.qkv, self.width)
 
     def mlp_macs(self, i, tokens):
         return tokens * self.linear_macs(self.model.blocks[i].mlp, self.width)

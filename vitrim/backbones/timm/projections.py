@@ -42,6 +42,9 @@ class Projections:
     def keys(self, h: Tensor) -> Tensor:
         return self.attn.k_norm(self._project(h, 1))
 
+    def values(self, h: Tensor) -> Tensor:
+        return self._project(h, 2)
+
     @property
     def foldable(self) -> bool:
         """Whether q . k is one bilinear form of the inputs, with weights that may be read: not where queries or keys

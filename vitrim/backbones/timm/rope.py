@@ -76,17 +76,17 @@ class RotaryProjections:
     def readable(self) -> bool:
         """Whether a part of the weights projects as the layers do; else they are called."""
         attn = self.attn
-        layers = (attn.q_proj, attn.k_proj) if attn.qkv is None else (attn.qkv,)
+        layers = (attn.q_proj, attn.k_proj, attn.v_proj) if attn.qkv is None else (attn.qkv,)
         return all(map(is_bare_linear, layers))
 
     def _part(self, j: int) -> tuple[Tensor, Tensor | None]:
-        """Weight and bias of the projection to queries (0) or keys (1), where they may be read."""
+        """Weight and bias of the projection to queries (0), keys (1) or values (2), where they may be read."""
         attn, rows = self.attn, self._rows(j)
         if attn.qkv is None:
-            layer = (attn.q_proj, attn.k_proj)[j]
+            layer = (attn.q_proj, attn.k_proj, attn.v_proj)[j]
             return layer.weight, layer.bias
         if getattr(attn, "q_bias", None) is not None:
-            return attn.qkv.weight[rows], (attn.q_bias, attn.k_bias)[j]
+            return attn.qkv.weight[rows], (attn.q_bias, attn.k_bias, attn.v_bias)[j]
         return attn.qkv.weight[rows], None if attn.qkv.bias is None else attn.qkv.bias[rows]
 
     def _rows(self, j: int) -> slice:
@@ -94,10 +94,10 @@ class RotaryProjections:
         return slice(j * size, (j + 1) * size)
 
     def _projected(self, h: Tensor, j: int) -> Float[Tensor, "b heads n d"]:
-        """Queries (0) or keys (1) alone."""
+        """Queries (0), keys (1) or values (2) alone."""
         attn = self.attn
         if attn.qkv is None:
-            return self._heads((attn.q_proj, attn.k_proj)[j](h))
+            return self._heads((attn.q_proj, attn.k_proj, attn.v_proj)[j](h))
         return self._heads(linear(h, *self._part(j)) if self.readable else self._fused(h)[..., self._rows(j)])
 
     def queries(self, h: Tensor, prefix_only: bool = False) -> Tensor:
@@ -106,6 +106,9 @@ class RotaryProjections:
 
     def keys(self, h: Tensor) -> Tensor:
         return self._shared(self._rotated(self.attn.k_norm(self._projected(h, 1))))
+
+    def values(self, h: Tensor) -> Tensor:
+        return self._shared(self._projected(h, 2))
 
     @property
     def foldable(self) -> bool:
@@ -202,6 +205,13 @@ class RopeBackbone(PlainBackbone):
         x = x if gate is None else x * gate
         return self.after(attn, attn.proj_drop(attn.proj(x))), self._evidence(h, layer, tokens, q, k, v)
 
+    def attend_prefix(self, i, tokens, h=None):
+        block = self.model.blocks[i]
+        h = self._norm1(block, tokens.x) if h is None else h
+        out = self._prefix_attention(block.attn, self._layer(i, tokens), h, tokens)
+        out = block.norm1(out) if isinstance(block, EvaBlockPostNorm) else _scaled(out, block.gamma_1)
+        return self._prefix_alone(tokens, block.drop_path1(out))
+
     def mlp(self, i, tokens):
         block, x = self.model.blocks[i], tokens.x
         if isinstance(block, EvaBlockPostNorm):
@@ -224,9 +234,13 @@ class RopeBackbone(PlainBackbone):
 
     def attention_macs(self, i, tokens):
         attn, inner = self.model.blocks[i].attn, math.prod(self.heads(i))
-        layers = (attn.qkv, attn.q_proj, attn.k_proj, attn.v_proj, attn.gate)
-        linear = sum(self.linear_macs(layer, self.width) for layer in layers) + self.linear_macs(attn.proj, inner)
+        gate = self.linear_macs(attn.gate, self.width)
+        linear = self._qkv_macs(i) + gate + self.linear_macs(attn.proj, inner)
         return tokens * linear + 2 * tokens * tokens * inner
+
+    def _qkv_macs(self, i):
+        attn = self.model.blocks[i].attn
+        return sum(self.linear_macs(part, self.width) for part in (attn.qkv, attn.q_proj, attn.k_proj, attn.v_proj))
 
 
 def _scaled(x: Tensor, gamma: Tensor | None) -> Tensor:

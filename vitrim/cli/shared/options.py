@@ -81,6 +81,10 @@ class MethodChoice:
         common=True, metavar="NAME",
     )  # fmt: skip
     macs: tuple[float, ...] = option("budget: a share of the dense cost, such as 0.6", (), common=True)
+    prediction_only: bool = option(
+        "let the last block compute class tokens alone, where the head reads no others: same prediction, fewer MACs",
+        False,
+    )
     guide: str | None = option("a timm model whose class attention chooses the tokens, such as a DINO")
     guide_checkpoint: Path | None = option("weights of the guide", shown="timm's own pretrained weights")
 

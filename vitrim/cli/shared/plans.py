@@ -29,7 +29,7 @@ class Plan:
     @property
     def name(self) -> str:
         """The method's name; of a stack all of them."""
-        return "+".join(method.name for method in self.model.methods)
+        return "+".join(method.name for method in self.model.methods) or "dense"
 
     @property
     def options(self) -> dict[str, Any]:
@@ -38,7 +38,7 @@ class Plan:
         for method in self.model.methods:
             number = 1 + sum(key.split()[0] == method.name for key in stack)
             stack[method.name if number == 1 else f"{method.name} {number}"] = _all_options(method)
-        return stack if len(stack) > 1 else next(iter(stack.values()))
+        return stack if len(stack) != 1 else next(iter(stack.values()))
 
 
 def _all_options(method: Method) -> dict[str, Any]:
@@ -58,7 +58,7 @@ def one_plan(subject: Subject, config: Any, seed: int) -> Plan:
     Raises ValueError for options that the method does not take, and for a budget beside a keep rate.
     """
     names, given, budgets = config.method, _given(subject, config), config.macs
-    saved = _kept(subject, names, given, budgets)
+    saved = _kept(subject, config, given)
     if saved is not None:
         return plan_of(saved)
     (name,) = _one("--method", _known(subject, names))
@@ -67,8 +67,8 @@ def one_plan(subject: Subject, config: Any, seed: int) -> Plan:
     if budgets:
         if dial in given:
             raise ValueError(f"--macs solves for --{dial}: give one of the two")
-        return _budgeted(subject, name, options, *_one("--macs", budgets))
-    return plan_of(reduce(subject.dense, make_method(name, **options)))
+        return _budgeted(subject, name, options, *_one("--macs", budgets), config.prediction_only)
+    return plan_of(reduce(subject.dense, make_method(name, **options), prediction_only=config.prediction_only))
 
 
 def many_plans(subject: Subject, config: Any, seed: int) -> list[Plan]:
@@ -77,13 +77,14 @@ def many_plans(subject: Subject, config: Any, seed: int) -> list[Plan]:
     Raises ValueError for options that none of the methods takes.
     """
     names, given, budgets = config.method, _given(subject, config), config.macs
-    saved = _kept(subject, names, given, budgets)
+    saved = _kept(subject, config, given)
     if saved is not None:
         return [plan_of(saved)]
     names = _known(subject, names)
     _check_taken(names, given)
     _check_dials(names, given, budgets)
-    plans = [plan for name in names for plan in _rows(subject, name, given, budgets, seed)]
+    dense = [plan_of(reduce(subject.dense, [], prediction_only=True))] if config.prediction_only else []
+    plans = [*dense, *(plan for name in names for plan in _rows(subject, config, name, given, seed))]
     return list({plan.label: plan for plan in plans}.values())
 
 
@@ -106,16 +107,16 @@ def _given(subject: Subject, config: Any) -> dict[str, Any]:
     return {**given, "score": LastClassAttention(open_guide(subject, config.guide, config.guide_checkpoint))}
 
 
-def _rows(subject: Subject, name: str, given: dict[str, Any], budgets: Sequence[float], seed: int) -> list[Plan]:
-    dial = METHODS[name].dial
+def _rows(subject: Subject, config: Any, name: str, given: dict[str, Any], seed: int) -> list[Plan]:
+    dial, budgets, only = METHODS[name].dial, config.macs, config.prediction_only
     mine = {key: value for key, value in given.items() if key in METHODS[name].option_names() and key != dial}
     rates = {dial: given[dial]} if dial in given else {}
     options = _options(subject, name, {**_singles(mine), **rates}, seed)
     settings = [{**options, dial: value} for value in _values(options.pop(dial, None), dial, budgets)]
     if not settings and not budgets:
         settings = [options]
-    rows = [plan_of(reduce(subject.dense, make_method(name, **setting))) for setting in settings]
-    return rows + [_budgeted(subject, name, options, budget) for budget in budgets]
+    rows = [plan_of(reduce(subject.dense, make_method(name, **setting), prediction_only=only)) for setting in settings]
+    return rows + [_budgeted(subject, name, options, budget, only) for budget in budgets]
 
 
 def _values(value: Any, dial: str, budgets: Sequence[float]) -> Sequence[Any]:
@@ -125,16 +126,28 @@ def _values(value: Any, dial: str, budgets: Sequence[float]) -> Sequence[Any]:
     return value if isinstance(value, tuple) else (value,)
 
 
-def _kept(subject: Subject, names: Sequence[str], given: dict[str, Any], budgets: Sequence[float]) -> ReducedViT | None:
+def _kept(subject: Subject, config: Any, given: dict[str, Any]) -> ReducedViT | None:
     """The model of a saved folder, where the command line leaves it as it is, or turns only what its trained method
     leaves open; its own methods may be named. None: another one is asked for."""
-    saved = subject.saved
-    if saved is None or budgets or (names and list(names) != [method.name for method in saved.methods]):
+    saved, names = subject.saved, list(config.method)
+    if saved is None or config.macs or (names and names != [method.name for method in saved.methods]):
         return None
     if not given:
-        return saved
+        return _predicting(saved) if config.prediction_only else saved
     open_options = set(saved.methods[0].switches) if len(saved.methods) == 1 and saved.methods[0].learns else set()
-    return _switch(saved, _singles(given)) if set(given) <= open_options else None
+    if not set(given) <= open_options:
+        return None
+    switched = _switch(saved, _singles(given))
+    return _predicting(switched) if config.prediction_only else switched
+
+
+def _predicting(model: ReducedViT) -> ReducedViT:
+    """The same model, its last block computing class tokens alone."""
+    if model.prediction_only:
+        return model
+    alone = attach(model.backbone, list(model.methods), prediction_only=True)
+    alone.methods.load_state_dict(model.methods.state_dict())
+    return alone
 
 
 def _switch(saved: ReducedViT, given: dict[str, Any]) -> ReducedViT:
@@ -196,8 +209,8 @@ def _check_dials(names: Sequence[str], given: dict[str, Any], budgets: Sequence[
 def remarks(plans: Sequence[Plan], config: Any) -> list[str]:
     """What the rows of `compare` do not show: options that not all methods take, and methods with a single row."""
     given = given_options(config)
+    found = ["every reduced row computes class tokens alone in the last block"] if config.prediction_only else []
     names = [name for name in dict.fromkeys(plan.name for plan in plans) if name in METHODS]
-    found = []
     for option in given:
         without = [name for name in names if option not in METHODS[name].option_names()]
         if option in {METHODS[name].dial for name in names}:
@@ -223,14 +236,14 @@ def _singles(given: dict[str, Any]) -> dict[str, Any]:
     return {**given, **alone}
 
 
-def _budgeted(subject: Subject, name: str, options: dict[str, Any], budget: float) -> Plan:
+def _budgeted(subject: Subject, name: str, options: dict[str, Any], budget: float, only: bool = False) -> Plan:
     free = {key: value for key, value in options.items() if key != METHODS[name].dial}
-    return plan_of(reduce(subject.dense, make_method(name, **free), macs=budget), budget)
+    return plan_of(reduce(subject.dense, make_method(name, **free), macs=budget, prediction_only=only), budget)
 
 
 def plan_of(model: ReducedViT, budget: float | None = None) -> Plan:
     """The plan of a model that is reduced already."""
-    label = " + ".join(map(_label, model.methods))
+    label = " + ".join(map(_label, model.methods)) or "dense, prediction only"
     return Plan(label if budget is None else f"{label} (macs={budget:g})", model, budget)
 
 
