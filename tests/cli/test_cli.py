@@ -408,6 +408,16 @@ class Invented(EViT):
 '''
 
 
+def test_a_method_that_takes_its_options_from_elsewhere(capsys, tmp_path):
+    """Its file alone does not tell them: the class is imported, and has all that a file would have told."""
+    file = tmp_path / "heir.py"
+    file.write_text('from vitrim import EViT\n\n\nclass Heir(EViT):\n    name, title = "heir", "keep as EViT does"\n')
+    named = ["profile", "--model", "deit_tiny_patch16_224", "--method", f"{file}:Heir"]
+    assert cli.main([*named, "--help"]) == 0 and "--[no-]fuse" in capsys.readouterr().out
+    assert cli.main([*named, "--keep", "0.5", "--no-fuse"]) == 0
+    assert "heir keep=0.5" in capsys.readouterr().out
+
+
 def test_a_new_method_brings_its_options(tmp_path):
     (tmp_path / "invented.py").write_text(INVENTED)
     method = ["--method", f"{tmp_path / 'invented.py'}:Invented"]

@@ -173,7 +173,7 @@ def test_a_run_names_the_dense_model_that_it_was_judged_beside(photographs, befo
     ("more", "said"),
     [
         (["--data", "nowhere", "--recipe", "evit_scratch"], "nowhere"),
-        (["--data", "nowhere"], "learns from the dense model, and from scratch there is none"),
+        ([], "learns from the dense model, and from scratch there is none"),
         (["--recipe", "evit_scratch", "--checkpoint", "w.pth"], "--scratch starts from random weights"),
         (["--recipe", "tofe", "--method", "evit"], "which only tofe can compute"),
         (["--recipe", "evit_scratch", "--macs", "0.01"], "out of reach"),

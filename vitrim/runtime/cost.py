@@ -72,9 +72,7 @@ def plan_cost(
     return blocks, n
 
 
-def _after(
-    step: Step, n: Any, patches: int, body: Backbone, own_counts: Sequence[OwnCounts], undone: bool = True
-) -> tuple[Any, Any]:
+def _after(step: Step, n: Any, patches: int, body: Backbone, own_counts: Sequence[OwnCounts], undone: bool = True):
     """Patch tokens after a step, of n before it, and the MACs of deciding it; and of undoing it, if it is undone."""
     method: Any = step.method  # those with counts of their own take them in `macs`
     place = replace(step.place, patches=patches)

@@ -93,7 +93,7 @@ def _of_class(cls: Any) -> Signature:
         )
         for p in cls.option_parameters().values()
     )
-    return Signature(cls.name, cls.__name__, cls.title, cls.title, cls.dial, cls.guided, options)
+    return Signature(cls.name, cls.__name__, cls.title, cls.title, "", cls.dial, cls.guided, options)
 
 
 def _owners(signatures: Any) -> dict[str, list[tuple[Signature, MethodOption]]]:
