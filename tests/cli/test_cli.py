@@ -416,6 +416,7 @@ def test_a_method_that_takes_its_options_from_elsewhere(capsys, tmp_path):
     assert cli.main([*named, "--help"]) == 0 and "--[no-]fuse" in capsys.readouterr().out
     assert cli.main([*named, "--keep", "0.5", "--no-fuse"]) == 0
     assert "heir keep=0.5" in capsys.readouterr().out
+    del METHODS["heir"]
 
 
 def test_a_new_method_brings_its_options(tmp_path):

@@ -166,7 +166,7 @@ def test_a_folder_that_takes_no_file_is_noticed_before_the_work(capsys, folder, 
 
 
 def test_prediction_only_in_every_command(capsys, folder, tmp_path):
-    """compare has the dense model with it as a row; profile and evaluate take it, a saved folder too; training does not."""
+    """compare has the dense model with it as a row; profile takes it, a saved folder too; training does not."""
     images, report = on_images(folder), tmp_path / "report.json"
     assert cli.main(["compare", *images, "--keep", "0.5", "--prediction-only", "--json", str(report)]) == 0
     out = capsys.readouterr().out
