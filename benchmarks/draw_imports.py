@@ -21,7 +21,15 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE, PICTURE = ROOT / "vitrim", ROOT / "docs" / "images" / "imports.svg"
 PLACES = {  # room: (column, row)
     **{"core": (1, 0), "backbones": (1, 1), "methods": (1, 2), "runtime": (1, 3)},
-    **{"evaluate": (0, 4), "testing": (1, 4), "view": (2, 4), "training": (1, 5), "demo": (2, 5.5), "cli": (1, 6.5)},
+    **{
+        "evaluate": (0, 4),
+        "testing": (1, 4),
+        "deploy": (2, 4),
+        "view": (3, 4),
+        "training": (1, 5),
+        "demo": (2, 5.5),
+        "cli": (1, 6.5),
+    },
     **{"common": (3, 1), "data": (3, 3)},
 }
 WIDTH, HEIGHT = 0.62, 0.42

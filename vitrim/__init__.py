@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .core.masking import Mask
     from .core.reductions import Fuse, Keep, Merge, Reduction
     from .core.tokens import Tokens
+    from .deploy.optimize import optimize
     from .methods import (
         ATS,
         BAT,
@@ -78,6 +79,7 @@ __all__ = [
     "__version__",
     "image_macs",
     "load",
+    "optimize",
     "profile",
     "reduce",
     "register_method",
@@ -90,6 +92,7 @@ _HOMES = {
     "core.masking": ("Mask",),
     "core.reductions": ("Fuse", "Keep", "Merge", "Reduction"),
     "core.tokens": ("Tokens",),
+    "deploy.optimize": ("optimize",),
     "methods": (
         *("ATS", "BAT", "DPCKNN", "METHODS", "DynamicViT", "EViT", "EvoViT", "Grid", "IdleViT", "LastClassAttention"),
         *("Method", "Random", "ToFe", "ToMe", "TopK", "register_method"),
@@ -102,7 +105,9 @@ _HOMES = {
     "runtime.saving": ("save",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
-_ROOMS = ("backbones", "core", "data", "demo", "evaluate", "methods", "runtime", "testing", "training", "view")
+_ROOMS = (
+    *("backbones", "core", "data", "demo", "deploy", "evaluate", "methods", "runtime", "testing", "training", "view"),
+)
 
 
 def __getattr__(name: str) -> Any:

@@ -12,6 +12,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from .packed import PackedLinear
+
 # What torch puts over a class: fully_shard, replicate, and torch.export while it records.
 _OVER_CLASSES = ("FSDPModule", "ReplicateModule", "AttrProxy")
 
@@ -63,7 +65,7 @@ def is_bare(module: nn.Module | None, cls: type[nn.Module]) -> bool:
 def is_bare_linear(layer: Any) -> bool:
     """Whether x W^T + b over the layer's weights is what calling it gives."""
     return (
-        is_bare(layer, nn.Linear)
+        (is_bare(layer, nn.Linear) or (is_bare(layer, PackedLinear) and layer.activation == "none"))
         and nn.Linear.forward is _LINEAR
         and _is_bare_tensor(layer.weight)
         and (layer.bias is None or _is_bare_tensor(layer.bias))

@@ -32,6 +32,7 @@ class Library(ABC):
     listing: ClassVar[str]  # how to list the names, for messages
     loggers: ClassVar[tuple[str, ...]] = ()  # that report every try while weights are fetched
     idle: ClassVar[tuple[type[nn.Module], ...]] = ()  # layers that pass their input on in eval mode, as Dropout does
+    mlps: ClassVar[tuple[type[nn.Module], ...]] = ()  # MLPs that compute act(fc1(x)) first
     # Attributes of modules with which a model is recorded in another way, or on which no value in eval mode depends.
     incidental: ClassVar[frozenset[str]] = frozenset()
 

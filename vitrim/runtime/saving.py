@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from ..backbones import library_of
+from ..backbones.packed import PackedLinear
 from ..common.tensor_files import digest, open_tensors, write_tensors
 from ..common.whole import Beside, held
 from ..methods.parts.stored_shares import StoredShares
@@ -117,6 +118,11 @@ def _made(model: nn.Module) -> Save:
     model = unwrap(model)
     if type(model) is not ReducedViT:
         raise ValueError(f"{type(model).__name__} is no reduced model: save what vitrim.reduce has made of it")
+    if any(isinstance(part, PackedLinear) for part in model.modules()):
+        raise ValueError(
+            "the model comes from vitrim.optimize, which is for one machine: save the model that it was made of, and "
+            "optimize what load() gives back"
+        )
     for method in model.methods:
         if isinstance(method, StoredShares):
             method.read_shares()

@@ -11,7 +11,7 @@ from typing import Any
 
 import timm
 from timm.data import infer_imagenet_subset, resolve_model_data_config
-from timm.layers import DropPath
+from timm.layers import DropPath, Mlp
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
@@ -38,6 +38,7 @@ class TimmLibrary(Library):
     listing = "timm.list_models() lists its names"
     loggers = ("huggingface_hub", "timm.models")
     idle = (DropPath,)
+    mlps = (Mlp,)
     incidental = frozenset(_RECORDED | _FREE)
 
     @property

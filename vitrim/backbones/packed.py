@@ -1,0 +1,81 @@
+"""A linear layer whose weights lie in memory as oneDNN multiplies them: packed once, not at every call.
+
+`nn.Linear` on CPU packs its weights anew at each call. The fewer rows there are, the more of the time that takes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..core.recording import recording
+
+DTYPES = (torch.float32, torch.bfloat16)
+
+
+class PackedLinear(nn.Linear):
+    """`nn.Linear` for inference on CPU, over the same parameters and with a packed copy of the weights.
+
+    activation: "gelu": GELU of the result, in the same kernel; "none"
+
+    The packed copy is made anew where the weights have changed. With gradients, in graphs that are being recorded, off
+    the CPU and in other dtypes than float32 and bfloat16 it computes as `nn.Linear` does.
+    """
+
+    def __init__(self, layer: nn.Linear, activation: str = "none"):
+        nn.Module.__init__(self)  # the parameters are the layer's own
+        self.in_features, self.out_features = layer.in_features, layer.out_features
+        self.weight, self.bias = layer.weight, layer.bias
+        self.activation = activation
+        self._packed: dict[torch.dtype, tuple[Any, Tensor]] = {}
+        self.train(layer.training)
+
+    def forward(self, x: Tensor) -> Tensor:  # ty: ignore[lost-keyword-for-regular-parameter]
+        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+        if not self._can_pack(x, dtype):
+            out = super().forward(x)
+            return out if self.activation == "none" else nn.functional.gelu(out)
+        bias = None if self.bias is None else self.bias.to(dtype)
+        # "none" beside "gelu" is its exact form.
+        scheme = "none" if self.activation == "gelu" else ""
+        return _OPS._linear_pointwise(x.to(dtype), self._weights(dtype), bias, self.activation, [], scheme)
+
+    def _can_pack(self, x: Tensor, dtype: torch.dtype) -> bool:
+        plain = not recording() and x.device.type == self.weight.device.type == "cpu" and dtype in DTYPES
+        grown = torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad)
+        return plain and not grown and x.numel() > 0
+
+    def _weights(self, dtype: torch.dtype) -> Tensor:
+        """The packed weights in that dtype, of the weights as they are now."""
+        state = (self.weight.data_ptr(), self.weight._version)
+        known = self._packed.get(dtype)
+        if known is None or known[0] != state:
+            known = state, _OPS._reorder_linear_weight(self.weight.detach().to(dtype).contiguous())
+            self._packed[dtype] = known
+        return known[1]
+
+    @property
+    def packed_bytes(self) -> int:
+        """Bytes of the packed copies."""
+        return sum(self.weight.numel() * dtype.itemsize for dtype in self._packed)
+
+    def __getstate__(self) -> dict:
+        """Packed copies are opaque to copies and pickles, and are made anew."""
+        return {**self.__dict__, "_packed": {}}
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, activation={self.activation}"
+
+
+_OPS: Any = torch.ops.mkldnn
+
+
+def trouble_with_packing() -> str:
+    """Why this machine, or this torch, cannot pack; empty where it can."""
+    if not torch.backends.mkldnn.is_available():
+        return "this torch has no oneDNN (torch.backends.mkldnn), which packs the weights"
+    if not (hasattr(_OPS, "_linear_pointwise") and hasattr(_OPS, "_reorder_linear_weight")):
+        return f"torch {torch.__version__} has no operators for packed weights: torch 2.9 to 2.14 have"
+    return ""
