@@ -76,9 +76,9 @@ def _pack(backbone: nn.Module) -> None:
             owner, _, key = name.rpartition(".")
             setattr(backbone.get_submodule(owner), key, PackedLinear(layer))
     mlps = library_of(backbone).mlps
-    for part in backbone.modules():
-        if type(part) in mlps and _ends_in_gelu(part):
-            part.fc1.activation, part.act = "gelu", nn.Identity()
+    found: list[Any] = [part for part in backbone.modules() if type(part) in mlps and _ends_in_gelu(part)]
+    for mlp in found:
+        mlp.fc1.activation, mlp.act = "gelu", nn.Identity()
 
 
 def _ends_in_gelu(mlp: Any) -> bool:
