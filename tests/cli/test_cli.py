@@ -419,6 +419,35 @@ def test_a_method_that_takes_its_options_from_elsewhere(capsys, tmp_path):
     del METHODS["heir"]
 
 
+def test_methods_tries_a_method_of_ones_own_on_every_kind_of_model(capsys, tmp_path):
+    """It reads class attention, and its constructor says nothing of that."""
+    file = tmp_path / "reader.py"
+    file.write_text(
+        "import vitrim\n\n\nclass Reader(vitrim.Method):\n    name, title = 'reader', 'keep what [CLS] looks at'\n\n"
+        "    def __init__(self, keep=0.7, at=None):\n        super().__init__(keep, at)\n\n"
+        "    def forward(self, tokens, evidence, place):\n        scores = evidence.class_attention()\n"
+        "        return vitrim.Keep(scores.topk(self.count(place, tokens.n), dim=1).indices)\n\n"
+        "    def count(self, place, n):\n        return max(1, int(place.keep * n))\n"
+    )
+    assert cli.main(["methods", "--method", f"{file}:Reader"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    del METHODS["reader"]
+    assert "reader: no, the model has no [CLS] token, so there is no class attention" in said
+
+
+def test_a_report_replaces_no_other_file(capsys, tmp_path):
+    profile = ["profile", "--model", "deit_tiny_patch16_224", "--json"]
+    for name, text in (("mine.py", "print()"), ("list.json", "[1]"), ("other.json", '{"a": 1}')):
+        (tmp_path / name).write_text(text)
+        assert cli.main([*profile, str(tmp_path / name)]) == 2
+        assert "is no report of vitrim's: give another file" in capsys.readouterr().err
+        assert (tmp_path / name).read_text() == text
+    report = tmp_path / "report.json"
+    report.touch()
+    for command in (profile[:-1], ["recipes"], ["recipes", "tofe"], ["methods", "evit"]):
+        assert cli.main([*command, "--json", str(report)]) == 0, "an empty file, and every report of ours"
+
+
 def test_a_new_method_brings_its_options(tmp_path):
     (tmp_path / "invented.py").write_text(INVENTED)
     method = ["--method", f"{tmp_path / 'invented.py'}:Invented"]

@@ -114,10 +114,10 @@ def test_titles_and_words():
 
 HALF = {
     "no data": (["--model", "test_vit"], "needs --data: a folder"),
-    "no model": (["--data", "val"], "--data val: give --model NAME too"),
+    "no model": (["--data", "."], "--data .: give --model NAME too"),
     "limit of digits": (["--limit", "5"], "--limit is for images of your own: give --model and --data too"),
     "size of digits": (["--image-size", "32"], "--image-size is for images of your own"),
-    "images of photographs": (["--model", "test_vit", "--data", "x", "--images", "5"], "use --limit"),
+    "images of photographs": (["--model", "test_vit", "--data", ".", "--images", "5"], "use --limit"),
 }
 
 

@@ -174,7 +174,7 @@ def test_a_run_names_the_dense_model_that_it_was_judged_beside(photographs, befo
     [
         (["--data", "nowhere", "--recipe", "evit_scratch"], "nowhere"),
         ([], "learns from the dense model, and from scratch there is none"),
-        (["--recipe", "evit_scratch", "--checkpoint", "w.pth"], "--scratch starts from random weights"),
+        (["--recipe", "evit_scratch", "--checkpoint", __file__], "--scratch starts from random weights"),
         (["--recipe", "tofe", "--method", "evit"], "which only tofe can compute"),
         (["--recipe", "evit_scratch", "--macs", "0.01"], "out of reach"),
         (["--recipe", "evit_scratch", "--resume"], "nothing to resume"),

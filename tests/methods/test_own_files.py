@@ -52,6 +52,16 @@ def test_a_forward_that_leaves_another_number_than_count_says(file):  # noqa: F8
         fast(X)
 
 
+@pytest.mark.parametrize("returned", ["tokens.x", "3", "[0, 1]"])
+def test_a_forward_that_returns_no_decision(file, returned):  # noqa: F811
+    lines = BARE.splitlines()
+    (place,) = (i for i, line in enumerate(lines) if line.strip().startswith("return vitrim."))
+    lines[place] = lines[place].partition("return")[0] + f"return {returned}"
+    file.write_text("\n".join(lines) + "\n")
+    with pytest.raises(ValueError, match="method 'bad' decides by a .*: let its forward return a Keep, Fuse, Merge"):
+        vitrim.reduce(tiny(), import_method(f"{file}:Bad")())(X)
+
+
 def test_a_source_that_has_changed_since_is_said_and_loads(file, tmp_path, recwarn):  # noqa: F811
     vitrim.ReducedViT(tiny(), [import_method(f"{file}:Learned")(0.6, at=1)]).save(tmp_path / "out")
     vitrim.load(tmp_path / "out")

@@ -6,7 +6,6 @@ output has gone. Anything else that goes wrong is our mistake, and its traceback
 
 from __future__ import annotations
 
-import difflib
 import os
 import shutil
 import sys
@@ -16,8 +15,9 @@ from importlib import import_module
 
 from ..common.files import STDOUT
 from ..common.terminal import speak_as_told
-from ..common.text import visible
+from ..common.text import did_you_mean, visible
 from .commands import COMMANDS
+from .shared.early import check_early
 from .shared.flags import in_flags
 from .shared.help import overview
 from .shared.parse import HelpAsked, parse
@@ -76,15 +76,23 @@ def _dispatch(argv: list[str]) -> None:
 
 def _run(name: str, arguments: list[str]) -> None:
     config = parse(COMMANDS[name], arguments, shutil.get_terminal_size().columns)
-    for spec in config.imports:  # methods of the user's own
-        from ..methods import import_method
-
-        import_method(spec)
-    from ..common.progress import hidden
+    check_early(COMMANDS[name], config)
+    from ..common.progress import hidden, progress
 
     output = getattr(config, "output", None)
     with hidden(output is not None and output.json == STDOUT):  # what reads that wants nothing else
-        import_module(f".{name}", __name__).run(config)
+        with progress("starting PyTorch"):
+            command = import_module(f".{name}", __name__)
+            _import_methods(config.imports)
+        command.run(config)
+
+
+def _import_methods(specs: Sequence[str]) -> None:
+    """Methods of the user's own."""
+    for spec in specs:
+        from ..methods import import_method
+
+        import_method(spec)
 
 
 def _show_warning(message, *_) -> None:
@@ -98,7 +106,6 @@ def _one_line(message: object) -> str:
 
 
 def _unknown(given: str) -> str:
-    near = difflib.get_close_matches(given, [*COMMANDS, "--help", "--version"], n=1)
-    hint = f"did you mean {near[0]}? " if near else ""
+    hint = did_you_mean(given, [*COMMANDS, "--help", "--version"])
     kind = "option" if given.startswith("-") else "command"
     return f"{kind} {given!r} is not known: {hint}commands are {', '.join(COMMANDS)} (vitrim --help)"

@@ -32,9 +32,13 @@ class CompareOptions:
     out: Path | None = option("draw accuracy against cost into this file (.png, .svg)", common=True)
     overwrite: bool = option("replace the file of --out, where it is there", False)
     best_under: tuple[float, ...] | None = option(
-        "say which row is best at this share of the dense cost (--macs, without a value)", common=True, bare=True
+        "say which row is best at this share of the dense cost; without X, at each share of --macs",
+        common=True,
+        bare=True,
     )
-    target_change: float | None = option("say which row is cheapest within so many points of dense", common=True)
+    target_change: float | None = option(
+        "say which row is cheapest among those at most X points below dense", common=True
+    )
 
 
 @dataclass(kw_only=True)
@@ -55,7 +59,7 @@ class DemoDataOptions(DataOptions):
         common=True,
         metavar="PATH",
     )
-    limit: int | None = option("use so many of them, drawn at random, evenly over the classes", 500, common=True)
+    limit: int | None = option("use N of them, drawn at random, evenly over the classes", 500, common=True)
 
 
 @dataclass(kw_only=True)
@@ -125,6 +129,7 @@ COMMANDS = {
                 "output": OutputOptions,
             },
             "several values: one row for each",
+            endings=(".png", ".svg"),
         ),
         Command(
             "finetune",
@@ -190,6 +195,7 @@ COMMANDS = {
                 "run": DemoRunOptions,
                 "output": OutputOptions,
             },
+            endings=(".html", ".htm"),
         ),
     )
 }

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from ..common.extras import require
-from ..common.files import check_new, check_output, write_json
+from ..common.files import write_json
 from ..common.progress import progress
 from .shared.bank import bank_figures, open_bank
 from .shared.conclusions import conclusions
 from .shared.config_file import asked
-from .shared.measure import check_run, common_figures, data_figures, measure, open_images
+from .shared.measure import check_run, common_figures, data_figures, disturbed, measure, open_images
 from .shared.model import open_model
-from .shared.picture import ENDINGS, draw
+from .shared.picture import draw
 from .shared.plans import many_plans, remarks
 from .shared.report import about, comparison, judged
 from .shared.table import Printer
@@ -20,12 +20,10 @@ from .shared.table import Printer
 
 def run(config: Any) -> None:
     """Compare what the arguments name."""
-    check_output(config.output.json)
     picture = config.more.out
     if picture is not None:
         require("plot", "vitrim compare --out")
-        check_new(picture, config.more.overwrite, ENDINGS)
-    setting = check_run(config.run, config.data)
+    setting = check_run(config.run)
     with progress("preparing the models"):
         subject = open_model(config.model)
         plans = many_plans(subject, config.method, setting.seed)
@@ -40,6 +38,8 @@ def run(config: Any) -> None:
     comparison(printer, rows)
     printer.line()
     judged(printer, rows, loader, config.data)
+    if remark := disturbed(rows):
+        printer.line(remark)
     for sentence in conclusions(rows, config):
         printer.line(sentence)
     if picture is not None:

@@ -11,7 +11,7 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from ..common.extras import require
-from ..common.files import check_new, check_output, unused, write_json
+from ..common.files import unused, write_json
 from ..common.text import counted
 from ..demo.digits import DigitCanvases
 from ..demo.model import NAME, load_model
@@ -19,7 +19,17 @@ from ..demo.page import write_page
 from .shared.config_file import asked
 from .shared.demo_page import SHOWN_COST, conclusion_of, examples, page_row, words_of
 from .shared.demo_plans import DIGIT_NOTES, digit_plans, own_plans
-from .shared.measure import Row, Setting, accuracy_of, check_run, common_figures, data_figures, measure, open_images
+from .shared.measure import (
+    Row,
+    Setting,
+    accuracy_of,
+    check_run,
+    common_figures,
+    data_figures,
+    disturbed,
+    measure,
+    open_images,
+)
 from .shared.model import Subject, open_model
 from .shared.picture import svg
 from .shared.plans import Plan
@@ -54,12 +64,10 @@ def run(config: Any) -> None:
     """Run the demo."""
     require("demo", "vitrim demo")
     out = config.more.out or unused(DEFAULT_PAGE)
-    check_new(out, config.more.overwrite, (".html", ".htm"))
-    check_output(config.output.json)
     own = _is_own(config)
     # More threads gain little on so small a model, and on a busy machine they wait for each other.
     threads = 1 if config.run.threads is None and not own else config.run.threads
-    setting = check_run(dataclasses.replace(config.run, threads=threads), config.data)
+    setting = check_run(dataclasses.replace(config.run, threads=threads))
     printer = Printer(config.output.json, config.output.wide)
     scene = _own(config, setting, printer) if own else _digits(config, setting, printer)
     rows = measure(scene.subject, scene.plans, scene.loader, setting)
@@ -67,6 +75,8 @@ def run(config: Any) -> None:
     comparison(printer, rows)
     printer.line()
     judged(printer, rows, scene.loader, config.data) if own else not_finite(printer, rows)
+    if remark := disturbed(rows):
+        printer.line(remark)
     for sentence in conclusion_of(rows):
         printer.line(sentence)
     printer.line(f"the page is {_write_page(out, scene, rows, setting).resolve()}")

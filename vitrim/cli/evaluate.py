@@ -4,13 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..common.files import check_output, write_json
+from ..common.files import write_json
 from ..common.progress import progress
 from ..evaluate import EvaluationResult
 from .shared.bank import bank_figures, open_bank
 from .shared.baseline import beside_figures, judge_beside, open_baseline, tell_beside
 from .shared.config_file import asked
-from .shared.measure import Row, accuracy_of, change_of, check_run, common_figures, data_figures, measure, open_images
+from .shared.measure import (
+    Row,
+    accuracy_of,
+    change_of,
+    check_run,
+    common_figures,
+    data_figures,
+    disturbed,
+    measure,
+    open_images,
+)
 from .shared.model import open_model
 from .shared.plans import one_plan
 from .shared.report import about, judged
@@ -19,8 +29,7 @@ from .shared.table import Column, Printer, interval, percent, signed, tokens_lef
 
 def run(config: Any) -> None:
     """Evaluate what the arguments name."""
-    check_output(config.output.json)
-    setting = check_run(config.run, config.data)
+    setting = check_run(config.run)
     with progress("preparing the models"):
         subject = open_model(config.model)
         plan = one_plan(subject, config.method, setting.seed)
@@ -35,6 +44,8 @@ def run(config: Any) -> None:
     printer.table(columns, _lines(dense, reduced))
     printer.line()
     judged(printer, rows, loader, config.data)
+    if remark := disturbed(rows):
+        printer.line(remark)
     common = {
         **asked(config),
         **data_figures(config.model, config.data, loader),

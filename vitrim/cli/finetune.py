@@ -9,10 +9,8 @@ from typing import Any
 import torch
 
 from ..common.extras import require
-from ..common.files import check_output
 from ..common.progress import progress
 from ..data.loading import open_dataset, open_loader
-from ..data.sources import check_there
 from ..data.unlabelled import is_flat
 from ..evaluate.timing import as_device, as_dtype
 from ..runtime.build import UntrainedWarning
@@ -33,14 +31,10 @@ def run(config: Any) -> None:
     require("train", "vitrim finetune")
     from accelerate import PartialState
 
-    check_output(config.output.json)
     _check_device(config.machine)
     settings = _settings(config)
     if config.method.prediction_only:
         raise ValueError("--prediction-only changes nothing in training: give it to evaluate, compare or profile")
-    check_there(config.training.data)
-    if config.training.val is not None:
-        check_there(config.training.val)
     _check_folder(config.training, settings)
     if config.machine.threads:
         torch.set_num_threads(config.machine.threads)

@@ -10,9 +10,9 @@ import torch
 
 from .._version import __version__
 from ..backbones import FAMILIES, LIBRARIES, library_with
-from ..common.files import check_output, write_json
+from ..common.files import write_json
 from ..common.progress import counted_off
-from ..methods import METHODS
+from ..methods import METHODS, is_own
 from ..runtime.build import attach, make_method
 from ..runtime.profile import Profile, profile
 from .shared.flags import in_flags
@@ -39,7 +39,6 @@ class Answer:
 
 def run(config: Any) -> None:
     """List the methods."""
-    check_output(config.output.json)
     if config.word is not None:
         _one(config)
         return
@@ -62,7 +61,7 @@ def _one(config: Any) -> None:
     print_method(Printer(config.output.json, config.output.wide), method, runs, _told(cost))
     options = {option.name: option.default for option in method.options}
     about = {"method": method.name, "title": method.title, "dial": method.dial, "options": options, "runs": runs}
-    figures = {**about, "model": EXAMPLE, "gmacs": cost.gmacs, "share": cost.share}
+    figures = {**about, "vitrim": __version__, "model": EXAMPLE, "gmacs": cost.gmacs, "share": cost.share}
     write_json(config.output.json, figures)
 
 
@@ -98,15 +97,30 @@ def _on_meta(example: str) -> torch.nn.Module:
 def _answer(model: torch.nn.Module, name: str) -> Answer:
     """Try the method as it is; where it is refused, try what the refusal advises."""
     try:
-        attach(model, name)
+        _try(attach(model, name), name)
         return Answer(True, {})
     except ValueError as refusal:
         needs, reason = getattr(refusal, "needs", {}), in_flags(refusal)
+    if not needs:
+        return Answer(False, {}, reason)
     try:
         attach(model, make_method(name, **needs))
         return Answer(True, needs, reason)
     except ValueError:
         return Answer(False, {}, reason)
+
+
+def _try(model: torch.nn.Module, name: str) -> None:
+    """Run a method of the user's own once, on shapes alone: what it reads in its forward, its constructor may not say.
+    Raises ValueError where the method refuses the model."""
+    if is_own(METHODS[name]):
+        return
+    size = library_with(EXAMPLE).data_config(model.backbone)["input_size"]
+    try:
+        with torch.no_grad():
+            model(torch.empty(1, *size, device="meta"))
+    except (NotImplementedError, RuntimeError, IndexError):
+        pass  # what needs values cannot be tried on shapes
 
 
 def _options(name: str) -> dict[str, Any]:

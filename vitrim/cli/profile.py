@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .._version import __version__
-from ..common.files import check_output, write_json
+from ..common.files import write_json
 from ..runtime.model_cost import UNITS, Profile
 from ..runtime.profile import profile as cost_of
 from .shared.config_file import asked
@@ -16,7 +16,6 @@ from .shared.table import Printer
 
 def run(config: Any) -> None:
     """Print the cost of what the arguments name."""
-    check_output(config.output.json)
     subject = open_model_without_weights(config.model)
     plan = one_plan(subject, config.method, config.run.seed)
     cost, dense = cost_of(plan.model), cost_of(subject.dense)

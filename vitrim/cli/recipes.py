@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, fields
 from typing import Any
 
-from ..common.files import check_output, write_json
+from .._version import __version__
+from ..common.files import write_json
 from ..training import RECIPES, Recipe, get_recipe
 from .shared.table import Column, Printer
 from .shared.training_options import ChangeOptions
@@ -22,15 +23,16 @@ PLAIN = ("name", "method", "weights", "augmentation")
 
 def run(config: Any) -> None:
     """List the recipes, or show one."""
-    check_output(config.output.json)
     printer = Printer(config.output.json, config.output.wide)
     if config.word is None:
         _list(printer)
-        write_json(config.output.json, {"recipes": {name: _numbers(get_recipe(name)) for name in RECIPES}})
+        numbers = {name: _numbers(get_recipe(name)) for name in RECIPES}
+        write_json(config.output.json, {"recipes": numbers, "vitrim": __version__})
         return
     recipe, small = get_recipe(config.word), get_recipe(config.word, small=True)
     _show(printer, recipe, small)
-    write_json(config.output.json, {"recipe": config.word, **_numbers(recipe), "short": _numbers(small)})
+    numbers = {"recipe": config.word, **_numbers(recipe), "short": _numbers(small)}
+    write_json(config.output.json, {**numbers, "vitrim": __version__})
 
 
 def _list(printer: Printer) -> None:

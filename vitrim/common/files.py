@@ -15,6 +15,7 @@ from typing import Any
 from .whole import Beside
 
 STDOUT = "-"
+LARGEST_REPORT = 10**8  # bytes
 
 
 def check_output(path: str | Path | None, endings: tuple[str, ...] = ()) -> None:
@@ -44,6 +45,23 @@ def check_new(path: str | Path, overwrite: bool, endings: tuple[str, ...] = ()) 
     check_output(path, endings)
     if not overwrite and Path(path).expanduser().is_file():
         raise ValueError(f"{path} is there already: give another --out, or --overwrite")
+
+
+def check_report(path: str | Path) -> None:
+    """`check_output` for a report of figures. Raises ValueError also for a file that is there and is no such report: an
+    earlier one may be replaced, weights or a program may not."""
+    check_output(path)
+    there = Path(path).expanduser()
+    if str(path) != STDOUT and there.is_file() and there.stat().st_size and not _is_report(there):
+        raise ValueError(f"--json {path} is there already and is no report of vitrim's: give another file")
+
+
+def _is_report(path: Path) -> bool:
+    try:
+        found = json.loads(path.read_bytes()) if path.stat().st_size < LARGEST_REPORT else None
+    except (OSError, ValueError):
+        return False
+    return isinstance(found, dict) and "vitrim" in found
 
 
 def unused(path: Path) -> Path:

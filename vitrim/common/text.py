@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 
@@ -10,6 +11,7 @@ from collections.abc import Iterable, Sequence
 # are no UTF-8), line and paragraph separators.
 _UNSEEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 NAME_LENGTH, REASON_LENGTH = 80, 160
+_SENTENCE_END = re.compile(r"(?<=\w\w)[.!?]\s")  # not behind the `1` of a list or the `g` of e.g.
 
 
 def visible(text: object) -> str:
@@ -35,16 +37,70 @@ def few(items: Sequence[object], shown: int = 3) -> str:
     return text if len(items) <= shown else f"{text} and {len(items) - shown} more"
 
 
+def nearest(word: str, names: Iterable[str], n: int = 1) -> list[str]:
+    """At most n names that a word is likely meant for: the same but for capitals; those that begin so, the shortest
+    first; those that look alike.
+
+    Example:
+        >>> nearest("EViT", ["evit", "idlevit"]), nearest("deit_small", ["davit_small", "deit_small_patch16_224"])
+        (['evit'], ['deit_small_patch16_224'])
+    """
+    small, known = word.lower(), {name.lower(): name for name in names}
+    same = [known[small]] if small in known else []
+    longer = sorted((name for key, name in known.items() if len(small) > 2 and key.startswith(small)), key=len)
+    alike = [known[key] for key in difflib.get_close_matches(small, known, n=n)]
+    return list(dict.fromkeys([*same, *longer, *alike]))[:n]
+
+
 def did_you_mean(word: str, names: Iterable[str]) -> str:
     """`did you mean evit? ` for a word that looks like one of the names; else nothing."""
-    near = difflib.get_close_matches(word, list(names), n=1)
+    near = nearest(word, names)
     return f"did you mean {near[0]}? " if near else ""
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or its type where there is none."""
+    """The first line of an error's message, a long one cut between words; or the error's type where it says nothing."""
     lines = str(error).strip().splitlines()
-    return shortened(lines[0], REASON_LENGTH) if lines else type(error).__name__
+    return cut(lines[0], REASON_LENGTH) if lines else type(error).__name__
+
+
+def first_sentence(error: BaseException) -> str:
+    """The first sentence of an error's message, without its full stop, as `first_line` gives it."""
+    return _SENTENCE_END.split(first_line(error), maxsplit=1)[0].removesuffix(".")
+
+
+def reason(error: BaseException) -> str:
+    """Why something failed: in the system's plain words where it was the system that refused, else `first_line`.
+
+    Example:
+        >>> reason(FileNotFoundError(2, "No such file or directory", "labels.txt"))
+        'No such file or directory'
+    """
+    return getattr(error, "strerror", None) or first_line(error)
+
+
+def cut(text: object, length: int) -> str:
+    """The text, made visible; of a long one the beginning, which ends with a whole word.
+
+    Example:
+        >>> cut("we cannot find the requested files", 22)
+        'we cannot find the ...'
+    """
+    text = visible(text)
+    if len(text) <= length:
+        return text
+    words = text[: length - 3].rpartition(" ")[0]
+    return f"{words} ..." if words else shortened(text, length)
+
+
+def listed(items: Sequence[str]) -> str:
+    """`a`, `a and b`, `a, b and c`.
+
+    Example:
+        >>> listed(["evaluate", "compare", "demo"])
+        'evaluate, compare and demo'
+    """
+    return " and ".join([", ".join(items[:-1]), items[-1]] if len(items) > 1 else items)
 
 
 def counted(number: int, noun: str, nouns: str | None = None) -> str:

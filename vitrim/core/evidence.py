@@ -84,7 +84,8 @@ class Evidence:
     def class_rows(self) -> Float[Tensor, "b h v n"]:
         """softmax(q_cls K^T / sqrt(d)) of every head and class token, patch entries only. In a ragged batch, which
         attention must have run on, n is the largest number of an image; entries behind an image's last token are 0."""
-        q = self._class_queries() if self.layout is None else self._padded(self.q)[:, :, list(self.class_tokens)]
+        rows = self._class_slice()
+        q = self._class_queries() if self.layout is None else self._padded(self.q)[:, :, rows]
         return self._softmax(q)[..., self.prefix :]
 
     def value_norms(self) -> Float[Tensor, "b h n"]:
@@ -130,7 +131,11 @@ class Evidence:
         return (logits if self.key_bias is None else logits + self.key_bias[:, None].float()).softmax(dim=-1)
 
     def _class_slice(self) -> slice:
-        """The class tokens, which stand side by side."""
+        """The class tokens, which stand side by side. Raises ValueError where the model has none."""
+        if not self.class_tokens:
+            raise ValueError(
+                "the model has no [CLS] token, so there is no class attention: use evidence.token_attention()"
+            )
         return slice(self.class_tokens[0], self.class_tokens[-1] + 1)
 
     def _class_queries(self) -> Float[Tensor, "b h v d"]:

@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from ..common.errors import OptionError
+from ..common.places import PREFIXES
 from ..common.text import counted, few
 from ..common.unwrapping import innermost
 from .choose import drawn, first_of_each
@@ -22,7 +23,7 @@ from .config import config_of, data_config
 from .folders import flat_files
 from .labels import classes_of_labels, read_labels
 from .photographs import Batch, Photographs, StreamedPhotographs, Unreadable, collate
-from .sources import PREFIXES, Files, ReaderImages, Stream, TorchImages, find_source
+from .sources import Files, ReaderImages, Stream, TorchImages, find_source
 from .unlabelled import UNLABELLED, all_below, is_flat
 
 __all__ = [

@@ -14,12 +14,11 @@ from typing import IO, Any, ClassVar
 from PIL import Image
 from timm.data import create_dataset, get_img_extensions
 
+from ..common.places import STREAMS, check_there, is_named
 from ..common.text import first_line, shortened
 from .folders import BESIDE, ClassFolders, class_folders, in_order
 
-_STREAMS = {"hfids", "tfds", "wds"}
 _NEEDS = {"hfds": "datasets", "hfids": "datasets", "tfds": "tensorflow_datasets", "wds": "webdataset"}
-PREFIXES = _STREAMS | {"hfds", "torch"}
 
 
 class Files:
@@ -153,20 +152,6 @@ class Stream:
         self.names = sorted(mapping, key=mapping.get) or None
 
 
-def check_there(path: str | Path) -> None:
-    """Raise ValueError for a file or folder that is not there: known before a model is opened, and at once."""
-    if not _is_named(path) and not Path(path).expanduser().exists():
-        raise ValueError(
-            f"there is no file or folder {Path(path).expanduser()}: give a folder with one folder per class, a .tar "
-            "file, or a name with hfds/, hfids/, tfds/, wds/ or torch/ in front"
-        )
-
-
-def _is_named(path: str | Path) -> bool:
-    prefix = str(path).partition("/")[0].lower()
-    return prefix in PREFIXES and not Path(path).expanduser().exists()
-
-
 def find_source(
     path: str | Path, root: str | Path | None, split: str | None, limit: int | None
 ) -> Files | ReaderImages | TorchImages | Stream:
@@ -176,7 +161,7 @@ def find_source(
     """
     check_there(path)
     local = Path(path).expanduser()
-    if _is_named(path):
+    if is_named(path):
         return _named(str(path), str(path).partition("/")[0].lower(), root, split, limit)
     if local.is_dir():
         return _files(class_folders(local, split))
@@ -235,7 +220,7 @@ def _named(
     except (Exception, SystemExit) as error:
         reason = first_line(error).replace("`num_samples`", "a limit")
         raise ValueError(f"timm cannot open {where} with split {split!r}: {reason}") from error
-    if prefix in _STREAMS:
+    if prefix in STREAMS:
         return Stream(dataset, where)
     return TorchImages(dataset) if prefix == "torch" else ReaderImages(dataset.reader)
 

@@ -35,7 +35,7 @@ def optimize(model: nn.Module) -> nn.Module:
     backbone = model.backbone if isinstance(model, ReducedViT) else model
     find_family(backbone)  # refuses what is not supported
     _check(model)
-    packed = _sharing(model)
+    packed = sharing(model)
     _pack(packed.backbone if isinstance(packed, ReducedViT) else packed)
     return packed
 
@@ -62,7 +62,7 @@ def _check(model: nn.Module) -> None:
             raise ValueError(f"optimize is for float32 and bfloat16 on the CPU, and {name} is {where}")
 
 
-def _sharing(model: nn.Module) -> Any:
+def sharing(model: nn.Module) -> Any:
     """A copy of the modules over the same parameters and buffers; its parameters ask for no gradient."""
     shared: dict[int, Any] = {id(buffer): buffer for buffer in model.buffers()}
     for parameter in model.parameters():

@@ -4,7 +4,7 @@ import math
 import os
 import platform
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -19,13 +19,14 @@ from ..backbones import LIBRARIES
 from ..common.errors import OptionError
 from ..common.progress import counted_off, hidden
 
+SPREAD = 0.25  # of the speed-up, between the tenth and the ninetieth percentile, on a machine that does nothing else
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _BFLOAT16_FLAGS = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")
 
 
 class Throughput(NamedTuple):
     """How fast a model is: `images_per_s`, the median over the rounds, and `speed_up`, the median over the rounds of
-    the first model's time divided by this one's.
+    the first model's time divided by this one's; `low` and `high`, the tenth and the ninetieth percentile of that.
 
     Example:
         >>> vitrim.evaluate.Throughput(images_per_s=1200.0, speed_up=1.5).speed_up
@@ -34,6 +35,13 @@ class Throughput(NamedTuple):
 
     images_per_s: float
     speed_up: float
+    low: float = math.nan
+    high: float = math.nan
+
+    @property
+    def disturbed(self) -> bool:
+        """Whether something else has slowed the machine down so that the rounds tell no one speed-up."""
+        return self.high - self.low > SPREAD * self.speed_up
 
 
 def as_device(device: str | torch.device) -> torch.device:
@@ -138,12 +146,14 @@ def throughput_in_turn(
         taken = {turn: _time(models[turn[1]], batch, calls[turn[1]]) for turn in counted_off(turns, "timing")}
     times = [{name: taken[number, name] for name in models} for number in range(rounds)]
     first = next(iter(models))
-    return {
-        name: Throughput(
-            len(batch) / median(each[name] for each in times), median(each[first] / each[name] for each in times)
-        )
-        for name in models
-    }
+    return {name: _throughput(len(batch), [(each[first], each[name]) for each in times]) for name in models}
+
+
+def _throughput(images: int, times: Sequence[tuple[float, float]]) -> Throughput:
+    """times: (the first model's, this model's) of every round"""
+    ratios = torch.tensor([first / own for first, own in times], dtype=torch.float64)
+    low, middle, high = ratios.quantile(torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)).tolist()
+    return Throughput(images / median(own for _, own in times), middle, low, high)
 
 
 def _calls(model: nn.Module, batch: Tensor, seconds: float) -> int:

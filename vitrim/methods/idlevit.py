@@ -75,9 +75,7 @@ class IdleViT(Method):
             raise UnfitModel(
                 "idlevit with ",
                 {"score": self.score},
-                f" needs a [CLS] token and {type(body.model).__name__} has none: take evit or topk with ",
-                {"score": "tokens"},
-                ", or ",
+                f" needs a [CLS] token and {type(body.model).__name__} has none: use ",
                 {"score": "predictor"},
             )
 

@@ -13,10 +13,11 @@ from safetensors import SafetensorError
 
 from ..common.tensor_files import DTYPES as CODES
 from ..common.tensor_files import digest, open_tensors
+from ..common.text import cut, reason
 from ..methods import METHODS, Method, import_method, register_method, source_hash
 from .model import ReducedViT
 from .rebuilding import Shapes, build_shapes, check_tensors, fill, give_memory, on
-from .saved_config import NAMES, SavedConfig, parse_config
+from .saved_config import NAMES, NotAllowed, SavedConfig, parse_config
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 KEY = "vitrim"  # of the config in the metadata of the weights
@@ -46,13 +47,16 @@ def load(folder: str | Path, methods: Iterable[type[Method] | str] = ()) -> Redu
     for method in methods:
         import_method(method) if isinstance(method, str) else register_method(method)
     folder = Path(folder)
-    if not folder.is_dir():
-        raise ValueError(f"there is no folder {folder}: give a folder written by save()")
-    missing = [name for name in (CONFIG, WEIGHTS) if not (folder / name).is_file()]
-    if missing:
-        raise ValueError(f"{folder} has no {' and no '.join(missing)}: give a folder written by save()")
+    _check_folder(folder)
     try:
         config, model = _loaded(folder)
+    except NotAllowed as error:
+        raise ValueError(
+            f"{folder} was saved with the method {cut(error.path, 80)}, not vitrim's own: allow its code by "
+            "--method FILE.py:CLASS (in Python load(folder, methods=[its class]))"
+        ) from error
+    except OSError as error:
+        raise ValueError(f"{folder} cannot be read: {reason(error)}") from error
     except Exception as error:  # timm, torch, json and safetensors each raise their own, over what others wrote
         raise ValueError(f"{folder} does not hold a model as save() writes it: {_said(error)}") from error
     for saved in config.methods:
@@ -63,6 +67,28 @@ def load(folder: str | Path, methods: Iterable[type[Method] | str] = ()) -> Redu
                 stacklevel=2,
             )
     return model.eval()
+
+
+def _check_folder(folder: Path) -> None:
+    """Raise ValueError for what is no folder with the two files of a save."""
+    missing = [name for name in (CONFIG, WEIGHTS) if not holds_file(folder, name)]
+    if not missing:
+        return
+    if folder.is_file():
+        saved = not [name for name in (CONFIG, WEIGHTS) if not holds_file(folder.parent, name)]
+        way = f"give {folder.parent}" if saved else f"one with {CONFIG} and {WEIGHTS} in it"
+        raise ValueError(f"{folder} is a file, and load() takes the folder that save() wrote: {way}")
+    if not folder.is_dir():
+        raise ValueError(f"there is no folder {folder}: give a folder written by save()")
+    raise ValueError(f"{folder} has no {' and no '.join(missing)}: give a folder written by save()")
+
+
+def holds_file(folder: Path, name: str) -> bool:
+    """Whether there is such a file in a folder. Raises ValueError, in one line, for a folder that cannot be opened."""
+    try:
+        return (folder / name).is_file()
+    except OSError as error:
+        raise ValueError(f"{folder} cannot be opened: {reason(error)}") from error
 
 
 def holds_save(folder: Path) -> bool:
@@ -155,6 +181,8 @@ def _inside(weights: Any) -> dict[str, Any] | None:
 def _in_file(name: str, raw: Any) -> SavedConfig:
     try:
         return parse_config(raw)
+    except NotAllowed:
+        raise
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
 
@@ -183,4 +211,4 @@ def _said(error: Exception) -> str:
     """One line of what went wrong; other people's errors with their names."""
     message = " ".join(str(error).split())
     plain = type(error) is ValueError
-    return (message if plain else f"{type(error).__name__}: {message}")[:240]
+    return cut(message if plain else f"{type(error).__name__}: {message}", 200)

@@ -27,6 +27,14 @@ CROPS = ("center", "squash", "border")
 INTERPOLATIONS = (*(mode.value for mode in InterpolationMode), "random")
 
 
+class NotAllowed(ValueError):
+    """A method that is not vitrim's own and that the caller has not allowed. path: its `module:Class`"""
+
+    def __init__(self, name: str, path: str):
+        super().__init__(f"method {shown(name)} is {shown(path)}, not vitrim's own, and its code was not allowed")
+        self.path = path
+
+
 @dataclass(frozen=True)
 class Architecture:
     """A name that a library's list holds, and plain arguments of the model's class."""
@@ -165,9 +173,8 @@ def _check_known(name: str, path: str | None) -> None:
     """Raise ValueError for a method that is neither vitrim's own nor allowed by the caller: its code would run."""
     cls = METHODS.get(name)
     known = cls is not None and path == (None if is_own(cls) else import_path(cls))
-    if path is not None:
-        allow = "load(folder, methods=[its class]), on the command line --method FILE.py:CLASS"
-        _check(known, f"method {shown(name)} is {shown(path)}, not vitrim's own: allow its code by {allow}")
+    if path is not None and not known:
+        raise NotAllowed(name, path)
     _check(known, f"method {shown(name)} is not known: it is one of {', '.join(METHODS)}")
 
 

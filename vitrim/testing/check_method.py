@@ -10,10 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from ..backbones import find_family, library_of
-from ..methods import METHODS, Method
-from ..runtime.build import attach
+from ..common.text import counted, shortened
+from ..methods import Method
+from ..runtime.build import attach, make_method
 from ..runtime.model import unwrap
 from .laws import LAWS, Broken, NotAsked, Subject, small_model
+
+LONGEST, REASON = 300, 100  # characters of what is raised, and of a reason in it where there are several
 
 
 @dataclass(frozen=True)
@@ -70,8 +73,8 @@ def check_method(
     raises:  False: return the report also where a law is broken
     options: of the method, where it is given by class or name
 
-    Raises ValueError with every broken law, in one line; and as `vitrim.reduce` does, for a model and a method that do
-    not fit.
+    Raises ValueError in one line of at most 300 characters, which says every broken law or how many more there are; and
+    as `vitrim.reduce` does, for names and options that are not known, and for a model and a method that do not fit.
     """
     model = small_model() if model is None else unwrap(model)
     if model.training:
@@ -83,9 +86,22 @@ def check_method(
         f"{made.name} {subject.method.extra_repr()}".strip(), tuple(_ask(law, subject) for law in LAWS)
     )
     if raises and report.broken:
-        said = "; ".join(f"{finding.law}: {finding.reason}" for finding in report.broken)
-        raise ValueError(f"{made.name} breaks {len(report.broken)} of {len(LAWS)} laws. {said}")
+        raise ValueError(_in_one_line(made.name, report.broken))
     return report
+
+
+def _in_one_line(name: str, broken: tuple[Finding, ...]) -> str:
+    """What is broken, each reason once: one mistake often breaks many laws."""
+    laws: dict[str, list[str]] = {}
+    for finding in broken:
+        laws.setdefault(finding.reason, []).append(finding.law)
+    line = f"{name} breaks {len(broken)} of {len(LAWS)} laws. "
+    if len(laws) == 1:
+        (reason, names), *_ = laws.items()
+        start = f"{line}{', '.join(names)}: "
+        return start + shortened(reason, max(REASON, LONGEST - len(start)))
+    return line + _that_fits([f"{', '.join(names)}: {shortened(reason, REASON)}" for reason, names in laws.items()], LONGEST - len(line))
+
 
 
 def _made(method: str | Method | type[Method], options: dict[str, Any]) -> Method:

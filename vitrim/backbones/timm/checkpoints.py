@@ -15,21 +15,22 @@ from timm.models import clean_state_dict, load_state_dict
 from torch import Tensor, nn
 
 from ...common.errors import OptionError
-from ...common.text import counted, few, first_line
+from ...common.text import counted, few, first_line, reason
 from ...common.unwrapping import innermost
 from ..weights import bare_name, check_tensors
 from .misfits import in_words, misfit
 
-_ENDINGS = (".safetensors", ".pth", ".pt", ".bin", ".tar", ".ckpt")
+ENDINGS = (".safetensors", ".pth", ".pt", ".bin", ".tar", ".ckpt")  # usual ones: the contents say what a file is
 
 
 def load_checkpoint(model: nn.Module, path: str | Path) -> tuple[str, ...]:
     """Load a timm state dict into `model`, every key of it, and say what had to be changed on the way.
 
-    Reads .safetensors, and .pth, .pt, .bin with `weights_only`: nothing is unpickled. Weights may lie under
-    `state_dict_ema`, `model_ema`, `state_dict` or `model` (the first of these that is there), with the prefixes of DDP
-    and torch.compile, or with another one in front of every key of the model (Lightning's `model.`); or under another
-    key, if there is but one state dict in the file (`model_state_dict` beside an optimiser's). timm's own conversion
+    Reads .safetensors, and what torch.save wrote (the other `ENDINGS`) with `weights_only`: nothing is unpickled.
+    Weights may lie under `state_dict_ema`, `model_ema`, `state_dict` or `model` (the first of these that is there),
+    with the prefixes of DDP and torch.compile, or with another one in front of every key of the model (Lightning's
+    `model.`); or under another key, if there is but one state dict in the file (`model_state_dict` beside an
+    optimiser's). timm's own conversion
     for the model's family is applied: it renames the keys of original releases (DINOv2, DeiT-III, CLIP) and resamples
     position embeddings of another resolution. Of a reduced model's `model.safetensors` the backbone is taken.
     Floating-point weights of another precision are converted. A model that is compiled or wrapped by DDP is unwrapped.
@@ -59,7 +60,7 @@ def _backbone(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, .
     if not all(key.startswith(("backbone.", "methods.")) for key in state):
         return state, ()
     learned = [key for key in state if key.startswith("methods.")]
-    note = (f"{len(learned)} keys of the method left out: {few(learned)}",) if learned else ()
+    note = (f"{counted(len(learned), 'key')} of the method left out: {few(learned)}",) if learned else ()
     return {key.removeprefix("backbone."): state[key] for key in state if key not in learned}, note
 
 
@@ -95,9 +96,9 @@ def _without_prefix(
 def _read(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """The state dict in a file; where it lies under a key that timm does not know, which key that is."""
     if path.is_dir():
-        raise ValueError(f"{path} is a folder: give the checkpoint file in it ({', '.join(_ENDINGS)})")
+        raise ValueError(f"{path} is a folder: give the checkpoint file in it ({', '.join(ENDINGS)})")
     if not path.is_file():
-        raise ValueError(f"there is no checkpoint {path}: give a file ({', '.join(_ENDINGS)})")
+        raise ValueError(f"there is no checkpoint {path}: give a file ({', '.join(ENDINGS)})")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch remarks on old pickle protocols before it refuses them
@@ -126,6 +127,8 @@ def _is_state(found: object) -> bool:
 
 
 def _why_unreadable(path: Path, error: Exception) -> str:
+    if isinstance(error, PermissionError):
+        return f"{path} cannot be read: {reason(error)}"
     if isinstance(error, SafetensorError):
         return f"{path} is not a safetensors file or is damaged: {first_line(error)}"
     unsafe = _pickled_code(path)
@@ -192,4 +195,4 @@ def _changes(raw: dict[str, Tensor], weights: dict[str, Tensor]) -> tuple[str, .
     resized = [key for key in raw if key in weights and raw[key].shape != weights[key].shape]
     notes = [f"{key} resampled from {in_words(raw[key])} to {in_words(weights[key])}" for key in resized]
     renamed = [key for key in raw if key not in weights]
-    return (*notes, *([f"{len(renamed)} keys renamed or left out by timm: {few(renamed)}"] if renamed else []))
+    return (*notes, *([f"{counted(len(renamed), 'key')} renamed or left out by timm: {few(renamed)}"] if renamed else []))

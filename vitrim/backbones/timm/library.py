@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import inspect
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from timm.layers import DropPath, Mlp
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
+from ...common.text import nearest
 from ..library import Library
 from .checkpoints import load_checkpoint
 from .record import config_of, part_keys
@@ -51,7 +51,7 @@ class TimmLibrary(Library):
         return timm.is_model(name)
 
     def near_names(self, name: str) -> list[str]:
-        return difflib.get_close_matches(name, timm.list_models(), n=3)
+        return nearest(name, timm.list_models(), n=3)
 
     def looks_up(self, name: str) -> bool:
         return name.startswith(_REMOTE)

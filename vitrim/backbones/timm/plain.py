@@ -45,7 +45,7 @@ class PlainBackbone(Backbone):
         "DINOv2": "vit_small_patch14_dinov2",
         "DINOv2 with registers": "vit_small_patch14_reg4_dinov2",
         "SigLIP (no [CLS], map pooling)": "vit_base_patch16_siglip_224",
-        "average pooling, no [CLS]": "vit_little_patch16_reg4_gap_256",
+        "average pooling without [CLS]": "vit_little_patch16_reg4_gap_256",
     }
 
     @classmethod

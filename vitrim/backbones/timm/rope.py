@@ -136,8 +136,8 @@ class RopeBackbone(PlainBackbone):
         "EVA-02": "eva02_tiny_patch14_224",
         "DINOv3": "vit_small_patch16_dinov3",
         "Perception Encoder": "vit_pe_core_tiny_patch16_384",
-        "ROPE-ViT, axial": "vit_small_patch16_rope_224",
-        "ROPE-ViT, mixed": "vit_small_patch16_rope_mixed_224",
+        "ROPE-ViT (axial)": "vit_small_patch16_rope_224",
+        "ROPE-ViT (mixed)": "vit_small_patch16_rope_mixed_224",
     }
 
     @classmethod

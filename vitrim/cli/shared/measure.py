@@ -12,7 +12,6 @@ from torch.utils.data import DataLoader
 
 from ...common.progress import progress
 from ...data.loading import open_dataset, open_loader
-from ...data.sources import check_there
 from ...evaluate.accuracy import EvaluationResult, Throughput, environment, evaluate_many, throughput_in_turn
 from ...evaluate.timing import as_device, as_dtype
 from ...runtime.profile import Profile, profile
@@ -69,25 +68,19 @@ class Row:
             **change,
             "images_per_s": self.speed.images_per_s,
             "speed_up": self.speed.speed_up,
+            "speed_up_p10": self.speed.low,
+            "speed_up_p90": self.speed.high,
             "promise_kept": self.promise_kept,
         }
 
 
-def check_run(run: RunOptions, data: DataOptions | None = None) -> Setting:
-    """Check the run options and put threads and seed in force. Raises ValueError for what this machine cannot do, and
-    for images that are not there: before a model is opened, which takes longer.
-    """
-    for name, value in (("threads", run.threads), ("batch-size", run.batch_size), ("rounds", run.rounds)):
-        if value is not None and value < 1:
-            raise ValueError(f"--{name} {value}: give a whole number from 1")
+def check_run(run: RunOptions) -> Setting:
+    """Check the run options and put threads and seed in force. Raises ValueError for what this machine cannot do."""
     if run.threads is not None:
         torch.set_num_threads(run.threads)
     torch.manual_seed(run.seed)
     device = as_device(run.device or _best_device())
     as_dtype(run.precision, device)
-    for path in () if data is None else (data.data, data.bank):
-        if path is not None:
-            check_there(path)
     size = run.batch_size or (CPU_BATCH if device.type == "cpu" else OTHER_BATCH)
     return Setting(device, run.precision, size, run.rounds, run.seed)
 
@@ -132,6 +125,17 @@ def measure(
         Row(shown.get(label, label), known.get(label), profile(model, (height, width)), results[label], speeds[label])
         for label, model in models.items()
     ]
+
+
+def disturbed(rows: Sequence[Row]) -> str:
+    """A remark where the speed-ups of some row differ from round to round; empty otherwise."""
+    worst = max(rows, key=lambda row: (row.speed.high - row.speed.low) / row.speed.speed_up)
+    if not worst.speed.disturbed:
+        return ""
+    return (
+        f"the machine was busy: over the rounds the speed-up of {worst.label} went from {worst.speed.low:.2f} to "
+        f"{worst.speed.high:.2f}. Time again when nothing else runs, or with more --rounds"
+    )
 
 
 def images_in(dataset: Any) -> int | None:

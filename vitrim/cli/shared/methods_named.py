@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...common.text import did_you_mean
 from .kinds import Kind
 from .signatures import SHARED, MethodOption, Signature, own_signatures, signature_in
 from .spec import Command, Option
@@ -55,8 +55,8 @@ def named_methods(command: Command, arguments: Sequence[str], in_file: Sequence[
         if word not in known:
             if word.endswith(".py"):
                 raise ValueError(f"method {word!r} names no class: give {word}:Class")
-            near = difflib.get_close_matches(word, known, n=1)
-            hint = f"did you mean {near[0]}? " if near else ""
+            apart = word.replace(",", " ") if "," in word else ""
+            hint = f"separate methods by spaces, {apart}; " if apart else did_you_mean(word, known)
             raise ValueError(f"method {word!r} is not known: {hint}methods are {', '.join(known)} (vitrim methods)")
         names.append(word)
     return Named(tuple(dict.fromkeys(names)), tuple(imports), known)

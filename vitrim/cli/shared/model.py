@@ -14,13 +14,21 @@ from torch import nn
 
 from ...backbones import find_family, library_of, library_with
 from ...backbones.weights import check_tensors
-from ...common.text import first_line
-from ...runtime.loading import CONFIG, load
+from ...common.text import cut, first_line, first_sentence, shortened
+from ...runtime.loading import CONFIG, holds_file, load
 from ...runtime.model import ReducedViT
 from .options import ModelOptions
 from .table import say
 
 STEPS = "steps.csv"
+# What libraries raise, by package and name, where a server does not answer at all; none of them need be installed.
+_UNREACHED = {
+    *[("huggingface_hub", name) for name in ("LocalEntryNotFoundError", "OfflineModeIsEnabled")],
+    *[("httpx", "TransportError"), ("httpx2", "TransportError"), ("requests", "ConnectionError")],
+    *[("requests", "Timeout"), ("socket", "gaierror"), ("urllib", "URLError")],
+}
+# What stands for an answer of some kind: some of the above are raised in its wake, or are what it derives from.
+_ANSWERED = {("huggingface_hub", "FileMetadataError"), ("huggingface_hub", "HfHubHTTPError"), ("urllib", "HTTPError")}
 
 
 @dataclass(frozen=True)
@@ -47,9 +55,8 @@ def open_model(options: ModelOptions) -> Subject:
     _check_buildable(name, arguments)
     if options.checkpoint is None:
         return Subject(name, _normalised(_pretrained(name, arguments), options).eval())
-    library = library_with(name)
-    model = library.create(name, **arguments)
-    for change in library.load_checkpoint(model, options.checkpoint):
+    model = _create(name, **arguments)
+    for change in library_with(name).load_checkpoint(model, options.checkpoint):
         say(f"{options.checkpoint}: {change}")
     return Subject(name, _normalised(model, options).eval())
 
@@ -64,7 +71,7 @@ def open_untrained(options: ModelOptions, seed: int) -> Subject:
     name, arguments = _name(options), _arguments(options)
     _check_buildable(name, arguments)
     torch.manual_seed(seed)
-    return Subject(name, _normalised(library_with(name).create(name, **arguments), options).eval())
+    return Subject(name, _normalised(_create(name, **arguments), options).eval())
 
 
 def open_model_without_weights(options: ModelOptions) -> Subject:
@@ -133,12 +140,45 @@ def _check_buildable(name: str, arguments: dict[str, Any]) -> nn.Module:
 
 
 def _created(name: str, arguments: dict[str, Any]) -> nn.Module:
-    library = library_with(name)
+    mistakes: Any = (RuntimeError, TypeError, ValueError, AssertionError, OSError)
+    if library_with(name).looks_up(name):
+        mistakes = Exception  # every hub raises its own
     try:
+        return _create(name, **arguments)
+    except mistakes as error:
+        raise ValueError(_why_not_built(name, arguments, error)) from error
+
+
+def _why_not_built(name: str, arguments: dict[str, Any], error: Exception) -> str:
+    library = library_with(name).name
+    if server := _unreached(error):
+        return (
+            f"{shortened(name)} cannot be looked up: no connection to {server}; give the name of its architecture in "
+            f"{library} and a local file: --model NAME --checkpoint FILE"
+        )
+    given = "".join(f" with {key}={value}" for key, value in arguments.items())
+    return f"{library} cannot build {name}{given}: {first_line(error)}"
+
+
+def _create(name: str, **arguments: Any) -> nn.Module:
+    """The library's model of that name. What is tried over a network is reported once, by the error that it ends in."""
+    library = library_with(name)
+    remote = library.looks_up(name) or arguments.get("pretrained", False)
+    with _quiet(*(library.loggers if remote else ())):
         return library.create(name, **arguments)
-    except (RuntimeError, TypeError, ValueError, AssertionError, OSError) as error:
-        given = "".join(f" with {key}={value}" for key, value in arguments.items())
-        raise ValueError(f"{library.name} cannot build {name}{given}: {first_line(error)}") from error
+
+
+def _unreached(error: BaseException) -> str:
+    """The server that does not answer, where this is why something failed; else empty."""
+    causes: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in causes:
+        causes.append(cause)
+        cause = cause.__cause__ or cause.__context__
+    kinds = {(kind.__module__.partition(".")[0], kind.__name__) for cause in causes for kind in type(cause).__mro__}
+    if not kinds & _UNREACHED or kinds & _ANSWERED:
+        return ""
+    return "the server that holds them" if ("urllib", "URLError") in kinds else "huggingface.co"
 
 
 def _pretrained(name: str, arguments: dict[str, Any]) -> nn.Module:
@@ -147,18 +187,18 @@ def _pretrained(name: str, arguments: dict[str, Any]) -> nn.Module:
         raise ValueError(f"{library.name} has no pretrained weights for {name}: give --checkpoint FILE")
     say(f"reading {library.name}'s pretrained weights of {name} (downloaded at first use)")
     try:
-        with _quiet(*library.loggers):
-            return library.create(name, pretrained=True, **arguments)
+        return _create(name, pretrained=True, **arguments)
     except Exception as error:  # every transport, cache and hub raises its own
-        raise ValueError(
-            f"the pretrained weights of {name} cannot be read or downloaded ({first_line(error)}): "
-            "give a local file with --checkpoint FILE"
-        ) from error
+        what = f"the pretrained weights of {shortened(name, 60)} cannot be"
+        way = "give a local file with --checkpoint FILE"
+        if server := _unreached(error):
+            raise ValueError(f"{what} downloaded: no connection to {server}; {way}") from error
+        raise ValueError(f"{what} read or downloaded ({cut(first_sentence(error), 120)}): {way}") from error
 
 
 @contextmanager
 def _quiet(*loggers: str) -> Generator[None]:
-    """Retries are reported once, by the error that they end in."""
+    """Nothing of these loggers is shown meanwhile."""
     before = {name: logging.getLogger(name).level for name in loggers}
     for name in loggers:
         logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -177,7 +217,7 @@ def _saved(folder: Path, options: ModelOptions) -> Subject:
             f"{folder} was saved with its image size, classes, channels and normalisation: leave out "
             f"{' and '.join(typed)}"
         )
-    if not (folder / CONFIG).is_file():
+    if not holds_file(folder, CONFIG):
         raise ValueError(
             f"{folder} is a folder without {CONFIG}: give a checkpoint file, or a folder written by save()"
         )

@@ -34,7 +34,8 @@ class DataOptions:
     """Images"""
 
     data: str = required(
-        "a folder with one folder per class, a .tar file, or a name of timm's (hfds/..., wds/...)", metavar="PATH"
+        "a folder with one folder per class, or of images without labels, a .tar, or a name of timm's (hfds/...)",
+        metavar="PATH",
     )
     label_file: Path | None = option("labels of a flat folder: lines `file label`, or one label a line")
     split: str | None = option("a folder below --data, or the split of a named data set")
@@ -44,8 +45,8 @@ class DataOptions:
         "labelled images among which nearest neighbours are sought, for models without a classifier",
         shown="the judged images, each without itself",
     )
-    limit_per_class: int | None = option("use the first so many images of each class", shown="all")
-    limit: int | None = option("use so many images, drawn at random, evenly over the classes", shown="all", common=True)
+    limit_per_class: int | None = option("use the first N images of each class", shown="all")
+    limit: int | None = option("use N images, drawn at random, evenly over the classes", shown="all", common=True)
     crop_pct: float | None = option("share of the resized image that the centre crop keeps", shown=MODELS_OWN)
     workers: int | None = option("processes that decode images", shown="one for each processor, at most 8")
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from ...common.text import listed, nearest
 from .config_file import config_path, from_file
 from .help import help_of
 from .methods_named import FILE, Named, named_methods
@@ -18,6 +18,9 @@ from .spec import Command, Option
 _NUMBER = re.compile(r"-(\d|\.\d)")
 WEIGHTS = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 HELP, HELP_ALL, CONFIG = ("-h", "--help"), "--help-all", "config"
+
+
+_ELSEWHERE = {"data": ("evaluate", "compare", "finetune", "demo"), "out": ("compare", "finetune", "demo")}
 
 
 class HelpAsked(Exception):
@@ -186,11 +189,11 @@ class _Reader:
             raise ValueError(f"--{option.name} is empty: give a value, or leave it out")
         new = RENAMED_VALUES.get((option.name, text))
         if new is not None:
-            raise ValueError(f"{where}--{option.name} {text} is called {new} now: give --{option.name} {new}")
+            raise ValueError(f"{where}--{option.name} {text}: it is called {new}, give --{option.name} {new}")
         try:
             return option.kind.read(text)
         except ValueError as error:
-            near = _maybe(option.kind.choices, text, "; did you mean {}?")
+            near = _maybe(option.kind.choices, text, "; did you mean {}?") or _as_numbers(option, text)
             raise ValueError(f"{where}--{option.name} {text}: {error}{near}") from None
 
     def _unknown(self, name: str, words: list[Any]) -> str:
@@ -203,6 +206,8 @@ class _Reader:
             instead = f", which has {' and '.join(dials)}" if dials else ""
             names = " or ".join(self.named.names)
             return f"--{name} is no option of {names}{instead}: it is one of {', '.join(owners)}"
+        if name in _ELSEWHERE and self.command.name not in _ELSEWHERE[name]:
+            return f"--{name} is no option of vitrim {self.command.name}: {listed(_ELSEWHERE[name])} take it"
         near = _maybe(self._names(), name, "did you mean --{}? ")
         return f"--{name} is no option of vitrim {self.command.name}: {near}{self._see()}"
 
@@ -218,8 +223,19 @@ def _is_option(word: str) -> bool:
 
 
 def _maybe(names: Sequence[str], word: str, text: str) -> str:
-    near = difflib.get_close_matches(word.lstrip("-"), names, n=1, cutoff=0.6)
+    near = nearest(word.lstrip("-"), names)
     return text.format(near[0]) if near else ""
+
+
+def _as_numbers(option: Option, text: str) -> str:
+    """How numbers are typed, where a word looks like some: 0.7,0.5 or 0,7 or 60%."""
+    if re.fullmatch(r"\d+(\.\d+)?%", text):
+        return f", a share such as {float(text[:-1]) / 100:g}"
+    parts = text.split(",")
+    if len(parts) == 2 and all(part.isdigit() for part in parts):
+        return f", such as {'.'.join(parts)}"
+    several = all(re.fullmatch(r"\d*\.?\d+", part) for part in parts) and len(parts) > 1
+    return f"; several are separated by spaces: --{option.name} {' '.join(parts)}" if several else ""
 
 
 def _plain(value: Any) -> Any:

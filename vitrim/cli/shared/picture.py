@@ -16,7 +16,6 @@ from .measure import Row, accuracy_of, interval_of
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-ENDINGS = (".png", ".svg")
 # Okabe and Ito's colours, told apart by colour-blind readers too. After the sixth method they start again, with other
 # markers and broken lines.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")

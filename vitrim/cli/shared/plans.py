@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ...backbones import library_of
+from ...common.text import did_you_mean
 from ...methods import METHODS, LastClassAttention, Method
 from ...runtime.build import attach, make_method, reduce
 from ...runtime.model import ReducedViT
@@ -162,8 +162,7 @@ def _known(subject: Subject, names: Sequence[str]) -> list[str]:
     """The methods named, each once; else the saved folder's; else EViT."""
     for name in names:
         if name not in METHODS:
-            near = difflib.get_close_matches(name, METHODS, n=1)
-            hint = f"did you mean {near[0]}? " if near else ""
+            hint = did_you_mean(name, METHODS)
             raise ValueError(f"method {name!r} is not known: {hint}methods are {', '.join(METHODS)} (vitrim methods)")
     saved = [method.name for method in subject.saved.methods] if subject.saved is not None else [DEFAULT_METHOD]
     if not names and len(saved) > 1:

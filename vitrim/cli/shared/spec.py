@@ -45,6 +45,7 @@ class Command:
     dial:     what several values of a keep rate mean to it; empty: it takes no method
     word:     a word that it takes beside its options, such as NAME; `words` gives those that it may be, `needs_word`
               says that it must be given
+    endings:  of the file that --out names, where it is one file
     """
 
     name: str
@@ -56,6 +57,7 @@ class Command:
     word: str = ""
     words: Callable[[], Collection[str]] = tuple
     needs_word: bool = False
+    endings: tuple[str, ...] = ()
 
     def options(self) -> Iterator[Option]:
         """Its options, in order; those of methods come besides."""

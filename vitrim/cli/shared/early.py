@@ -1,0 +1,39 @@
+"""What can be told of a command line before PyTorch is imported, which takes seconds: numbers, and files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ...common.files import check_new, check_report
+from ...common.places import check_there
+from .spec import Command
+
+COUNTS = ("threads", "batch_size", "rounds")  # from 1
+IMAGES = ("data", "bank", "val")
+FILES = {"checkpoint": "checkpoint", "label_file": "label file", "class_map": "class map"}
+
+
+def check_early(command: Command, config: Any) -> None:
+    """Raise ValueError for what could never work: before anything slow is imported."""
+    groups = [getattr(config, group) for group in command.groups]
+    for group in groups:
+        for name in COUNTS:
+            value = getattr(group, name, None)
+            if value is not None and value < 1:
+                raise ValueError(f"--{name.replace('_', '-')} {value}: give a whole number from 1")
+        for name in IMAGES:
+            if getattr(group, name, None) is not None:
+                check_there(getattr(group, name))
+        for name, kind in FILES.items():
+            _check_file(name, kind, getattr(group, name, None))
+        if command.endings and getattr(group, "out", None) is not None:
+            check_new(group.out, group.overwrite, command.endings)
+        if getattr(group, "json", None) is not None:
+            check_report(group.json)
+
+
+def _check_file(name: str, kind: str, path: Path | None) -> None:
+    if path is not None and not path.expanduser().exists():
+        what = "a file of weights, or a folder that save() wrote" if name == "checkpoint" else "a file"
+        raise ValueError(f"there is no {kind} {path}: give --{name.replace('_', '-')} {what}")

@@ -1,0 +1,28 @@
+"""Where images come from, as far as a name and a look at the file system tell."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+STREAMS = {"hfids", "tfds", "wds"}
+PREFIXES = STREAMS | {"hfds", "torch"}  # of names that timm's `create_dataset` knows
+
+
+def is_named(path: str | Path) -> bool:
+    """Whether this is a name of timm's (`hfds/...`), and no file or folder that is called so."""
+    return str(path).partition("/")[0].lower() in PREFIXES and not Path(path).expanduser().exists()
+
+
+def check_there(path: str | Path) -> None:
+    """Raise ValueError for a file or folder that is not there: known before a model is opened, and at once.
+
+    Example:
+        >>> check_there("nowhere")
+        Traceback (most recent call last):
+        ValueError: there is no file or folder nowhere: give a folder with one folder per class, a .tar file, ...
+    """
+    if not is_named(path) and not Path(path).expanduser().exists():
+        raise ValueError(
+            f"there is no file or folder {Path(path).expanduser()}: give a folder with one folder per class, a .tar "
+            "file, or a name with hfds/, hfids/, tfds/, wds/ or torch/ in front"
+        )
