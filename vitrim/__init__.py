@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .core.masking import Mask
     from .core.reductions import Fuse, Keep, Merge, Reduction
     from .core.tokens import Tokens
+    from .deploy.export import export
     from .deploy.optimize import optimize
     from .methods import (
         ATS,
@@ -77,6 +78,7 @@ __all__ = [
     "TopK",
     "UntrainedWarning",
     "__version__",
+    "export",
     "image_macs",
     "load",
     "optimize",
@@ -92,6 +94,7 @@ _HOMES = {
     "core.masking": ("Mask",),
     "core.reductions": ("Fuse", "Keep", "Merge", "Reduction"),
     "core.tokens": ("Tokens",),
+    "deploy.export": ("export",),
     "deploy.optimize": ("optimize",),
     "methods": (
         *("ATS", "BAT", "DPCKNN", "METHODS", "DynamicViT", "EViT", "EvoViT", "Grid", "IdleViT", "LastClassAttention"),

@@ -58,7 +58,7 @@ def test_a_forward_that_returns_no_decision(file, returned):  # noqa: F811
     (place,) = (i for i, line in enumerate(lines) if line.strip().startswith("return vitrim."))
     lines[place] = lines[place].partition("return")[0] + f"return {returned}"
     file.write_text("\n".join(lines) + "\n")
-    with pytest.raises(ValueError, match="method 'bad' decides by a .*: let its forward return a Keep, Fuse, Merge"):
+    with pytest.raises(ValueError, match=r"method 'bad' decides by a .*: let its forward return a Keep, Fuse, Merge"):
         vitrim.reduce(tiny(), import_method(f"{file}:Bad")())(X)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from .shared.options import DataOptions, MethodChoice, ModelOptions, OutputOptions, RunOptions
 from .shared.signatures import own_signatures
-from .shared.spec import Command, option
+from .shared.spec import Command, option, required
 from .shared.training_options import RECIPES, ChangeOptions, MachineOptions, TrainingOptions
 
 
@@ -39,6 +39,23 @@ class CompareOptions:
     target_change: float | None = option(
         "say which row is cheapest among those at most X points below dense", common=True
     )
+
+
+@dataclass(kw_only=True)
+class ExportOptions:
+    """File"""
+
+    out: Path = required("the file to write: .onnx for ONNX Runtime, .pt2 for PyTorch without vitrim")
+    overwrite: bool = option("replace the file, where it is there", False, common=True)
+    batch_size: int | None = option("the only size of batches that the file takes", shown="any size", common=True)
+    with_preprocessing: bool = option(
+        "let the file take uint8 images [batch, height, width, 3] and normalise them itself", False, common=True
+    )
+    data: str | None = option(
+        "images to check the file on, as for evaluate", shown="random ones", common=True, metavar="PATH"
+    )
+    limit: int = option("number of these images, drawn at random", 32, common=True)
+    seed: int = option("seed of methods that draw at random, and of --limit", 0)
 
 
 @dataclass(kw_only=True)
@@ -149,6 +166,19 @@ COMMANDS = {
                 "output": OutputOptions,
             },
             "several values: one for each of the method's places",
+        ),
+        Command(
+            "export",
+            "write a reduced model as one file: ONNX, or PyTorch without vitrim",
+            "The file is run, and compared with the model, before it is there. It gives the prediction alone, so the "
+            "last block computes no more, where the model allows that (--prediction-only).",
+            (
+                "vitrim export --model deit_small_patch16_224 --macs 0.6 --out fast.onnx",
+                "vitrim export --checkpoint runs/evit --data val --out fast.onnx",
+            ),
+            {"model": ModelOptions, "method": MethodChoice, "file": ExportOptions, "output": OutputOptions},
+            "several values: one for each of the method's places",
+            endings=(".onnx", ".pt2"),
         ),
         Command(
             "methods",

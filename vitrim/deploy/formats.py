@@ -56,12 +56,7 @@ def _write_onnx(program: torch.export.ExportedProgram, example: Tensor, about: d
         options: Any = {"input_names": ["images"], "output_names": [about["output"]], "verbose": False}
         made: Any = torch.onnx.export(program, (example,), dynamo=True, external_data=False, **options)
     made.model.metadata_props.update({key: _text(value) for key, value in about.items()})
-    made.save(file, external_data=False) if _takes_files(made) else file.write(made.model_proto.SerializeToString())
-
-
-def _takes_files(made: Any) -> bool:
-    """ONNXProgram.save writes by name alone so far; its proto is what it would write."""
-    return False
+    file.write(made.model_proto.SerializeToString())
 
 
 def _open_onnx(path: Path) -> Run:

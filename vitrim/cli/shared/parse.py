@@ -20,7 +20,10 @@ WEIGHTS = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 HELP, HELP_ALL, CONFIG = ("-h", "--help"), "--help-all", "config"
 
 
-_ELSEWHERE = {"data": ("evaluate", "compare", "finetune", "demo"), "out": ("compare", "finetune", "demo")}
+_ELSEWHERE = {
+    "data": ("evaluate", "compare", "finetune", "demo", "export"),
+    "out": ("compare", "export", "finetune", "demo"),
+}
 
 
 class HelpAsked(Exception):

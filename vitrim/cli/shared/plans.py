@@ -133,15 +133,15 @@ def _kept(subject: Subject, config: Any, given: dict[str, Any]) -> ReducedViT | 
     if saved is None or config.macs or (names and names != [method.name for method in saved.methods]):
         return None
     if not given:
-        return _predicting(saved) if config.prediction_only else saved
+        return predicting(saved) if config.prediction_only else saved
     open_options = set(saved.methods[0].switches) if len(saved.methods) == 1 and saved.methods[0].learns else set()
     if not set(given) <= open_options:
         return None
     switched = _switch(saved, _singles(given))
-    return _predicting(switched) if config.prediction_only else switched
+    return predicting(switched) if config.prediction_only else switched
 
 
-def _predicting(model: ReducedViT) -> ReducedViT:
+def predicting(model: ReducedViT) -> ReducedViT:
     """The same model, its last block computing class tokens alone."""
     if model.prediction_only:
         return model
