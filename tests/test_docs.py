@@ -31,6 +31,7 @@ REQUIRED = {
     "evaluate": {"--model": "test_vit", "--data": "x"},
     "compare": {"--model": "test_vit", "--data": "x"},
     "profile": {"--model": "test_vit"},
+    "export": {"--model": "test_vit", "--out": "a.onnx"},
 }
 VITRIM = re.compile(r"(?:\S+=\S+ )*(?:(?:torchrun|accelerate launch)\b.* -m |(?:\S*python -m )?)vitrim (?P<rest>.+)")
 OTHER = re.compile(r"pip install .+|git clone .+|(\S*python -m )?pytest .+")
@@ -60,7 +61,13 @@ def user(monkeypatch, page):
     """What the reader has: pretrained weights (here random ones), a model, images, a folder of photographs."""
     create = timm.create_model
     monkeypatch.setattr(timm, "create_model", lambda name, pretrained=False, **given: create(name, **given))
-    monkeypatch.setattr(torch, "load", lambda path, **_: create(Path(path).stem).state_dict())
+    load = torch.load
+
+    def by_name(file, **options):
+        """Weights of a model's name; what is no path is a part of an exported program."""
+        return create(Path(file).stem).state_dict() if isinstance(file, (str, Path)) else load(file, **options)
+
+    monkeypatch.setattr(torch, "load", by_name)
     # The compiler itself takes a minute; tests/laws/test_law_6_compile.py has it.
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
     torch.manual_seed(0)

@@ -72,6 +72,7 @@ def test_pt2_runs_with_torch_alone(model, x, tmp_path, whole):
     program = torch.export.load(io.BytesIO(made.path.read_bytes()), extra_files=kept)
     torch.testing.assert_close(program.module()(x[:3]), subject(x[:3]), rtol=1e-4, atol=1e-4)
     assert json.loads(kept["vitrim.json"])["model"] == "test_vit"
+    assert not any(example.any() for example in program.example_inputs[0]), "the file holds no photograph"
 
 
 def test_the_callers_model_stays_as_it_was(x, tmp_path):
@@ -91,9 +92,7 @@ def test_a_file_that_disagrees_is_not_kept(model, x, tmp_path, monkeypatch, chan
     kind = formats.FORMATS[".pt2"]
     monkeypatch.setitem(formats.FORMATS, ".pt2", formats.Format(kind.name, None, kind.write, wrong))
     (tmp_path / "old.pt2").write_bytes(b"old")
-    with pytest.raises(
-        ValueError, match=r"disagrees with the model: by up to .* on 5 of 5 images; nothing"
-    ):
+    with pytest.raises(ValueError, match=r"disagrees with the model: by up to .* on 5 of 5 images; nothing"):
         vitrim.export(model, tmp_path / "old.pt2", images=x, overwrite=True)
     assert (tmp_path / "old.pt2").read_bytes() == b"old" and len(list(tmp_path.iterdir())) == 1
 

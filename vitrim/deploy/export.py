@@ -102,7 +102,8 @@ def export(
 
 
 def _write(kind: Format, path: Path, model: nn.Module, images: Tensor, about: dict[str, Any], size: int | None):
-    first = _batch(images, 2 if size is None else size)
+    # Not the images themselves: a .pt2 file holds its example, and whoever gets the file would have them.
+    first = torch.zeros_like(_batch(images, 2 if size is None else size))
     program = record(model, first, any_batch=size is None)
     try:
         with Beside(path) as beside:
