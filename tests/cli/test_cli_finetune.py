@@ -163,10 +163,25 @@ def test_a_run_names_the_dense_model_that_it_was_judged_beside(photographs, befo
     assert main(["finetune", *model, *QUICK, *where, "--keep", "0.5"]) == 0
     said = capsys.readouterr()
     figures = json.loads(said.out)
-    (line,) = (line for line in said.err.splitlines() if "steps of distill" in line)
+    (line,) = (line for line in said.err.splitlines() if " of distill; " in line)
     before, after = line.split("; dense (before fine-tuning): ")
     assert f"top1 {figures['top1']:.2f}" in before
     assert after == f"top1 {figures['dense_top1']:.2f}"
+
+
+def test_a_folder_that_may_not_be_written_to_is_told_at_once(photographs, tmp_path, capsys, monkeypatch):
+    """Not after the training. Root may write anywhere, so permissions would prove nothing."""
+    monkeypatch.setattr("vitrim.cli.finetune.os.access", lambda path, mode: False)
+    where = ["--data", str(photographs), "--out", str(tmp_path / "out"), "--recipe", "evit_scratch"]
+    assert main(["finetune", *TINY, *QUICK, *where]) == 2
+    assert f"--out {tmp_path / 'out'} may not be written to" in capsys.readouterr().err
+
+
+def test_a_run_of_one_step_has_no_warning_of_timms(photographs, tmp_path, capsys):
+    where = ["--data", str(photographs), "--out", str(tmp_path / "out"), "--recipe", "evit_scratch", "--keep", "0.5"]
+    assert main(["finetune", *TINY, *QUICK, "--batch-size", "32", *where, "--json", "-"]) == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out)["steps"] == 1 and "Cosine" not in said.err
 
 
 @pytest.mark.parametrize(

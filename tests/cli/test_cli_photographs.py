@@ -52,6 +52,46 @@ def test_a_limit_judges_every_class_and_says_so(capsys, colours):
         assert figures["chosen"] == "drawn at random, alike from every class, seed 0"
 
 
+def test_a_limit_below_the_number_of_classes_is_no_fair_draw(capsys, colours):
+    given = [*model(colours), "--data", str(colours / "data"), "--limit", "3"]
+    figures, said = evaluated(capsys, *given)
+    assert figures["chosen"] == "drawn at random, seed 0" and "3 of 30 images (drawn at random, seed 0) at" in said
+
+
+def test_one_image_is_one(capsys, colours, tmp_path):
+    (tmp_path / "one").mkdir()
+    Image.new("RGB", (40, 40)).save(tmp_path / "one" / "a.png")
+    _, said = evaluated(capsys, *model(colours), "--data", "one")
+    assert ", 1 image at 32 x 32 (" in said
+    (tmp_path / "one" / "bad.png").write_bytes(b"no picture")
+    _, said = evaluated(capsys, *model(colours), "--data", "one")
+    assert ", 2 images at 32 x 32 (" in said and "1 image was judged; 1 cannot be read:" in said
+
+
+def test_a_list_of_a_few_names_is_no_class_map(capsys, colours, tmp_path):
+    Path("names.txt").write_text("c1\nc2\nc3\n")
+    line = refused(capsys, "evaluate", *model(colours), "--data", str(colours / "data"), "--class-map", "names.txt")
+    assert "names.txt lists 3 names without an index, and the model has 10 classes: list all 10" in line
+
+
+def test_what_may_not_be_read_or_found_is_one_line(capsys, colours, tmp_path, monkeypatch):
+    scan = os.scandir
+
+    def refuse(path="."):
+        if str(path).endswith("c3"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    data = ["--data", str(colours / "data")]
+    assert "torch/cifar10 needs the folder where it is stored: give it as --root" in refused(
+        capsys, "evaluate", *model(colours), "--data", "torch/cifar10"
+    )
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert "c3 cannot be opened: Permission denied; make it readable" in refused(
+        capsys, "evaluate", *model(colours), *data
+    )
+
+
 # 49: what is left out
 
 

@@ -73,6 +73,38 @@ def test_files_that_are_no_class_map_are_refused_in_one_line(tmp_path, name):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", FORMS)
+def test_lists_of_names_alone_must_be_as_long_as_the_model_has_classes(tmp_path, name):
+    """Three names would otherwise be the first three of a thousand classes, whatever those are."""
+    (tmp_path / name).write_text(FORMS[name], encoding="utf-8")
+    found = read_class_map(tmp_path / name)
+    assert read_class_map(tmp_path / name, len(found)) == read_class_map(tmp_path / name, 0) == found
+    if name not in ("list.json", "names.txt"):
+        assert read_class_map(tmp_path / name, 1000) == found, "with an index a few will do"
+        return
+    for size, said in (
+        (1000, "1,000 classes: list all 1,000"),
+        (2, "2 classes: list all 2"),
+        (1, "1 class: list all 1"),
+    ):
+        with pytest.raises(ValueError, match=f"lists 3 names without an index, and the model has {said} in") as caught:
+            read_class_map(tmp_path / name, size)
+        assert "lines `name,index`" in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("label_file", [False, True])
+def test_a_list_of_a_few_names_judges_nothing(tmp_path, label_file):
+    root = fill(tmp_path / "data", ["church", "dog", "fish"], each=1)
+    (tmp_path / "names.txt").write_text("fish\ndog\nchurch\n")
+    (tmp_path / "labels.csv").write_text("".join(f"{name}/0.png,{name}\n" for name in ("church", "dog", "fish")))
+    options = {"label_file": tmp_path / "labels.csv"} if label_file else {}
+    options["class_map"] = tmp_path / "names.txt"
+    with pytest.raises(ValueError, match="lists 3 names without an index, and the model has 1,000 classes"):
+        open_dataset(root, small_vit(1000), **options)
+    assert sorted(labels_of(open_dataset(root, small_vit(3), **options))) == [0, 1, 2]
+    assert open_dataset(root, small_vit(0), **options).classes.mapping == {"fish": 0, "dog": 1, "church": 2}
+
+
 def test_a_class_map_goes_before_all_else(tmp_path):
     root, model = fill(tmp_path, NUMBERED, each=1), small_vit(10)
     model.pretrained_cfg["label_names"] = NUMBERED

@@ -124,7 +124,7 @@ def test_image_size_is_the_models_own_or_free_where_it_is_dynamic(tmp_path):
 
 def test_a_model_for_gray_images_gets_gray_images(tmp_path):
     root, model = fill(tmp_path, ["a", "b", "c"]), small_vit(in_chans=1)
-    with pytest.raises(ValueError, match="takes 1 channels and its mean has 3"):
+    with pytest.raises(ValueError, match="takes 1 channel and its mean has 3"):
         open_dataset(root, model)
     model.pretrained_cfg.update(mean=(0.5,), std=(0.5,))
     assert open_dataset(root, model)[0][0].shape == (1, 32, 32)
@@ -232,7 +232,8 @@ def test_classes_that_do_not_match_are_refused(tmp_path):
 def test_paths_that_are_no_data_set_are_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("hello")
     (tmp_path / "empty").mkdir()
-    (tmp_path / "hollow" / "class").mkdir(parents=True)
+    for hollow in ("hollow/class", "hollows/class", "hollows/other"):
+        (tmp_path / hollow).mkdir(parents=True)
     (tmp_path / "broken.tar").write_bytes(b"no tar")
     flat(tmp_path / "flat", ["1.jpg"])
     (tmp_path / "tars").mkdir()
@@ -242,7 +243,8 @@ def test_paths_that_are_no_data_set_are_refused(tmp_path):
         "nowhere": "there is no file or folder .*nowhere: give a folder",
         "notes.txt": "is a file and no data set",
         "empty": "holds no photographs .* and no folders",
-        "hollow": "holds no photographs .* nor do its 1 folders",
+        "hollow": "holds no photographs .* nor does its one folder$",
+        "hollows": "holds no photographs .* nor do its 2 folders$",
         "flat": "no class folders: give a file of lines",
         "broken.tar": "cannot be read as a tar file",
         "tars/none.tar": "holds no photographs",
@@ -266,6 +268,11 @@ def test_timms_own_refusals_become_one_line(tmp_path):
         with pytest.raises(ValueError, match=f"timm cannot open {name} with split 'validation'") as caught:
             open_dataset(name, small_vit(10), root=tmp_path)
         assert "\n" not in str(caught.value)
+
+
+def test_torchvisions_data_sets_need_to_be_told_where_they_are_stored():
+    with pytest.raises(ValueError, match=r"^torch/cifar10 needs the folder where it is stored: give it as root, or"):
+        open_dataset("torch/cifar10", small_vit(10))
 
 
 # label files
@@ -309,7 +316,7 @@ def test_class_names_and_numbers_for_models_of_any_size(four, tmp_path):
 
 BAD_LABEL_FILES = {
     "a.png 0\nb.png 1\n": "has no label for 2 of 4 images: c.png, d.png",
-    "0\n1\n": "has 2 lines of one label each, and there are 4 images",
+    "0\n1\n": "has 2 labels, one a line, for 4 images: give one line",
     "a.png 0\nb.png\nc.png 0\nd.png 0\n": "the line 'b.png' has no label",
     "a.png 0\na.png 1\nb.png 0\nc.png 0\nd.png 0\n": "gives a.png two labels: 0 and 1",
     "a.png 0\nb.png 1000\nc.png 5\nd.png 5\n": "from 0 to 1000; class indices of the model go from 0 to 999",
@@ -331,7 +338,8 @@ def test_a_label_file_must_be_text_and_goes_with_a_folder(four, tmp_path):
     (tmp_path / "labels.txt").write_bytes(b"\xff\xfe\x00\x81")
     for path, file, message in [
         (four, tmp_path / "labels.txt", "cannot read the label file"),
-        (four, tmp_path / "none.txt", "cannot read the label file"),
+        (four, tmp_path / "none.txt", r"^there is no label file .*none\.txt: give one with lines `file label`$"),
+        (four, tmp_path / "flat", r"^cannot read the label file .*flat: Is a directory$"),
         (tmp_path / "labels.txt", tmp_path / "labels.txt", "goes with a folder"),
         (flat(tmp_path / "bare", []), tmp_path / "labels.txt", "holds no photographs"),
     ]:

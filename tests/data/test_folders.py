@@ -99,6 +99,46 @@ def test_folders_that_cannot_be_opened_are_counted(tmp_path, monkeypatch):
     assert len(dataset) == 6 and dataset.left_out == {CLOSED: 1}
 
 
+def closing(monkeypatch, name):
+    """From now on folders of that name may not be read. Root may read any, so permissions would prove nothing."""
+    scan = os.scandir
+
+    def refuse(path="."):
+        if os.path.basename(os.path.normpath(path)) == name:
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(_folders.os, "scandir", refuse)
+
+
+@pytest.mark.parametrize(
+    "closed, options",
+    [
+        ("data", {}),
+        ("data", {"labels": None}),
+        ("data", {"labels": False}),
+        ("data", {"label_file": "labels.txt"}),
+        ("data", {"split": "a"}),
+        ("b", {}),
+        ("b", {"labels": None}),
+        ("b", {"labels": False, "split": "b"}),
+    ],
+)
+def test_data_that_may_not_be_read_is_one_line(tmp_path, monkeypatch, closed, options):
+    """Of class folders too: without one of them every figure would be of other data than was asked for."""
+    root = fill(tmp_path / "data", ["a", "b", "c"])
+    closing(monkeypatch, closed)
+    with pytest.raises(ValueError, match=rf"the folder .*{closed} cannot be opened: Permission denied; make") as caught:
+        open_dataset(root, small_vit(), **options)
+    assert "\n" not in str(caught.value) and len(str(caught.value).replace(str(tmp_path), "")) <= 300
+
+
+def test_a_link_to_itself_in_an_empty_folder_is_one_line(tmp_path):
+    (tmp_path / "me").symlink_to("me")
+    with pytest.raises(ValueError, match=r"holds no photographs .* and no folders$"):
+        open_dataset(tmp_path, small_vit())
+
+
 # what is left out
 
 

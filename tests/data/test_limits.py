@@ -61,6 +61,14 @@ def test_evaluation_and_training_draw_the_same(tmp_path):
     assert len({tuple(other) for other in others}) > 1
 
 
+@pytest.mark.parametrize("limit, alike", [(1, False), (2, False), (3, True), (4, True)])
+def test_fewer_than_there_are_classes_are_not_said_to_be_alike(tmp_path, limit, alike):
+    root, model = fill(tmp_path, ["a", "b", "c"], each=4), small_vit()
+    said = "drawn at random, alike from every class, seed 0" if alike else "drawn at random, seed 0"
+    assert open_dataset(root, model, limit=limit).choice == said
+    assert open_dataset(root, model, limit=limit, limit_per_class=2).choice == f"the first 2 of each class, {said}"
+
+
 def test_a_limit_goes_on_what_limit_per_class_has_left(tmp_path):
     root, model = fill(tmp_path, ["a", "b", "c"], each=8), small_vit()
     dataset = open_dataset(root, model, limit=3, limit_per_class=2)

@@ -19,6 +19,7 @@ from saving_setup import X, number_of, numbered, saved, tiny
 from settings import capture
 
 import vitrim
+from vitrim.methods import METHODS, import_path
 from vitrim.runtime.build import attach
 from vitrim.runtime.saved_config import fingerprint
 
@@ -374,6 +375,53 @@ def test_folders_that_save_did_not_write(tmp_path):
     os.mkfifo(tmp_path / "a" / "config.json")
     with pytest.raises(ValueError, match=r"has no config.json"):
         vitrim.load(tmp_path / "a")
+
+
+def test_a_file_in_the_place_of_the_folder_is_said(tmp_path):
+    numbered(1).save(tmp_path / "a")
+    with pytest.raises(ValueError, match=r"is a file, and load\(\) takes the folder that save\(\) wrote: give .*/a$"):
+        vitrim.load(tmp_path / "a" / "model.safetensors")
+    (tmp_path / "w.pth").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"w\.pth is a file, .*: one with config\.json and model\.safetensors in it$"):
+        vitrim.load(tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize("what", ["folder", "config.json", "model.safetensors"])
+def test_folders_and_files_that_may_not_be_read(what, copy, monkeypatch):
+    """Root may read any, so permissions would prove nothing."""
+    denied = PermissionError(13, "Permission denied", str(copy / what))
+    if what == "folder":
+        monkeypatch.setattr(Path, "is_file", lambda path: (_ for _ in ()).throw(denied))
+    else:
+        reader = "read_json" if what == "config.json" else "open_tensors"
+        monkeypatch.setattr(f"vitrim.runtime.loading.{reader}", lambda path: (_ for _ in ()).throw(denied))
+    opened = "opened" if what == "folder" else "read"
+    with pytest.raises(ValueError, match=f"^{copy} cannot be {opened}: Permission denied$"):
+        vitrim.load(copy)
+
+
+class Own(vitrim.EViT):
+    """A method of somebody's own."""
+
+    name = "own-of-this-test"
+
+
+def test_a_method_of_ones_own_that_is_not_allowed_is_what_the_message_begins_with(tmp_path, monkeypatch):
+    monkeypatch.setitem(METHODS, Own.name, Own)
+    vitrim.ReducedViT(tiny(), [Own(0.5, at=1)]).save(tmp_path)
+    monkeypatch.delitem(METHODS, Own.name)
+    said = f"{tmp_path} was saved with the method {import_path(Own)}, not vitrim's own: allow its code by "
+    with pytest.raises(ValueError) as caught:
+        vitrim.load(tmp_path)
+    assert str(caught.value) == (said + "--method FILE.py:CLASS (in Python load(folder, methods=[its class]))"), (
+        "and not that the folder holds no model"
+    )
+    config = json.loads((tmp_path / "config.json").read_text())
+    long = [{**config["methods"][0], "class": "module:" + "x" * 1000}]
+    rewrite(tmp_path, methods=long)
+    with pytest.raises(ValueError, match=r"was saved with the method module:x+\.\.\.x+, not vitrim's own") as caught:
+        vitrim.load(tmp_path)
+    assert len(str(caught.value).replace(str(tmp_path), "")) <= 300
 
 
 def test_a_config_inside_the_weights_is_held_to_the_same(tmp_path):

@@ -131,6 +131,15 @@ def test_settled_behind_fewer_tokens_the_masks_keep_shares_of_all(first):
 # -- schedules
 
 
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_a_run_of_one_step_is_at_its_peak_and_timm_has_nothing_to_remark(steps, caplog):
+    plan = recipe()
+    rows = take(stepper_of([EViT(0.6)], plan, each=steps), steps)
+    assert rows[0]["lr"] == pytest.approx(plan.lr * plan.backbone_scale)
+    assert [row["lr"] for row in rows] == sorted({row["lr"] for row in rows}, reverse=True)
+    assert not [record for record in caplog.records if record.name.startswith("timm")]
+
+
 @pytest.mark.parametrize(
     "methods",
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from dataclasses import fields
 from typing import Any
@@ -73,14 +74,16 @@ def _check_device(machine: MachineOptions) -> None:
 
 def _check_folder(training: TrainingOptions, settings: Settings) -> None:
     """Raise ValueError where the run could not be written, or would write over another one or over a saved model."""
-    if holds_run(settings.checkpoints) and not training.resume:
-        raise ValueError(f"{training.out} holds a run already: go on with --resume, or give another --out")
-    if not training.resume and any((training.out / name).exists() for name in (CONFIG, WEIGHTS)):
-        raise ValueError(f"{training.out} holds a saved model already: give another --out, or move that one away")
     try:
         training.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(f"--out {training.out} cannot be made: {error.strerror or error}") from None
+    if not os.access(training.out, os.R_OK | os.W_OK | os.X_OK):
+        raise ValueError(f"--out {training.out} may not be written to: get the right to, or give another --out")
+    if holds_run(settings.checkpoints) and not training.resume:
+        raise ValueError(f"{training.out} holds a run already: go on with --resume, or give another --out")
+    if not training.resume and any((training.out / name).exists() for name in (CONFIG, WEIGHTS)):
+        raise ValueError(f"{training.out} holds a saved model already: give another --out, or move that one away")
 
 
 def _start(config: Any) -> tuple[Subject, Plan]:

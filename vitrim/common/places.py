@@ -21,7 +21,11 @@ def check_there(path: str | Path) -> None:
         Traceback (most recent call last):
         ValueError: there is no file or folder nowhere: give a folder with one folder per class, a .tar file, ...
     """
-    if not is_named(path) and not Path(path).expanduser().exists():
+    try:
+        there = is_named(path) or Path(path).expanduser().exists()
+    except OSError as error:  # a folder above it is closed
+        raise ValueError(f"{path} cannot be opened: {error.strerror}; make it readable for you") from error
+    if not there:
         raise ValueError(
             f"there is no file or folder {Path(path).expanduser()}: give a folder with one folder per class, a .tar "
             "file, or a name with hfds/, hfids/, tfds/, wds/ or torch/ in front"

@@ -9,20 +9,25 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..common.text import few, first_line, shortened
+from ..common.text import counted, few, first_line, reason, shortened
 
 _WHOLE = re.compile(r"\d+")
 _FORMS = "lines `name,index`, one name a line in the model's order, or JSON: {name: index}, {index: name} or [names]"
 Pairs = list[tuple[str, int]]
 
 
-def read_class_map(file: str | Path | Mapping[str, int]) -> dict[str, int]:
+def read_class_map(file: str | Path | Mapping[str, int], num_classes: int = 0) -> dict[str, int]:
     """Class names with the model's class indices, from a file or as they are given.
 
     JSON holds `{"cat": 0}` (torchvision's `class_to_idx`), `{"0": "cat"}` (the `id2label` of transformers) or
     `["cat", "dog"]`. Any other file has lines `name,index` (or with a tab or spaces between them, or the index first),
-    or one name a line, the first for index 0. Raises ValueError, in one line, for a file that is none of these, and
-    for a name with two indices.
+    or one name a line, the first for index 0.
+
+    num_classes: how many classes the model has. A list of names alone must have as many: a shorter one would number
+                 its names from 0, whatever they are to the model. 0: nothing is known of a model
+
+    Raises ValueError, in one line, for a file that is none of these, for a list of another length, and for a name with
+    two indices.
 
     Example:
         >>> read_class_map({"cat": 1, "dog": 0})
@@ -37,19 +42,18 @@ def read_class_map(file: str | Path | Mapping[str, int]) -> dict[str, int]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or first_line(error)
-        raise ValueError(f"the class map {path} cannot be read: {reason}") from error
-    pairs = _from_json(text, path) if path.suffix.lower() == ".json" else _from_lines(text, path)
-    return _checked(pairs, f"the class map {path}")
+        raise ValueError(f"the class map {path} cannot be read: {reason(error)}") from error
+    found = (_from_json if path.suffix.lower() == ".json" else _from_lines)(text, path, num_classes)
+    return _checked(found, f"the class map {path}")
 
 
-def _from_json(text: str, path: Path) -> Pairs:
+def _from_json(text: str, path: Path, num_classes: int) -> Pairs:
     try:
         found: Any = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"the class map {path} is not JSON: {first_line(error)}") from error
     if isinstance(found, list) and all(isinstance(name, str) for name in found):
-        return [(name, index) for index, name in enumerate(found)]
+        return _numbered(found, path, num_classes)
     if isinstance(found, dict) and all(isinstance(name, str) for name in found.values()):
         if all(_WHOLE.fullmatch(index) for index in found):
             return [(name, int(index)) for index, name in found.items()]
@@ -58,15 +62,26 @@ def _from_json(text: str, path: Path) -> Pairs:
     raise ValueError(f"the class map {path} is none: give {_FORMS}")
 
 
-def _from_lines(text: str, path: Path) -> Pairs:
+def _from_lines(text: str, path: Path, num_classes: int) -> Pairs:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     pairs = [_pair(_cells(line)) for line in lines]
     if not any(pairs):
-        return [(line, index) for index, line in enumerate(lines)]
+        return _numbered(lines, path, num_classes)
     if all(pairs[1:]):  # the first line may be a header
         return [pair for pair in pairs if pair]
     wrong = lines[pairs.index(None, 1)]
     raise ValueError(f"the class map {path}: {shortened(wrong)!r} is no name with an index; give {_FORMS}")
+
+
+def _numbered(names: list[str], path: Path, num_classes: int) -> Pairs:
+    """Names without indices, which are all of the model's, in its order."""
+    if names and num_classes not in (0, len(names)):
+        raise ValueError(
+            f"the class map {path} lists {counted(len(names), 'name')} without an index, and the model has "
+            f"{counted(num_classes, 'class', 'classes')}: list all {num_classes:,} in the model's order, or name a few "
+            "with lines `name,index`"
+        )
+    return [(name, index) for index, name in enumerate(names)]
 
 
 def _cells(line: str) -> list[str]:

@@ -150,9 +150,10 @@ def _match_wnids(names: Sequence[str], subset: str, where: str) -> Classes:
     position = {wnid: index for index, wnid in enumerate(ImageNetInfo(subset).label_names())}
     strangers = [name for name in names if name not in position]
     if strangers:
+        them = "it" if len(strangers) == 1 else "them"
         raise ValueError(
-            f"{where} has {len(strangers)} wnid(s) that are not among the {len(position)} classes of {subset}: "
-            f"{few(strangers)}; remove them or take a model that knows them"
+            f"{where} has {counted(len(strangers), 'wnid')} not among the {len(position)} classes of {subset}: "
+            f"{few(strangers)}; remove {them} or take a model that knows {them}"
         )
     return Classes(tuple(names), tuple(position[name] for name in names), f"by wnid, to {subset}", by_wnid=True)
 

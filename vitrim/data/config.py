@@ -10,7 +10,7 @@ from timm.data import resolve_data_config
 from torch import nn
 
 from ..common.errors import OptionError
-from ..common.text import shortened
+from ..common.text import counted, shortened
 from ..common.unwrapping import innermost
 
 _NAMES = {
@@ -49,8 +49,8 @@ def config_of(
     config = resolve_data_config(args, pretrained_cfg=cfg, model=model)
     if channels not in (1, 3) or len(config["mean"]) != channels or len(config["std"]) != channels:
         raise OptionError(
-            f"the model takes {channels} channels and its mean has {len(config['mean'])}: photographs are RGB, or gray "
-            "for a model with one channel, and one number as ",
+            f"the model takes {counted(channels, 'channel')} and its mean has {len(config['mean'])}: photographs are "
+            "RGB, or gray for a model with one channel, and one number as ",
             {"mean": ..., "std": ...},
         )
     return config

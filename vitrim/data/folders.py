@@ -6,12 +6,13 @@ import os
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from timm.utils.misc import natural_key
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from ..common.errors import OptionError, Part
-from ..common.text import few, shortened
+from ..common.text import few, reason, shortened
 
 ENDINGS = tuple(sorted({*IMG_EXTENSIONS, ".gif"}))
 _SPLITS = {"train", "training", "val", "valid", "validation", "test", "eval", "evaluation"}
@@ -46,7 +47,27 @@ def is_photograph(path: str) -> bool:
 
 def folders_in(root: Path) -> list[str]:
     """The names of the folders in `root` that are not hidden, in natural order."""
-    return in_order({entry.name for entry in os.scandir(root) if _is_folder(entry) and not entry.name.startswith(".")})
+    return in_order({entry.name for entry in entries_of(root) if _is_folder(entry) and not entry.name.startswith(".")})
+
+
+def entries_of(folder: Path) -> list[os.DirEntry]:
+    """What lies in a folder. Raises ValueError, in one line, where it cannot be opened."""
+    with _opened(folder) as entries:
+        return list(entries)
+
+
+def check_opens(folder: Path) -> None:
+    """Raise ValueError for a folder that cannot be opened: whatever it holds would be missed without a word."""
+    with _opened(folder):
+        pass
+
+
+def _opened(folder: Path) -> Any:
+    try:
+        return os.scandir(folder)
+    except OSError as error:
+        way = "make it readable for you, or give another folder"
+        raise ValueError(f"the folder {folder} cannot be opened: {reason(error)}; {way}") from error
 
 
 def _is_folder(entry: os.DirEntry) -> bool:
@@ -138,6 +159,8 @@ def class_folders(root: Path, split: str | None) -> ClassFolders:
     """
     root = split_folder(root, split)
     walk, names = Walk(root), folders_in(root)
+    for name in names:
+        check_opens(root / name)  # deeper ones are counted as left out, but a class would be gone
     by_class = _by_class(walk, root, names)
     _count_beside(walk, root)
     taken = [name for name in names if by_class[name]]
@@ -162,8 +185,7 @@ def _by_class(walk: Walk, root: Path, names: list[str]) -> dict[str, list[str]]:
 
 def _count_beside(walk: Walk, root: Path) -> None:
     """What lies beside the class folders belongs to no class."""
-    with os.scandir(root) as entries:
-        files = [entry.path for entry in entries if not _is_folder(entry)]
+    files = [entry.path for entry in entries_of(root) if not _is_folder(entry)]
     if loose := walk.sort_out(files):
         walk.left_out[BESIDE] += len(loose)
 
@@ -185,6 +207,7 @@ def flat_files(root: str | Path, split: str | None) -> tuple[Path, list[str], di
 
 def below(root: Path) -> tuple[list[str], dict[str, int]]:
     """All photographs below a folder, whatever its shape, as sorted relative paths; and what was left out, by kind."""
+    check_opens(root)
     walk = Walk(root)
     photographs, links = walk.inside(str(root))
     photographs += walk.follow(links)
@@ -202,7 +225,7 @@ def split_folder(root: Path, split: str | None) -> Path:
 
 
 def _why_empty(root: Path, names: list[str]) -> tuple[Part, ...]:
-    files = sorted(entry.name for entry in os.scandir(root) if entry.is_file())
+    files = sorted(entry.name for entry in entries_of(root) if os.path.isfile(entry.path))
     if any(is_photograph(name) for name in files):
         return f"{root} has photographs but no class folders: give a file of lines `file label` as ", {
             "label_file": ...
@@ -212,6 +235,5 @@ def _why_empty(root: Path, names: list[str]) -> tuple[Part, ...]:
             f"{root} holds tar files: give one of them, or wds/{root} with a split such as 'val-{{0000..0003}}.tar'",
         )
     kinds = f"files that end in {', '.join(ENDINGS)}"
-    return (
-        f"{root} holds no photographs ({kinds}), {f'nor do its {len(names)} folders' if names else 'and no folders'}",
-    )
+    several = f"nor do its {len(names)} folders" if names else "and no folders"
+    return (f"{root} holds no photographs ({kinds}), {'nor does its one folder' if len(names) == 1 else several}",)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from timm.data import infer_imagenet_subset
 
-from ..common.text import few, first_line
+from ..common.text import counted, few, first_line, reason
 from .classes import WNID, Classes, LabelNames, match_classes
 from .folders import in_order
 
@@ -25,7 +25,7 @@ def read_labels(label_file: str | Path, files: list[str]) -> tuple[list[str], bo
     line, counts the images in sorted order, or by their number where all are called ILSVRC2012_val_00000001 and on.
     Raises ValueError for a file that cannot be read, images without a label, and counts that differ.
     """
-    rows = _rows(Path(label_file))
+    rows = _rows(Path(label_file).expanduser())
     if all(len(row) == 1 for row in rows):
         return _labels_in_order([row[0] for row in rows], files, label_file), True, 0
     table = _table(rows, label_file)
@@ -33,7 +33,7 @@ def read_labels(label_file: str | Path, files: list[str]) -> tuple[list[str], bo
     missing = [file for file, key in zip(files, keys, strict=True) if key is None]
     if missing:
         raise ValueError(
-            f"{label_file} has no label for {len(missing)} of {len(files)} images: {few(missing)}; "
+            f"{label_file} has no label for {len(missing)} of {counted(len(files), 'image')}: {few(missing)}; "
             "lines read `file label` or `file,label`"
         )
     return [table[key] for key in keys if key is not None], False, len(table.keys() - set(keys))
@@ -42,8 +42,10 @@ def read_labels(label_file: str | Path, files: list[str]) -> tuple[list[str], bo
 def _rows(path: Path) -> list[list[str]]:
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    except FileNotFoundError as error:
+        raise ValueError(f"there is no label file {path}: give one with lines `file label`") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"cannot read the label file {path}: {first_line(error)}") from error
+        raise ValueError(f"cannot read the label file {path}: {reason(error)}") from error
     if not lines:
         raise ValueError(f"the label file {path} is empty")
     if any("," in line for line in lines):
@@ -79,7 +81,7 @@ def _labels_in_order(labels: list[str], files: list[str], label_file: str | Path
         return [labels[number - 1] for number in known]
     if len(labels) != len(files):
         raise ValueError(
-            f"{label_file} has {len(labels)} lines of one label each, and there are {len(files)} images: "
+            f"{label_file} has {counted(len(labels), 'label')}, one a line, for {counted(len(files), 'image')}: "
             "give one line for each image in sorted order, or lines that read `file label`"
         )
     return labels
@@ -145,4 +147,4 @@ def _read_meta(meta: Path) -> dict[int, str]:
         synsets = loadmat(meta, squeeze_me=True)["synsets"]
         return {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in synsets}
     except Exception as error:  # scipy raises its own errors besides Python's
-        raise ValueError(f"{meta} is not the ImageNet devkit's meta.mat: {first_line(error)}") from error
+        raise ValueError(f"{meta} is not the ImageNet devkit's meta.mat: {reason(error)}") from error

@@ -120,7 +120,8 @@ def _asked(
     model = innermost(model_or_cfg) if isinstance(model_or_cfg, nn.Module) else None
     cfg: Any = (getattr(model, "pretrained_cfg", None) or {}) if model is not None else model_or_cfg
     num_classes = getattr(model, "num_classes", cfg.get("num_classes", 0))
-    known = _Knowledge(num_classes, cfg.get("label_names"), None if class_map is None else read_class_map(class_map))
+    given = None if class_map is None else read_class_map(class_map, num_classes)
+    known = _Knowledge(num_classes, cfg.get("label_names"), given)
     return config_of(model, cfg, crop_pct, img_size), known
 
 
@@ -187,7 +188,9 @@ def _choose(
     places = drawn(size if chosen is None else len(chosen), limit, seed, labels)
     if places is None:
         return chosen, ", ".join(words)
-    words.append("drawn at random" if labels is None else "drawn at random, alike from every class")
+    # Fewer than there are classes leave out some of these: nothing is alike then.
+    alike = labels is not None and len(places) >= len(set(labels))
+    words.append("drawn at random, alike from every class" if alike else "drawn at random")
     return [place if chosen is None else chosen[place] for place in places], f"{', '.join(words)}, seed {seed}"
 
 

@@ -14,8 +14,9 @@ from typing import IO, Any, ClassVar
 from PIL import Image
 from timm.data import create_dataset, get_img_extensions
 
+from ..common.errors import OptionError
 from ..common.places import STREAMS, check_there, is_named
-from ..common.text import first_line, shortened
+from ..common.text import first_line, reason, shortened
 from .folders import BESIDE, ClassFolders, class_folders, in_order
 
 _NEEDS = {"hfds": "datasets", "hfids": "datasets", "tfds": "tensorflow_datasets", "wds": "webdataset"}
@@ -180,13 +181,13 @@ def _tar(path: Path) -> ReaderImages | TorchImages | Stream:
             webdataset = any(member.name.endswith(".cls") for member in islice(archive, 4))
             others = {} if webdataset else _other_members(archive)
     except (tarfile.TarError, OSError) as error:
-        raise ValueError(f"{path} cannot be read as a tar file: {first_line(error)}") from error
+        raise ValueError(f"{path} cannot be read as a tar file: {reason(error)}") from error
     if webdataset:
         return _named(f"wds/{path}", "wds", None, None, None)
     try:
         source = ReaderImages(create_dataset("", root=str(path), search_split=False).reader, others)
     except (tarfile.TarError, OSError) as error:
-        raise ValueError(f"{path} cannot be read as a tar file: {first_line(error)}") from error
+        raise ValueError(f"{path} cannot be read as a tar file: {reason(error)}") from error
     except ValueError as error:  # timm unpacks an empty list where a tar holds no image
         raise ValueError(f"{path} holds no photographs ({', '.join(get_img_extensions())})") from error
     if not len(source):
@@ -207,6 +208,12 @@ def _named(
     package = _NEEDS.get(prefix)
     if package and importlib.util.find_spec(package) is None:
         raise ValueError(f"{name} needs the package {package}: pip install {package.replace('_', '-')}")
+    if prefix == "torch" and root is None:
+        raise OptionError(
+            f"{name} needs the folder where it is stored: give it as ",
+            {"root": ...},
+            ", or give a folder with one folder per class instead",
+        )
     where = name
     if prefix == "wds" and root is None:
         name, root, split = _shards(name, split)
@@ -218,8 +225,8 @@ def _named(
     try:
         dataset = create_dataset(name, root=where_to, split=split, search_split=False, **options)
     except (Exception, SystemExit) as error:
-        reason = first_line(error).replace("`num_samples`", "a limit")
-        raise ValueError(f"timm cannot open {where} with split {split!r}: {reason}") from error
+        said = first_line(error).replace("`num_samples`", "a limit")
+        raise ValueError(f"timm cannot open {where} with split {split!r}: {said}") from error
     if prefix in STREAMS:
         return Stream(dataset, where)
     return TorchImages(dataset) if prefix == "torch" else ReaderImages(dataset.reader)

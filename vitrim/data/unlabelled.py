@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from .classes import Classes
-from .folders import ENDINGS, Walk, below, folders_in, is_photograph, split_folder
+from .folders import ENDINGS, Walk, below, entries_of, folders_in, is_photograph, split_folder
 from .photographs import Photographs
 from .sources import Files
 
@@ -46,9 +46,8 @@ def is_flat(path: str | Path, split: str | None) -> bool:
     if not folder.is_dir():
         return False
     folder = split_folder(folder, split)
-    with os.scandir(folder) as entries:
-        loose = any(is_photograph(entry.name) and not entry.is_dir() for entry in entries)
-    if not loose:
+    loose = (entry.path for entry in entries_of(folder) if is_photograph(entry.name))
+    if all(os.path.isdir(path) for path in loose):
         return False
     walk = Walk(folder)
     inside = (str(folder / name) for name in folders_in(folder))

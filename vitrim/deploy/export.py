@@ -164,7 +164,8 @@ def _as_pixels(images: Tensor, about: dict[str, Any]) -> Tensor:
 def _about(model: nn.Module, dense: nn.Module, preprocessing: bool, size: int | None, images: Tensor) -> dict[str, Any]:
     """What the file says of itself, in plain values."""
     library = library_of(dense)
-    data, cost = library.data_config(dense), profile(model, tuple(images.shape[-2:]))
+    height, width = images.shape[-2:]
+    data, cost = library.data_config(dense), profile(model, (height, width))
     return {
         "model": library.architecture(dense) or type(dense).__name__,
         "methods": methods_config(model) if isinstance(model, ReducedViT) else [],

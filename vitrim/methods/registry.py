@@ -15,6 +15,10 @@ from .base import Method
 
 METHODS: dict[str, type[Method]] = {}  # the one list that `reduce`, `load` and the command line read
 OWN = __package__
+PARTS = {  # what a method of one's own must define, in words
+    "forward": "forward(tokens, evidence, place), which gives the Reduction at a place",
+    "count": "count(place, n), which says how many of n patch tokens are left after it",
+}
 AnyMethod = TypeVar("AnyMethod", bound=type[Method])
 
 
@@ -136,9 +140,10 @@ def _check(cls: type) -> None:
         raise ValueError(
             f'{cls.__name__} has the name {name!r}: give it a word in small letters, such as name = "mine"'
         )
-    missing = [part for part in ("forward", "count") if getattr(cls, part) is getattr(Method, part)]
+    missing = [part for part in PARTS if getattr(cls, part) is getattr(Method, part)]
     if missing:
-        raise ValueError(f"{cls.__name__} has no {' and no '.join(missing)}: every method needs them")
+        wanted = ", and ".join(PARTS[part] for part in missing)
+        raise ValueError(f"{cls.__name__} has no {' and no '.join(missing)}: every method needs {wanted}")
     if not hasattr(cls, "title"):
         cls.title = (cls.__doc__ or cls.__name__).strip().splitlines()[0].rstrip(".")
 

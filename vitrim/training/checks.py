@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from ..common.errors import OptionError
+from ..common.text import counted
 from ..data.loading import data_config
 from ..runtime.model import ReducedViT
 from .objective import check_labels_patches
@@ -32,7 +33,8 @@ def check_recipe(recipe: Recipe, model: Any) -> None:
     """Raise ValueError where the recipe and the model cannot go together."""
     if recipe.labels and model.num_classes < 2:
         raise OptionError(
-            f"recipe {recipe.name} learns from labels and the model has {model.num_classes} classes: use ",
+            f"recipe {recipe.name} learns from labels and the model has "
+            f"{counted(model.num_classes, 'class', 'classes')}: use ",
             {"recipe": "distill"},
             ", or give the model a head with ",
             {"num_classes": ...},

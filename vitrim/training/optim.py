@@ -42,7 +42,8 @@ def make_schedule(optimizer: Optimizer, recipe: Recipe, steps_per_epoch: int) ->
     """timm's cosine from the peak to `min_lr`, by optimiser steps, after a linear warm-up. Stateless in the step."""
     return CosineLRScheduler(
         optimizer,
-        t_initial=max(1, recipe.epochs * steps_per_epoch),
+        # A run of one step is at the cosine's peak whatever its length, and timm would warn of a length of 1.
+        t_initial=max(2, recipe.epochs * steps_per_epoch),
         lr_min=recipe.min_lr,
         warmup_t=recipe.warmup_epochs * steps_per_epoch,
         warmup_lr_init=min(1e-6, recipe.lr),

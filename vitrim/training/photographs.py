@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from ..common.seeds import seed_of
+from ..common.text import counted
 from ..data.photographs import Photographs, Unreadable
 from .recipes import Augmentation, Recipe
 from .signals import SIGNALS
@@ -74,7 +75,7 @@ class TrainingPhotographs(Dataset):
                 image, label = sample
                 return image, 0 if label is None else label, bad  # without labels no loss reads it
             bad.append(sample)
-        raise ValueError(f"none of the {len(self)} images can be read, the first because: {bad[0].reason}")
+        raise ValueError(f"none of {counted(len(self), 'image')} can be read, the first because: {bad[0].reason}")
 
 
 def training_transform(config: dict[str, Any], augmentation: Augmentation):

@@ -20,7 +20,7 @@ from ...common.unwrapping import innermost
 from ..weights import bare_name, check_tensors
 from .misfits import in_words, misfit
 
-ENDINGS = (".safetensors", ".pth", ".pt", ".bin", ".tar", ".ckpt")  # usual ones: the contents say what a file is
+ENDINGS = (".safetensors", ".pth", ".pt", ".bin", ".tar", ".ckpt")  # of checkpoint files
 
 
 def load_checkpoint(model: nn.Module, path: str | Path) -> tuple[str, ...]:
@@ -30,10 +30,10 @@ def load_checkpoint(model: nn.Module, path: str | Path) -> tuple[str, ...]:
     Weights may lie under `state_dict_ema`, `model_ema`, `state_dict` or `model` (the first of these that is there),
     with the prefixes of DDP and torch.compile, or with another one in front of every key of the model (Lightning's
     `model.`); or under another key, if there is but one state dict in the file (`model_state_dict` beside an
-    optimiser's). timm's own conversion
-    for the model's family is applied: it renames the keys of original releases (DINOv2, DeiT-III, CLIP) and resamples
-    position embeddings of another resolution. Of a reduced model's `model.safetensors` the backbone is taken.
-    Floating-point weights of another precision are converted. A model that is compiled or wrapped by DDP is unwrapped.
+    optimiser's). timm's own conversion for the model's family is applied: it renames the keys of original releases
+    (DINOv2, DeiT-III, CLIP) and resamples position embeddings of another resolution. Of a reduced model's
+    `model.safetensors` the backbone is taken. Floating-point weights of another precision are converted. A model that
+    is compiled or wrapped by DDP is unwrapped.
 
     Returns the changes in words; empty if the weights went in as they were. Raises ValueError, and leaves the model as
     it was, for a file that is missing, no checkpoint, or pickled code; for missing, unexpected or misshapen keys; for
@@ -195,4 +195,7 @@ def _changes(raw: dict[str, Tensor], weights: dict[str, Tensor]) -> tuple[str, .
     resized = [key for key in raw if key in weights and raw[key].shape != weights[key].shape]
     notes = [f"{key} resampled from {in_words(raw[key])} to {in_words(weights[key])}" for key in resized]
     renamed = [key for key in raw if key not in weights]
-    return (*notes, *([f"{counted(len(renamed), 'key')} renamed or left out by timm: {few(renamed)}"] if renamed else []))
+    return (
+        *notes,
+        *([f"{counted(len(renamed), 'key')} renamed or left out by timm: {few(renamed)}"] if renamed else []),
+    )

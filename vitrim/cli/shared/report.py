@@ -48,8 +48,9 @@ def images_in_words(dataset: Photographs | StreamedPhotographs) -> str:
     chosen = f" ({dataset.choice})" if dataset.choice else ""
     if count is None:
         return f"a stream of images{chosen}"
-    every = f" of {len(dataset.source):,}" if chosen and isinstance(dataset, Photographs) else ""
-    return f"{count:,}{every} images{chosen}"
+    if chosen and isinstance(dataset, Photographs):
+        return f"{count:,} of {counted(len(dataset.source), 'image')}{chosen}"
+    return f"{counted(count, 'image')}{chosen}"
 
 
 def left_out(printer: Printer, dataset: Photographs | StreamedPhotographs) -> None:
@@ -128,7 +129,8 @@ def judged(printer: Printer, rows: Sequence[Row], loader: DataLoader, data: Data
     if words := bank_in_words(result, data):
         printer.line(words)
     if result.skipped:
-        printer.line(f"{result.images:,} images were judged; {len(result.skipped):,} cannot be read:")
+        were = f"{counted(result.images, 'image')} {'was' if result.images == 1 else 'were'} judged"
+        printer.line(f"{were}; {len(result.skipped):,} cannot be read:")
         for entry in result.skipped[:NAMED]:
             printer.line(f"  {entry.name}: {entry.reason}")
         if len(result.skipped) > NAMED:

@@ -7,6 +7,7 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from ...common.files import write_json
+from ...common.text import counted
 from ...data.classes import in_words
 from ...evaluate import environment
 from ...runtime.profile import Profile, profile
@@ -30,7 +31,7 @@ def tell(config: Any, name: str, recipe: Recipe, trained: FinetuneResult, judge_
     for file, reason in sorted(trained.unreadable.items()):
         printer.line(f"skipped {file}: {reason}")
     printer.line(
-        f"{trained.steps} steps of {recipe.name}; {_in_words(trained.figures) or 'nothing was judged (--val)'}"
+        f"{counted(trained.steps, 'step')} of {recipe.name}; {_in_words(trained.figures) or 'nothing was judged (--val)'}"
     )
     printer.line(f"saved {config.training.out}: use it with --checkpoint {config.training.out}")
     printer.line(_before_and_after(trained.figures, cost))
