@@ -14,6 +14,7 @@ from ..common.files import write_json
 from ..common.progress import counted_off
 from ..methods import METHODS, is_own
 from ..runtime.build import attach, make_method
+from ..runtime.model import ReducedViT
 from ..runtime.profile import Profile, profile
 from .shared.flags import in_flags
 from .shared.method_page import print_method
@@ -110,7 +111,7 @@ def _answer(model: torch.nn.Module, name: str) -> Answer:
         return Answer(False, {}, reason)
 
 
-def _try(model: torch.nn.Module, name: str) -> None:
+def _try(model: ReducedViT, name: str) -> None:
     """Run a method of the user's own once, on shapes alone: what it reads in its forward, its constructor may not say.
     Raises ValueError where the method refuses the model."""
     if is_own(METHODS[name]):

@@ -53,7 +53,7 @@ class Prepared(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
-        x = images.permute(0, 3, 1, 2).to(self.mean.dtype) / 255
+        x = images.permute(0, 3, 1, 2).float() / 255
         return self.model((x - self.mean) / self.std)
 
 

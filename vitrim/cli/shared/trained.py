@@ -30,9 +30,8 @@ def tell(config: Any, name: str, recipe: Recipe, trained: FinetuneResult, judge_
         _tell_of(printer, judge_on.dataset, "validation")
     for file, reason in sorted(trained.unreadable.items()):
         printer.line(f"skipped {file}: {reason}")
-    printer.line(
-        f"{counted(trained.steps, 'step')} of {recipe.name}; {_in_words(trained.figures) or 'nothing was judged (--val)'}"
-    )
+    judged = _in_words(trained.figures) or "nothing was judged (--val)"
+    printer.line(f"{counted(trained.steps, 'step')} of {recipe.name}; {judged}")
     printer.line(f"saved {config.training.out}: use it with --checkpoint {config.training.out}")
     printer.line(_before_and_after(trained.figures, cost))
     made = {"model": name, "method": plan.name, "options": plan.options, "recipe": recipe.name, "steps": trained.steps}
