@@ -46,6 +46,9 @@ class Exported:
 class Prepared(nn.Module):
     """A model with the last steps of its preprocessing: uint8 images [b, height, width, 3] to logits [b, k]."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, model: nn.Module, mean: Sequence[float], std: Sequence[float]):
         super().__init__()
         self.model = model
