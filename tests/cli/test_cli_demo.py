@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -15,7 +17,9 @@ import vitrim
 from vitrim import cli
 from vitrim.cli.shared import demo_page, demo_plans
 from vitrim.cli.shared.model import Subject
-from vitrim.demo.page import KNN, TOP1
+from vitrim.demo.conclusion import ENOUGH, Outcome, conclude, too_few
+from vitrim.demo.page import KNN, TOP1, TableRow, write_page
+from vitrim.evaluate import wilson_interval
 
 QUICK = ["--rounds", "1", "--batch-size", "8", "--device", "cpu"]
 
@@ -38,14 +42,21 @@ def test_the_page_on_digits(capsys):
     figures, out, page = json.loads(Path("d.json").read_text()), capsys.readouterr().out, Path("page.html").read_text()
     assert [row["method"] for row in figures["rows"]] == ["dense", *demo_plans.SHOWN_METHODS]
     assert all(row["share"] <= 0.5 for row in figures["rows"][1:]) and figures["images"] == 16
-    assert figures["conclusion"] and all(sentence in out for sentence in figures["conclusion"])
-    assert figures["conclusion"][0].startswith("At 50 % of the dense cost ")
+    (sentence,) = figures["conclusion"]
+    assert sentence in out and sentence in page and sentence.startswith("16 pictures leave ± ")
     assert f"the page is {Path('page.html').resolve()}" in out and "speed-up" in out
     rows = page.split("<article")[1:]
     assert len(rows) == demo_page.SHOWN and "image/svg+xml" in page and "EViT keep=" in page
     shown = re.findall("<figcaption><b>(.*?)</b>", rows[0])
     assert shown == ["dense", "EViT", "BAT", "IdleViT", "ToFe", "ToMe", "Random", "Grid"]
     assert "were trained for each cost" in page and "ToFe keep=0.599 (trained)" in page
+
+
+def test_the_plot_has_the_names_of_the_table():
+    assert cli.main(["demo", "--images", "8", *QUICK, "--out", "page.html"]) == 0
+    plot = base64.b64decode(re.search('data:image/svg.xml;base64,([^"]+)', Path("page.html").read_text())[1]).decode()
+    words = re.findall(">([^<>]+)</text>", plot)
+    assert words[-8:] == ["dense", "EViT", "BAT", "IdleViT", "ToFe (trained)", "ToMe", "Random", "Grid"]
 
 
 def test_captions_agree_with_the_table(capsys):
@@ -104,6 +115,62 @@ def test_pixels_come_back_as_they_were():
     shown = demo_page.as_pixels((images / 255 - mean) / std, config)
     assert (torch.as_tensor(shown[1]).permute(2, 0, 1) == images[1]).all()
     assert demo_page.as_pixels(torch.zeros(1, 1, 8, 8), {"mean": (0.5,), "std": (1.0,)})[0].shape == (8, 8)
+
+
+def outcome(method, right, pictures, budget=0.4, share=0.39, floor=False):
+    low, high = (100 * bound for bound in wilson_interval(right, pictures))
+    return Outcome(method, share, 100 * right / pictures, (low, high), budget, floor)
+
+
+def test_few_pictures_conclude_nothing():
+    rows = outcome("dense", 24, 30), outcome("ToMe", 17, 30), outcome("Random", 12, 30, floor=True)
+    assert too_few(rows, 30) == (
+        "30 pictures leave ± 17 points on an accuracy, too much to conclude anything: take 400 or more (--limit 400; "
+        "of the digits, --images 400)."
+    )
+
+
+def test_as_many_pictures_as_are_asked_for_are_enough():
+    for right in range(0, ENOUGH + 1, 20):
+        assert not too_few([outcome("ToMe", right, ENOUGH)], ENOUGH)
+
+
+def concluded(dense, *outcomes):
+    return conclude(outcomes, outcome("dense", dense, 500, None, 1.0))
+
+
+def test_all_sentences_name_a_row_by_its_budget():
+    rows = outcome("ToMe", 410, 500), outcome("Random", 200, 500, floor=True), outcome("ToMe", 440, 500, 0.7, 0.69)
+    best, floor, like_dense = concluded(450, *rows)
+    assert best.startswith("At 40 % of the dense cost ToMe keeps most accuracy (82.0 %, dense 90.0 %)")
+    assert floor == "Random, which does not look at the picture, keeps 40.0 % there; ToMe is clearly better."
+    assert like_dense.endswith("is ToMe at 70 % of the dense cost (88.0 %, dense 90.0 %).")
+    saved = outcome("EViT", 445, 500, None, 0.394)
+    assert concluded(450, saved)[-1].endswith("EViT at 39 % of the dense cost (89.0 %, dense 90.0 %).")
+
+
+def test_a_row_whose_interval_only_touches_the_dense_one_is_not_like_it():
+    *_, last = concluded(400, outcome("ToMe", 370, 500))  # 74 % with 70.0 to 77.7, dense 80 % with 76.3 to 83.3
+    assert last == "No row's accuracy, within its 95 % interval, reaches the dense model's."
+
+
+def test_a_large_loss_of_untrained_idlevit_is_explained():
+    small = timm.create_model("vit_tiny_patch16_224", depth=4)
+    idle, other = (demo_plans.plan_of(vitrim.reduce(small, name, macs=0.7), 0.7) for name in ("idlevit", "evit"))
+    assert "Without training, as here, it usually loses most" in demo_page._note(idle, -40.0)
+    saved = dataclasses.replace(idle, budget=None)
+    assert not any((demo_page._note(idle, -2.0), demo_page._note(saved, -40.0), demo_page._note(other, -40.0)))
+
+
+def test_notes_of_rows_stand_on_the_page_once():
+    rows = [TableRow("dense", 1, 100, 4, 90.0, 1.0), *[TableRow("a", 1, 50, 2, 40.0, 1.0, note="Why a is low.")] * 2]
+    page = write_page("n.html", table_rows=rows, picture=None, examples=[], notes=["First."]).read_text()
+    assert page.count("<li>Why a is low.</li>") == page.count("<li>First.</li>") == 1
+
+
+def test_what_is_not_shown_is_not_called_disproved():
+    _, floor, _ = concluded(400, outcome("ToMe", 300, 500), outcome("Random", 290, 500, floor=True))
+    assert floor.endswith("no method is clearly better: these pictures do not show that looking helps.")
 
 
 def test_titles_and_words():

@@ -131,7 +131,12 @@ def pressed(capsys, folder: Path, *lines: str) -> list[str]:
 def test_tab_in_a_terminal(capsys, tmp_path):
     (tmp_path / "my photographs").mkdir()
     (tmp_path / "compare").mkdir()  # a folder named as a command changes nothing
-    typed = ["vitrim he\tcomp\t", "vitrim compa\t--method evit top\t--data my\t", "vitrim profile --method=top\t--dev\t", "vitrim finetune --dev\tcu\t"]
+    typed = [
+        "vitrim he\tcomp\t",
+        "vitrim compa\t--method evit top\t--data my\t",
+        "vitrim profile --method=top\t--dev\t",
+        "vitrim finetune --dev\tcu\t",
+    ]
     assert pressed(capsys, tmp_path, *typed) == [
         "<help><comp>",
         "<compare><--method><evit><topk><--data><my photographs/>",

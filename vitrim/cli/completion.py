@@ -15,7 +15,11 @@ from .shared.signatures import own_signatures
 from .shared.spec import Command, Option
 
 # What stands last on the line belongs to the last word with two dashes before it. In bash "=" is a word of its own.
-BASH = """_vitrim() {
+WORDS = """if [ -n "${ZSH_VERSION-}" ]; then
+  autoload -U +X compinit && compinit -u
+  autoload -U +X bashcompinit && bashcompinit
+fi
+_vitrim() {
   local cur=${COMP_WORDS[COMP_CWORD]} command= option= given=0 i=$((COMP_CWORD - 1))
   local takes= values= files= words= options=
   if [ $i -gt 0 ]; then command=${COMP_WORDS[1]}; fi
@@ -40,7 +44,6 @@ complete -F _vitrim vitrim
 # zsh and old versions of bash have no compopt: there all that is offered counts as names of files
 type compopt > /dev/null 2>&1 || complete -o filenames -F _vitrim vitrim
 """
-ZSH = "autoload -U +X compinit && compinit -u\nautoload -U +X bashcompinit && bashcompinit\n" + BASH
 FISH = """function __vitrim_behind
     set -l words (commandline -opc)
     for word in $words[-1..1]
@@ -82,7 +85,7 @@ ALWAYS = (
 
 def run(config: Any) -> None:
     """Print the script."""
-    print(fish() if config.word == "fish" else _of_words(ZSH if config.word == "zsh" else BASH), end="")
+    print(fish() if config.word == "fish" else of_words(), end="")
 
 
 def _switches(command: Command) -> Iterator[Switch]:
@@ -113,7 +116,8 @@ def _values(option: Option) -> tuple[str, ...]:
     return option.kind.choices
 
 
-def _of_words(script: str) -> str:
+def of_words() -> str:
+    """The script for bash, and for zsh, which takes it too."""
     lines = [f'    "") words="{" ".join((*COMMANDS, "help"))}" options="--help --version" ;;']
     lines += [f'    help) words="{" ".join(COMMANDS)}" ;;']
     for name, command in COMMANDS.items():
@@ -121,7 +125,7 @@ def _of_words(script: str) -> str:
         options = " ".join(f"--{switch.name}" for switch in switches)
         lines += [f'    {name}) words="{" ".join(command.words())}" options="{options}"', "      case $option in"]
         lines += [*_cases(switches), "      esac ;;"]
-    return script % {"commands": "\n".join(lines)}
+    return WORDS % {"commands": "\n".join(lines)}
 
 
 def _cases(switches: Iterable[Switch]) -> list[str]:

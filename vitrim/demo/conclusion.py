@@ -5,6 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..common.text import counted
+
+# Points to each side of an accuracy. Where some interval is wider, a method may look as good as another, or as the
+# dense model, for want of pictures. With 400 no 95 % interval is wider, whatever the accuracy.
+WIDEST, ENOUGH = 5.0, 400
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -24,12 +30,18 @@ class Outcome:
     budget: float | None = None
     floor: bool = False
 
+    @property
+    def margin(self) -> float:
+        """Half the width of the interval, in points."""
+        return (self.interval[1] - self.interval[0]) / 2
+
 
 def conclude(outcomes: Sequence[Outcome], dense: Outcome) -> list[str]:
-    """Which method keeps most accuracy at the lowest cost, whether the methods that look beat those that do not, and
-    the cheapest row that cannot be told from the dense model. Empty where nothing was reduced.
+    """Which method keeps most accuracy at the lowest budget, whether the methods that look beat those that do not, and
+    the cheapest row that is about as good as the dense model. Empty where nothing was reduced. Ask `too_few` before.
 
-    Two models count as told apart where their 95 % intervals do not overlap.
+    Two models count as told apart where their 95 % intervals do not overlap; a row is about as good as the dense model
+    where its interval reaches the dense model's accuracy.
 
     Example:
         >>> dense = Outcome("dense", 1.0, 95.0, (92.7, 96.6))
@@ -44,8 +56,25 @@ def conclude(outcomes: Sequence[Outcome], dense: Outcome) -> list[str]:
     if made_for:
         lowest = min(o.budget or 0.0 for o in made_for)
         group = [o for o in made_for if o.budget == lowest]
-        sentences = [_best(group, dense, lowest), *_above_the_floor(group)]
+        sentences = [_best(group, dense), *_above_the_floor(group)]
     return [*sentences, _like_dense(outcomes, dense)]
+
+
+def too_few(outcomes: Sequence[Outcome], pictures: int) -> str:
+    """Why nothing can be concluded from so many pictures, and how many to take: where the widest of the intervals
+    reaches more than 5 points to a side. Empty where they are enough.
+
+    Example:
+        >>> too_few([Outcome("EViT", 0.4, 76.0, (58.0, 88.0), 0.4)], 30)
+        '30 pictures leave ± 15 points on an accuracy, too much to conclude anything: take 400 or more (--limit ...'
+    """
+    margin = max(o.margin for o in outcomes)
+    if margin <= WIDEST:
+        return ""
+    return (
+        f"{counted(pictures, 'picture leaves', 'pictures leave')} ± {margin:.0f} points on an accuracy, too much to "
+        f"conclude anything: take {ENOUGH} or more (--limit {ENOUGH}; of the digits, --images {ENOUGH})."
+    )
 
 
 def overlap(one: Outcome, other: Outcome) -> bool:
@@ -59,10 +88,12 @@ def overlap(one: Outcome, other: Outcome) -> bool:
     return one.interval[0] <= other.interval[1] and other.interval[0] <= one.interval[1]
 
 
-def _best(group: Sequence[Outcome], dense: Outcome, budget: float) -> str:
+def _best(group: Sequence[Outcome], dense: Outcome) -> str:
     best = max(group, key=lambda o: o.accuracy)
     near = [o.method for o in group if o is not best and overlap(o, best)]
-    start = f"At {100 * budget:g} % of the dense cost {best.method} keeps most accuracy ({_figures(best, dense)})"
+    start = (
+        f"At {100 * _cost(best):.0f} % of the dense cost {best.method} keeps most accuracy ({_figures(best, dense)})"
+    )
     if len(group) == 1:
         return f"{start}."
     if not near:
@@ -71,6 +102,11 @@ def _best(group: Sequence[Outcome], dense: Outcome, budget: float) -> str:
     return (
         f"{start}, but its 95 % interval overlaps with {theirs} of {_and(near)}: these pictures do not tell them apart."
     )
+
+
+def _cost(outcome: Outcome) -> float:
+    """The share by which all sentences name a row: its budget, of which it spends a little less; else what it costs."""
+    return outcome.share if outcome.budget is None else outcome.budget
 
 
 def _figures(best: Outcome, dense: Outcome) -> str:
@@ -90,19 +126,21 @@ def _above_the_floor(group: Sequence[Outcome]) -> list[str]:
     if len(floor) == 1:
         start = f"{best.method}, which does not look at the picture, keeps {best.accuracy:.1f} %"
     if not above:
-        return [f"{start} there, and no method is clearly better: looking does not pay here."]
+        return [f"{start} there, and no method is clearly better: these pictures do not show that looking helps."]
     rest = f"; {_and(others)} {'is' if len(others) == 1 else 'are'} not" if others else ""
     return [f"{start} there; {_and(above)} {'is' if len(above) == 1 else 'are'} clearly better{rest}."]
 
 
 def _like_dense(outcomes: Sequence[Outcome], dense: Outcome) -> str:
-    alike = [o for o in outcomes if o.interval[1] >= dense.interval[0]]
-    if not alike:
+    alike = [o for o in outcomes if o.interval[1] >= dense.accuracy]
+    if not alike and not any(overlap(o, dense) for o in outcomes):
         return "Every row is clearly below the dense model."
-    cheapest = min(alike, key=lambda o: (round(100 * o.share), -o.accuracy))
+    if not alike:
+        return "No row's accuracy, within its 95 % interval, reaches the dense model's."
+    cheapest = min(alike, key=lambda o: (_cost(o), -o.accuracy))
     return (
-        f"The cheapest row whose 95 % interval reaches the dense model's is {cheapest.method} at "
-        f"{100 * cheapest.share:.0f} % of the dense cost ({_figures(cheapest, dense)})."
+        f"The cheapest row whose accuracy, within its 95 % interval, reaches the dense model's is {cheapest.method} at "
+        f"{100 * _cost(cheapest):.0f} % of the dense cost ({_figures(cheapest, dense)})."
     )
 
 

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from ..backbones import find_family, library_of
-from ..common.text import counted, shortened
+from ..common.text import shortened
 from ..methods import Method
 from ..runtime.build import attach, make_method
 from ..runtime.model import unwrap
 from .laws import LAWS, Broken, NotAsked, Subject, small_model
 
-LONGEST, REASON = 300, 100  # characters of what is raised, and of a reason in it where there are several
+LONGEST, REASON = 300, 120  # characters of what is raised, and of one reason in it
+REST = "; print check_method(..., raises=False) for the rest"
 
 
 @dataclass(frozen=True)
@@ -73,8 +74,8 @@ def check_method(
     raises:  False: return the report also where a law is broken
     options: of the method, where it is given by class or name
 
-    Raises ValueError in one line of at most 300 characters, which says every broken law or how many more there are; and
-    as `vitrim.reduce` does, for names and options that are not known, and for a model and a method that do not fit.
+    Raises ValueError in one line: how many laws are broken, which, and why, as far as 300 characters take it; and as
+    `vitrim.reduce` does, for a name that is not known, and for a model and a method that do not fit.
     """
     model = small_model() if model is None else unwrap(model)
     if model.training:
@@ -91,17 +92,19 @@ def check_method(
 
 
 def _in_one_line(name: str, broken: tuple[Finding, ...]) -> str:
-    """What is broken, each reason once: one mistake often breaks many laws."""
+    """What is broken, as much of it as fits; the first reason always."""
+    start, said = f"{name} breaks {len(broken)} of {len(LAWS)} laws. ", _by_reason(broken, REASON)
+    whole = [start + "; ".join(found) for found in (_by_reason(broken, LONGEST), said)]
+    parts = [f"{start}{'; '.join(said[:count])}{REST}" for count in range(len(said) - 1, 0, -1)]
+    return next((line for line in (*whole, *parts) if len(line) <= LONGEST), [*whole, *parts][-1])
+
+
+def _by_reason(broken: tuple[Finding, ...], length: int) -> list[str]:
+    """Each reason once, behind its laws: one mistake often breaks many."""
     laws: dict[str, list[str]] = {}
     for finding in broken:
         laws.setdefault(finding.reason, []).append(finding.law)
-    line = f"{name} breaks {len(broken)} of {len(LAWS)} laws. "
-    if len(laws) == 1:
-        (reason, names), *_ = laws.items()
-        start = f"{line}{', '.join(names)}: "
-        return start + shortened(reason, max(REASON, LONGEST - len(start)))
-    return line + _that_fits([f"{', '.join(names)}: {shortened(reason, REASON)}" for reason, names in laws.items()], LONGEST - len(line))
-
+    return [f"{', '.join(names)}: {shortened(reason, length)}" for reason, names in laws.items()]
 
 
 def _made(method: str | Method | type[Method], options: dict[str, Any]) -> Method:
@@ -110,9 +113,7 @@ def _made(method: str | Method | type[Method], options: dict[str, Any]) -> Metho
             raise ValueError(f"{method.name} is made already: give its options there, not beside it")
         return method
     if isinstance(method, str):
-        if method not in METHODS:
-            raise ValueError(f"no method is registered as {method!r}: there are {', '.join(METHODS)}")
-        method = METHODS[method]
+        return make_method(method, **options)
     if not isinstance(method, type) or not issubclass(method, Method):
         raise ValueError(f"{method!r} is no method: give a subclass of vitrim.Method, one that is made, or a name")
     return method(**options)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...data import Unreadable, data_config
 from ...data.classes import names_by_index
-from ...demo.conclusion import Outcome, conclude
+from ...demo.conclusion import Outcome, conclude, too_few
 from ...demo.fates import caption, last_groups
 from ...demo.page import KNN, TOP1, Example, Shown, TableRow
 from ...methods import METHODS, Method
@@ -24,6 +24,7 @@ from .plans import Plan
 from .table import tokens_left
 
 SHOWN_COST, SHOWN = 0.5, 8  # the example pictures: of which rows, how many
+LARGE_LOSS = 10.0  # points
 
 
 def words_of(dense: Row) -> dict[str, str]:
@@ -56,8 +57,26 @@ def page_row(row: Row, dense: Row) -> TableRow:
         images_per_s=row.speed.images_per_s,
         accuracy_margin=None if interval is None else (interval[1] - interval[0]) / 2,
         speedup=row.speed.speed_up,
+        plotted=None if row.plan is None else (row.plan.name, _method(row.plan)),
+        note=_note(row.plan, extra.get("change")),
         **extra,
     )
+
+
+def _note(plan: Plan | None, change: float | None) -> str:
+    """Why untrained IdleViT loses so much, where it does; what a saved folder holds, which has no budget, may be
+    trained."""
+    if plan is None or plan.budget is None or plan.name != "idlevit" or change is None or change > -LARGE_LOSS:
+        return ""
+    return (
+        "IdleViT was published as a method to fine-tune with. Without training, as here, it usually loses most: the "
+        "blocks have not learned to meet tokens that have skipped some. Fine-tuning wins that back "
+        "(docs/results/finetuning.md)."
+    )
+
+
+def _method(plan: Plan) -> str:
+    return title_of(plan) + _trained(plan)
 
 
 def _name(row: Row) -> str:
@@ -76,15 +95,18 @@ def _trained(plan: Plan) -> str:
 
 
 def conclusion_of(rows: Sequence[Row]) -> list[str]:
-    """What to conclude, in sentences; `rows[0]` is the dense model."""
+    """What to conclude, in sentences, or why nothing; `rows[0]` is the dense model."""
     judged = [_outcome(row) for row in rows if interval_of(row.result) is not None]
-    return conclude(judged[1:], judged[0]) if len(judged) == len(rows) else []
+    if len(judged) < len(rows):
+        return []
+    reason = too_few(judged, rows[0].result.images)
+    return [reason] if reason else conclude(judged[1:], judged[0])
 
 
 def _outcome(row: Row) -> Outcome:
     interval: Any = interval_of(row.result)
     plan = row.plan
-    name, budget = (row.label, None) if plan is None else (title_of(plan) + _trained(plan), plan.budget)
+    name, budget = (row.label, None) if plan is None else (_method(plan), plan.budget)
     floor = plan is not None and plan.name in FLOOR
     return Outcome(name, row.cost.share, accuracy_of(row.result) or 0.0, interval, budget, floor)
 
