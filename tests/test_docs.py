@@ -31,6 +31,7 @@ REQUIRED = {
     "evaluate": {"--model": "test_vit", "--data": "x"},
     "compare": {"--model": "test_vit", "--data": "x"},
     "profile": {"--model": "test_vit"},
+    "benchmark": {"--model": "test_vit"},
     "export": {"--model": "test_vit", "--out": "a.onnx"},
 }
 VITRIM = re.compile(r"(?:\S+=\S+ )*(?:(?:torchrun|accelerate launch)\b.* -m |(?:\S*python -m )?)vitrim (?P<rest>.+)")
@@ -44,8 +45,9 @@ def parses(command: str, arguments: list[str]) -> None:
 
 @pytest.fixture(autouse=True)
 def nothing_is_left(monkeypatch, tmp_path):
-    """An empty folder to run in; methods and modules of the page are forgotten afterwards."""
+    """An empty folder to run in; methods, families and modules of the page are forgotten afterwards."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(vitrim.backbones, "FAMILIES", vitrim.backbones.FAMILIES)
     monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
     known, modules = dict(METHODS), set(sys.modules)
     yield

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from .shared.options import DataOptions, MethodChoice, ModelOptions, OutputOptions, RunOptions
+from .shared.options import PRECISIONS, DataOptions, MethodChoice, ModelOptions, OutputOptions, RunOptions
 from .shared.signatures import own_signatures
 from .shared.spec import Command, option, required
 from .shared.training_options import RECIPES, ChangeOptions, MachineOptions, TrainingOptions
+
+RUNTIMES = ("eager", "packed", "compiled", "onnx")
 
 
 @dataclass(kw_only=True)
@@ -39,6 +41,21 @@ class CompareOptions:
     target_change: float | None = option(
         "say which row is cheapest among those at most X points below dense", common=True
     )
+
+
+@dataclass(kw_only=True)
+class BenchmarkOptions:
+    """Run"""
+
+    batch_size: tuple[int, ...] = option("images at a time", (1, 16), common=True)
+    runtime: tuple[str, ...] = option("what runs the models", ("eager",), choices=RUNTIMES, common=True)
+    precision: tuple[str, ...] = option("numbers to compute in", ("float32",), choices=PRECISIONS[:2], common=True)
+    threads: int | None = option("CPU threads", shown="torch's choice", common=True)
+    rounds: int = option("timing rounds; the median counts", 15, common=True)
+    seed: int = option("seed of random weights and images", 0)
+    vs: Path | None = option("the JSON of another run, to compare with", common=True, metavar="FILE")
+    csv: Path | None = option("write the rows to this file as CSV", metavar="FILE")
+    overwrite: bool = option("replace the file of --csv, where it is there", False)
 
 
 @dataclass(kw_only=True)
@@ -166,6 +183,19 @@ COMMANDS = {
                 "output": OutputOptions,
             },
             "several values: one for each of the method's places",
+        ),
+        Command(
+            "benchmark",
+            "time dense and reduced models in turn, and say how much of the promise they keep",
+            "Needs no images, and without --checkpoint no weights: speed does not depend on them. kept: the speed-up, "
+            "divided by what the MACs promise. roofline: the time that the MACs would take at the rate at which this "
+            "machine multiplies matrices, divided by the time taken.",
+            (
+                "vitrim benchmark --model deit_small_patch16_224 --macs 0.7 0.5",
+                "vitrim benchmark --model deit_tiny_patch16_224 --method evit --runtime packed",
+            ),
+            {"model": ModelOptions, "method": MethodChoice, "run": BenchmarkOptions, "output": OutputOptions},
+            "several values: one row for each",
         ),
         Command(
             "export",

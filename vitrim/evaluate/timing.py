@@ -4,12 +4,12 @@ import math
 import os
 import platform
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from statistics import median
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -141,12 +141,24 @@ def throughput_in_turn(
     for model in models.values():
         model.to(device)
     with evaluation_mode(models), inference(device, dtype), hidden(not progress):
-        calls = {name: _calls(models[name], batch, seconds) for name in counted_off(list(models), "warming up")}
-        turns = [(number, name) for number in range(rounds) for name in models]
-        taken = {turn: _time(models[turn[1]], batch, calls[turn[1]]) for turn in counted_off(turns, "timing")}
-    times = [{name: taken[number, name] for name in models} for number in range(rounds)]
+        times = times_in_turn(models, batch, rounds, seconds)
     first = next(iter(models))
     return {name: _throughput(len(batch), [(each[first], each[name]) for each in times]) for name in models}
+
+
+def times_in_turn(
+    runs: Mapping[str, Callable[[Tensor], Any]], batch: Tensor, rounds: int, seconds: float = 0.2
+) -> list[dict[str, float]]:
+    """Seconds that one call of each takes, round by round, each called in turn; warmed up before.
+
+    Example:
+        >>> [sorted(each) for each in times_in_turn({"a": torch.neg, "b": torch.abs}, torch.ones(2), 2, seconds=1e-4)]
+        [['a', 'b'], ['a', 'b']]
+    """
+    calls = {name: _calls(runs[name], batch, seconds) for name in counted_off(list(runs), "warming up")}
+    turns = [(number, name) for number in range(rounds) for name in runs]
+    taken = {turn: _time(runs[turn[1]], batch, calls[turn[1]]) for turn in counted_off(turns, "timing")}
+    return [{name: taken[number, name] for name in runs} for number in range(rounds)]
 
 
 def _throughput(images: int, times: Sequence[tuple[float, float]]) -> Throughput:
@@ -156,7 +168,7 @@ def _throughput(images: int, times: Sequence[tuple[float, float]]) -> Throughput
     return Throughput(images / median(own for _, own in times), middle, low, high)
 
 
-def _calls(model: nn.Module, batch: Tensor, seconds: float) -> int:
+def _calls(model: Callable[[Tensor], Any], batch: Tensor, seconds: float) -> int:
     """How many calls fill `seconds`, found by doubling, which warms the model up as well."""
     _time(model, batch, 2)
     calls = 1
@@ -165,7 +177,7 @@ def _calls(model: nn.Module, batch: Tensor, seconds: float) -> int:
     return max(1, math.ceil(seconds * calls / spent))
 
 
-def _time(model: nn.Module, batch: Tensor, calls: int) -> float:
+def _time(model: Callable[[Tensor], Any], batch: Tensor, calls: int) -> float:
     """Seconds for one call, averaged over `calls`; on a GPU by its own clock."""
     if batch.is_cuda:
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))

@@ -19,9 +19,10 @@ def check_early(command: Command, config: Any) -> None:
     groups = [getattr(config, group) for group in command.groups]
     for group in groups:
         for name in COUNTS:
-            value = getattr(group, name, None)
-            if value is not None and value < 1:
-                raise ValueError(f"--{name.replace('_', '-')} {value}: give a whole number from 1")
+            given = getattr(group, name, None)
+            for value in given if isinstance(given, tuple) else (given,):
+                if value is not None and value < 1:
+                    raise ValueError(f"--{name.replace('_', '-')} {value}: give a whole number from 1")
         for name in IMAGES:
             if getattr(group, name, None) is not None:
                 check_there(getattr(group, name))

@@ -1,0 +1,104 @@
+"""`vitrim benchmark`: what is timed in turn, and the ratios that come of it; never how fast something is."""
+
+from __future__ import annotations
+
+import csv
+import json
+from functools import partial
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+
+import vitrim
+from vitrim import cli
+from vitrim.cli import benchmark as command
+from vitrim.deploy import benchmark as _benchmark
+from vitrim.deploy.benchmark import Case, benchmark
+from vitrim.deploy.roofline import Roofline, measure_roofline
+from vitrim.deploy.runtimes import RUNTIMES, prepare
+
+SMALL = ["--model", "test_vit", "--image-size", "32", "--num-classes", "3", "--rounds", "1", "--batch-size", "1", "2"]
+
+
+@pytest.fixture(scope="module")
+def model() -> torch.nn.Module:
+    torch.manual_seed(0)
+    return timm.create_model("test_vit", img_size=32, num_classes=3).eval()
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(command, "benchmark", partial(benchmark, seconds=1e-3))
+
+
+def test_the_ratios(model, monkeypatch):
+    """Times are given: dense 4 s, then 6; EViT 2 s in both rounds."""
+    rounds = [{"dense": 4.0, "evit": 2.0}, {"dense": 6.0, "evit": 2.0}]
+    monkeypatch.setattr(_benchmark, "times_in_turn", lambda *_: rounds)
+    monkeypatch.setattr(_benchmark, "measure_roofline", lambda *_: Roofline(1e9, 1e9))
+    models = {"dense": model, "evit": vitrim.reduce(model, "evit", keep=0.5)}
+    (dense, evit), refused = benchmark(models, torch.randn(3, 3, 32, 32), Case(2, "eager", "float32"))
+    cost = vitrim.profile(models["evit"])
+    assert (dense.speed_up, evit.speed_up, evit.ms, refused) == (1.0, 2.5, 2000.0, {})
+    assert evit.promised == cost.dense_macs / cost.macs and evit.kept == 2.5 / evit.promised
+    assert evit.roofline == pytest.approx(max(2 * cost.macs, 4 * cost.params) / 1e9 / 2)
+    assert dense.promised == dense.kept == 1.0
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("runtime", [name for name in RUNTIMES if name != "compiled"])  # takes a minute
+def test_every_runtime_gives_the_models_answers(model, runtime):
+    fast, x = vitrim.reduce(model, "evit", keep=0.5), torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(prepare(fast, runtime, x)(x), fast(x), rtol=1e-3, atol=1e-4)
+
+
+def test_what_a_runtime_cannot_run_is_left_out_with_its_reason(model):
+    models = {"dense": model, "ats": vitrim.reduce(model, "ats")}
+    rows, refused = benchmark(models, torch.randn(1, 3, 32, 32), Case(1, "onnx", "float32"), 1, 1e-3)
+    assert [row.label for row in rows] == ["dense"] and "another number of tokens in each image" in refused["ats"]
+    with pytest.raises(ValueError, match="an exported file computes in float32"):
+        benchmark(models, torch.randn(1, 3, 32, 32), Case(1, "onnx", "bfloat16"), 1, 1e-3)
+    with pytest.raises(ValueError, match="choose one of eager, packed, compiled, onnx"):
+        prepare(model, "tensorrt", torch.randn(1, 3, 32, 32))
+
+
+def test_the_roofline_is_the_dearer_of_products_and_weights(model):
+    assert Roofline(10.0, 5.0).seconds(macs=100, weight_bytes=20) == 10
+    assert Roofline(10.0, 5.0).seconds(macs=10, weight_bytes=20) == 4
+    found = measure_roofline(model, rows=5)
+    assert found.macs_per_s > 0 and found.bytes_per_s > 0
+
+
+def test_the_command(capsys):
+    line = ["benchmark", *SMALL, "--runtime", "eager", "packed", "--keep", "0.5"]
+    assert cli.main([*line, "--json", "a.json", "--csv", "a.csv"]) == 0
+    out = capsys.readouterr().out
+    assert all(f"batch {size}, {runtime}, float32:" in out for size in (1, 2) for runtime in ("eager", "packed"))
+    report = json.loads(Path("a.json").read_text())
+    assert [row["label"] for row in report["rows"]] == ["dense", "evit keep=0.5"] * 4 and report["threads"] > 0
+    with open("a.csv", newline="") as file:
+        table = list(csv.DictReader(file))
+    assert [float(row["kept"]) for row in table] == [row["kept"] for row in report["rows"]]
+    assert cli.main([*line, "--vs", "a.json"]) == 0
+    assert capsys.readouterr().out.count("batch 2, packed, float32") == 3, "its heading, and two rows beside"
+    for wrong, said in (
+        (["--csv", "a.csv"], "is there already"),
+        (["--vs", "a.csv"], "is no JSON that vitrim benchmark wrote"),
+        (["--vs", "nowhere.json"], "is no JSON that vitrim benchmark wrote"),
+        (["--batch-size", "0"], "give a whole number from 1"),
+        (["--rounds", "0"], "give a whole number from 1"),
+        (["--runtime", "trt"], "choose one of eager, packed, compiled, onnx"),
+    ):
+        assert cli.main([*line, *wrong]) == 2
+        assert said in capsys.readouterr().err
+
+
+def test_another_run_without_these_rows_is_told(capsys):
+    with open("b.json", "w") as file:
+        row = {"label": "dense", "batch_size": 7, "runtime": "eager", "precision": "float32", "ms": 1}
+        json.dump({"rows": [row]}, file)
+    assert cli.main(["benchmark", *SMALL, "--vs", "b.json"]) == 0
+    assert "the other run has none of these rows" in capsys.readouterr().out
