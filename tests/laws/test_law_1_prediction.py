@@ -3,6 +3,9 @@ what is planned, and nobody who asks for more than the prediction gets less."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
+
 import pytest
 import timm
 import torch
@@ -98,3 +101,18 @@ def test_it_is_saved_counts_in_budgets_and_is_printed(tmp_path):
     assert again.prediction_only and torch.equal(fast.eval()(x), again(x))
     bare = vitrim.load(vitrim.save(vitrim.reduce(model, [], prediction_only=True), tmp_path / "dense"))
     assert not bare.methods and torch.equal(bare(x), vitrim.reduce(model, [], prediction_only=True).eval()(x))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["deit", "rope_mixed"])
+def test_graphs_serve_any_number_of_images(name):
+    row = next(row for row in BACKBONES if row.name == name)
+    row = replace(row, build=partial(row.build, depth=2))
+    _, alone = _both(row, MethodRow("evit", "evit", {"keep": 0.6, "at": 0}))
+    x = images(row, batch=3)
+    compiled = torch.compile(alone, fullgraph=True, backend="eager", dynamic=True)
+    traced = torch.jit.trace(alone, x[:2])
+    program = torch.export.export(alone, (x[:2],), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)).module()
+    for run in (compiled, traced, program):
+        for k in (3, 1):
+            torch.testing.assert_close(run(x[:k]), alone(x[:k]), rtol=1e-4, atol=1e-5)
