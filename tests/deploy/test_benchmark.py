@@ -96,6 +96,14 @@ def test_the_command(capsys):
         assert said in capsys.readouterr().err
 
 
+def test_a_busy_machine_is_told(capsys, monkeypatch):
+    for slow, said in ((1.2, False), (3.0, True)):
+        rounds = [{"dense": 1.0, "evit keep=0.5": 0.5}] * 2 + [{"dense": slow, "evit keep=0.5": 0.5}] * 2
+        monkeypatch.setattr(_benchmark, "times_in_turn", lambda *_, rounds=rounds: rounds)
+        assert cli.main(["benchmark", *SMALL, "--keep", "0.5"]) == 0
+        assert ("the machine was busy: a batch of dense took" in capsys.readouterr().out) == said
+
+
 def test_another_run_without_these_rows_is_told(capsys):
     with open("b.json", "w") as file:
         row = {"label": "dense", "batch_size": 7, "runtime": "eager", "precision": "float32", "ms": 1}

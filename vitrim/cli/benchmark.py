@@ -22,6 +22,7 @@ from .shared.plans import Plan, many_plans
 from .shared.table import Column, Printer
 
 DENSE = "dense"
+BUSY = 0.5  # of the median, between the tenth and the ninety-fifth percentile
 COLUMNS = (
     Column("model", text=True),
     Column("ms"),
@@ -77,6 +78,12 @@ def _print(printer: Printer, case: Case, rows: Sequence[Timed], refused: dict[st
     printer.table(COLUMNS, [_cells(row) for row in rows])
     for label, reason in refused.items():
         printer.line(f"{label} is left out: {reason}")
+    worst = max(rows, key=lambda row: (row.p95 - row.p10) / row.ms)
+    if worst.p95 - worst.p10 > BUSY * worst.ms:
+        printer.line(
+            f"the machine was busy: a batch of {worst.label} took {worst.p10:.1f} to {worst.p95:.1f} ms. Time again "
+            "when nothing else runs, or with more --rounds"
+        )
 
 
 def _cells(row: Timed) -> list[str]:
