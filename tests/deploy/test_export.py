@@ -10,6 +10,7 @@ import onnxruntime
 import pytest
 import timm
 import torch
+from docs_pages import ROOT, blocks
 from PIL import Image
 from safetensors.torch import save_file
 from settings import BACKBONES, MethodRow, dense, images, reduced
@@ -44,6 +45,7 @@ def test_onnx_answers_without_torch_or_vitrim(model, x, tmp_path):
     for k in (1, 2, 5):
         (logits,) = session.run(["logits"], {"images": x[:k].numpy()})
         torch.testing.assert_close(torch.from_numpy(logits), model(x[:k]), rtol=1e-4, atol=1e-4)
+    assert session.get_inputs()[0].shape[0] == session.get_outputs()[0].shape[0] == "batch"
     about = session.get_modelmeta().custom_metadata_map
     assert about["model"] == "test_vit" and json.loads(about["methods"])[0]["options"]["keep"] == 0.5
     assert [path.name for path in tmp_path.iterdir()] == ["fast.onnx"], "all weights are in the one file"
@@ -61,6 +63,22 @@ def test_a_fixed_batch_with_preprocessing(model, tmp_path):
     torch.testing.assert_close(torch.from_numpy(logits), model(prepared), rtol=1e-4, atol=1e-4)
     with pytest.raises(Exception, match="Got: 1 Expected: 2"):
         onnxruntime.InferenceSession(made.path).run(None, {"images": pixels[:1]})
+
+
+@torch.no_grad()
+def test_the_page_prepares_images_as_timm_does(model, tmp_path, monkeypatch, capsys):
+    """The program of docs/deploy.md, on a photograph that is not square."""
+    monkeypatch.chdir(tmp_path)
+    vitrim.export(model, "fast.onnx", preprocessing=True)
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)).save("photo.jpg")
+    (program,) = (block.code for block in blocks(ROOT / "docs" / "deploy.md") if "InferenceSession" in block.code)
+    found: dict = {}
+    exec(program, found)
+    data = vitrim.backbones.library_of(model.backbone).data_config(model.backbone)
+    transform = timm.data.create_transform(**{**data, "input_size": (3, 32, 32)})
+    wanted = model(transform(Image.open("photo.jpg"))[None])
+    torch.testing.assert_close(torch.from_numpy(found["logits"]), wanted, rtol=1e-3, atol=1e-3)
+    assert capsys.readouterr().out == f"{wanted.argmax()}\n"
 
 
 @torch.no_grad()
@@ -151,8 +169,15 @@ def test_the_command(capsys, tmp_path, monkeypatch):
     assert cli.main([*line, "--keep", "0.5", "--data", "photos", "--out", "a.pt2", "--json", "a.json"]) == 0
     out = capsys.readouterr().out
     assert "wrote a.pt2 (torch.export, " in out and "checked on 3 images" in out and "class tokens alone" in out
-    figures = json.loads((tmp_path / "a.json").read_text())
+    first = (tmp_path / "a.json").read_text()
+    figures = json.loads(first)
     assert figures["prediction_only"] and figures["agreement"] == 1.0 and figures["images"] == 3
+    assert cli.main([*line, "--no-prediction-only", "--out", "b.pt2", "--json", "a.json"]) == 0
+    assert "checked on 4 random images" in capsys.readouterr().out
+    assert not json.loads((tmp_path / "a.json").read_text())["prediction_only"]
+    (tmp_path / "b.pt2").unlink()
+    assert cli.main([*line, "--limit", "5", "--out", "b.pt2"]) == 2
+    assert "--limit 5 is for images of --data" in capsys.readouterr().err
     assert cli.main([*line, "--out", "a.pt2"]) == 2 and "--overwrite" in capsys.readouterr().err
     assert cli.main([*line, "--method", "ats", "--out", "b.pt2"]) == 2
     assert "keeps another number of tokens" in capsys.readouterr().err and not (tmp_path / "b.pt2").exists()

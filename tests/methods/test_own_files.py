@@ -62,6 +62,30 @@ def test_a_forward_that_returns_no_decision(file, returned):  # noqa: F811
         vitrim.reduce(tiny(), import_method(f"{file}:Bad")())(X)
 
 
+DECISIONS = {
+    "vitrim.Keep(torch.arange(3))": r"a Keep whose index is int64 \[3\]: give whole numbers",
+    "vitrim.Keep(torch.zeros(len(tokens.x), 3))": "index is float32",
+    "vitrim.Keep(torch.zeros(len(tokens.x) + 1, 3, dtype=torch.int64))": "give whole numbers",
+    "vitrim.Keep(torch.full((len(tokens.x), 3), 999))": "index goes from 999 to 999: give numbers of patch tokens",
+    "vitrim.Keep(torch.full((len(tokens.x), 3), -1))": "index goes from -1 to -1",
+    "vitrim.Fuse(torch.zeros(len(tokens.x), 2, dtype=torch.int64), torch.ones(2))": r"a Fuse whose weights are \[2\]",
+    "vitrim.Mask(torch.ones(2))": r"a Mask whose mask is \[2\]",
+    "vitrim.Merge(torch.zeros(len(tokens.x), tokens.n, dtype=torch.int64), torch.ones(len(tokens.x), tokens.n), 3, "
+    "torch.zeros(len(tokens.x), 2, dtype=torch.int64))": "a Merge whose lead is",
+}
+
+
+@pytest.mark.parametrize("decision", DECISIONS)
+def test_a_decision_that_cannot_be_is_told_in_its_words(file, decision):  # noqa: F811
+    lines = BARE.splitlines()
+    (place,) = (i for i, line in enumerate(lines) if line.strip().startswith("return vitrim."))
+    lines[place] = lines[place].partition("return")[0] + f"return {decision}"
+    file.write_text("\n".join(lines) + "\n")
+    with pytest.raises(ValueError, match=f"method 'bad' returns .*{DECISIONS[decision]}") as raised:
+        vitrim.reduce(tiny(), import_method(f"{file}:Bad")())(X)
+    assert len(str(raised.value)) < 300
+
+
 def test_a_source_that_has_changed_since_is_said_and_loads(file, tmp_path, recwarn):  # noqa: F811
     vitrim.ReducedViT(tiny(), [import_method(f"{file}:Learned")(0.6, at=1)]).save(tmp_path / "out")
     vitrim.load(tmp_path / "out")

@@ -27,10 +27,13 @@ from .shared.table import Printer
 def run(config: Any) -> None:
     """Export what the arguments name."""
     file = config.file
+    if file.data is None and "limit" in config.given:
+        raise ValueError(f"--limit {file.limit} is for images of --data: give that too")
     FORMATS[file.out.suffix.lower()].require()
     with progress("preparing the model"):
         subject = open_model(config.model)
-        config.method.prediction_only |= _reads_class_tokens_alone(subject)
+        if "prediction-only" not in config.given:
+            config.method.prediction_only = _reads_class_tokens_alone(subject)
         plan = one_plan(subject, config.method, file.seed)
         images = _images(subject, config)
     with progress(f"writing and checking {file.out}"):
@@ -70,7 +73,7 @@ def _print(printer: Printer, subject: Subject, plan: Plan, made: Exported, photo
         printer.line("the last block computes class tokens alone: the head reads no others")
     shape = ", ".join(map(str, made.input))
     printer.line(f"wrote {made.path} ({made.format}, {made.bytes / 1e6:.1f} MB), which takes images [{shape}]")
-    on = f"{counted(made.images, 'image')}" if photographs else "random images (give --data for your own)"
+    on = counted(made.images, "image") if photographs else f"{made.images} random images (--data: your own)"
     strays = f", {made.strays} beyond that" if made.strays else ""
     printer.line(
         f"checked on {on}: largest difference of a logit {made.difference:.1e}{strays}, the same class on "

@@ -56,7 +56,16 @@ def _write_onnx(program: torch.export.ExportedProgram, example: Tensor, about: d
         options: Any = {"input_names": ["images"], "output_names": [about["output"]], "verbose": False}
         made: Any = torch.onnx.export(program, (example,), dynamo=True, external_data=False, **options)
     made.model.metadata_props.update({key: _text(value) for key, value in about.items()})
-    file.write(made.model_proto.SerializeToString())
+    file.write(_named(made.model_proto).SerializeToString())
+
+
+def _named(proto: Any) -> Any:
+    """The batch by its name in what goes in and comes out, where the exporter has called it `s34` or the like."""
+    for value in (*proto.graph.input, *proto.graph.output):
+        first = value.type.tensor_type.shape.dim[0]
+        if first.dim_param:
+            first.dim_param = "batch"
+    return proto
 
 
 def _open_onnx(path: Path) -> Run:

@@ -10,7 +10,8 @@ from ..core.recording import recording
 from ..core.reductions import Fuse, Keep, Merge, Reduction
 from ..core.schedule import Place
 from ..core.tokens import Tokens
-from ..methods import Method
+from ..methods import Method, is_own
+from .decisions import check_decision
 
 
 @dataclass(frozen=True)
@@ -43,11 +44,8 @@ class Step:
         """The method's decision. Raises ValueError where it leaves another number of tokens than its `count` says, by
         which plans, costs and budgets go."""
         decision = self.method(tokens, evidence, place)
-        if decision is not None and not isinstance(decision, Reduction):
-            raise ValueError(
-                f"method {self.method.name!r} decides by a {type(decision).__name__}: let its forward return a Keep, "
-                "Fuse, Merge or Mask, such as vitrim.Keep(index), or None"
-            )
+        if decision is not None and not is_own(type(self.method)) and not recording():
+            check_decision(self.method.name, decision, tokens)
         if decision is not None and _plans(self.method) and not recording():
             left, planned = _left(decision), self.method.count(place, tokens.n)
             if type(left) is type(planned) is int and left != planned:  # a size may be a symbol

@@ -57,7 +57,9 @@ def named_methods(command: Command, arguments: Sequence[str], in_file: Sequence[
                 raise ValueError(f"method {word!r} names no class: give {word}:Class")
             apart = word.replace(",", " ") if "," in word else ""
             hint = f"separate methods by spaces, {apart}; " if apart else did_you_mean(word, known)
-            raise ValueError(f"method {word!r} is not known: {hint}methods are {', '.join(known)} (vitrim methods)")
+            raise ValueError(
+                f"method {word!r} is not known: {hint}methods are {', '.join(known)}, or your own as my_file.py:Class"
+            )
         names.append(word)
     return Named(tuple(dict.fromkeys(names)), tuple(imports), known)
 
