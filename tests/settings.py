@@ -138,8 +138,9 @@ def _rope(**options) -> Callable[[], nn.Module]:
     return partial(Eva, **SMALL, use_rot_pos_emb=True, **options)
 
 
-def _swin() -> nn.Module:
-    heads, depths = (1, 2, 4, 8), (1, 1, 4, 1)
+def _swin(third: int = 4) -> nn.Module:
+    """third: blocks of the third stage, in which methods act"""
+    heads, depths = (1, 2, 4, 8), (1, 1, third, 1)
     return SwinTransformer(48, 2, embed_dim=16, depths=depths, num_heads=heads, window_size=3, num_classes=CLASSES)
 
 
@@ -169,7 +170,7 @@ BACKBONES: tuple[BackboneRow, ...] = (
     BackboneRow("eva02", _rope(qkv_fused=False, swiglu_mlp=True, scale_mlp=True, ref_feat_shape=(3, 3)), family="rope"),
     BackboneRow("dinov3", _rope(rope_type="dinov3", rope_rotate_half=True, **_DINOV3), family="rope"),
     BackboneRow("rope_mixed", _rope(attn_type="rope", rope_type="mixed", global_pool="token"), family="rope"),
-    BackboneRow("swin", _swin, cls=False, grid=True, image=(48, 48), family="swin"),
+    BackboneRow("swin", partial(_swin, third=4), cls=False, grid=True, image=(48, 48), family="swin"),
 )
 
 METHODS: tuple[MethodRow, ...] = (
@@ -376,13 +377,15 @@ def pairs(
 
 def _shallow(backbone: BackboneRow, method: MethodRow) -> tuple[BackboneRow, MethodRow]:
     """The same rows on a model of two blocks, reduced in both, where the row's model can be built with a depth."""
-    if not backbone.takes("depth") or method.more:  # a stack needs its blocks
+    part = "third" if backbone.takes("third") else "depth"
+    if not backbone.takes(part) or method.more:  # a stack needs its blocks
         return backbone, method
+    blocks = (2, 3) if part == "third" else (0, 1)
     names = vitrim.METHODS[method.name].option_names()
-    both = {key: value for key, value in {"at": (0, 1), "blocks": (0, 1), "stages": 2}.items() if key in names}
+    both = {key: value for key, value in {"at": blocks, "blocks": blocks, "stages": 2}.items() if key in names}
     if method.name == "evovit":  # it decides by the block before
         both = {"blocks": (1,), "stages": 1}
-    build = partial(backbone.build, depth=2)
+    build = partial(backbone.build, **{part: 2})
     return replace(backbone, build=build), replace(method, options={**method.options, **both})
 
 
