@@ -22,8 +22,9 @@ from .table import say
 
 STEPS = "steps.csv"
 # What libraries raise, by package and name, where a server does not answer at all; none of them need be installed.
+_NOT_CACHED = ("huggingface_hub", "LocalEntryNotFoundError")
 _UNREACHED = {
-    *[("huggingface_hub", name) for name in ("LocalEntryNotFoundError", "OfflineModeIsEnabled")],
+    *[_NOT_CACHED, ("huggingface_hub", "OfflineModeIsEnabled")],
     *[("httpx", "TransportError"), ("httpx2", "TransportError"), ("requests", "ConnectionError")],
     *[("requests", "Timeout"), ("socket", "gaierror"), ("urllib", "URLError")],
 }
@@ -175,10 +176,18 @@ def _unreached(error: BaseException) -> str:
     while cause is not None and cause not in causes:
         causes.append(cause)
         cause = cause.__cause__ or cause.__context__
-    kinds = {(kind.__module__.partition(".")[0], kind.__name__) for cause in causes for kind in type(cause).__mro__}
-    if not kinds & _UNREACHED or kinds & _ANSWERED:
+    every = [_kinds(cause) for cause in causes]
+    kinds = set().union(*every)
+    # Older versions of huggingface_hub derive what is not in the cache from an answer of the server's.
+    answered = any(kinds & _ANSWERED and _NOT_CACHED not in kinds for kinds in every)
+    if not kinds & _UNREACHED or answered:
         return ""
     return "the server that holds them" if ("urllib", "URLError") in kinds else "huggingface.co"
+
+
+def _kinds(error: BaseException) -> set[tuple[str, str]]:
+    """(package, name) of an error's class, and of the classes that it derives from."""
+    return {(kind.__module__.partition(".")[0], kind.__name__) for kind in type(error).__mro__}
 
 
 def _pretrained(name: str, arguments: dict[str, Any]) -> nn.Module:
