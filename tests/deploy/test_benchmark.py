@@ -96,6 +96,20 @@ def test_the_command(capsys):
         assert said in capsys.readouterr().err
 
 
+def test_a_case_that_cannot_be_is_left_out_and_the_others_are_measured(capsys, monkeypatch):
+    def measured(models, images, case, rounds):
+        if case.runtime == "onnx":
+            raise ValueError("an exported file computes in float32")
+        return benchmark(models, images, case, rounds, 1e-3)
+
+    monkeypatch.setattr(command, "benchmark", measured)
+    assert cli.main(["benchmark", *SMALL, "--keep", "0.5", "--runtime", "onnx", "eager", "--json", "a.json"]) == 0
+    assert "batch 1, onnx, float32 is left out: an exported file" in capsys.readouterr().out
+    assert {row["runtime"] for row in json.loads(Path("a.json").read_text())["rows"]} == {"eager"}
+    assert cli.main(["benchmark", *SMALL, "--keep", "0.5", "--runtime", "onnx"]) == 2
+    assert "none of these cases can be measured" in capsys.readouterr().err
+
+
 def test_a_busy_machine_is_told(capsys, monkeypatch):
     for slow, said in ((1.2, False), (3.0, True)):
         rounds = [{"dense": 1.0, "evit keep=0.5": 0.5}] * 2 + [{"dense": slow, "evit keep=0.5": 0.5}] * 2

@@ -58,6 +58,13 @@ def test_parameters_are_shared_and_followed_when_they_change():
     assert torch.allclose(packed(x), model(x), rtol=1e-3, atol=1e-4)
 
 
+def test_a_model_made_in_inference_mode():
+    with torch.inference_mode():
+        model, x = copy.deepcopy(reduced(DEIT, EVIT)), images(DEIT)
+        model.load_state_dict({name: value.clone() for name, value in model.state_dict().items()}, assign=True)
+        assert torch.allclose(vitrim.optimize(model)(x), model(x), rtol=1e-3, atol=1e-4)
+
+
 @torch.no_grad()
 def test_copies_pickles_autocast_and_graphs():
     model, x = reduced(DEIT, EVIT), images(DEIT)

@@ -20,7 +20,8 @@ class PackedLinear(nn.Linear):
 
     activation: "gelu": GELU of the result, in the same kernel; "none"
 
-    The packed copy is made anew where the weights have changed. With gradients, in graphs that are being recorded, off
+    The packed copy is made anew where the weights have changed, as far as torch counts that: writing into `weight.data`
+    is not seen. With gradients, in graphs that are being recorded, off
     the CPU and in other dtypes than float32 and bfloat16 it computes as `nn.Linear` does.
     """
 
@@ -49,7 +50,8 @@ class PackedLinear(nn.Linear):
 
     def _weights(self, dtype: torch.dtype) -> Tensor:
         """The packed weights in that dtype, of the weights as they are now."""
-        state = (self.weight.data_ptr(), self.weight._version)
+        version = -1 if self.weight.is_inference() else self.weight._version  # those of inference mode have none
+        state = (self.weight.data_ptr(), version)
         known = self._packed.get(dtype)
         if known is None or known[0] != state:
             known = state, _OPS._reorder_linear_weight(self.weight.detach().to(dtype).contiguous())

@@ -54,9 +54,17 @@ def run(config: Any) -> None:
     rows: list[Timed] = []
     cases = [Case(*each) for each in product(options.batch_size, options.runtime, options.precision)]
     for case in counted_off(cases, "benchmark"):
-        found, refused = benchmark(models, images, case, options.rounds)
+        try:
+            found, refused = benchmark(models, images, case, options.rounds)
+        except ValueError as error:  # the others may still be measured
+            if len(cases) == 1:
+                raise
+            printer.line(f"{case} is left out: {error}")
+            continue
         rows += found
         _print(printer, case, found, refused)
+    if not rows:
+        raise ValueError("none of these cases can be measured: give another --runtime or --precision")
     figures = [_figures(row, plans) for row in rows]
     if before is not None:
         _beside(printer, figures, before)
