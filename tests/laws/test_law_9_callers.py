@@ -55,7 +55,8 @@ def about_the_process() -> dict[str, Any]:
         "python": random.getstate(),
         "numpy": [*map(str, np.random.get_state())],
         "dtype": torch.get_default_dtype(),
-        "device": torch.get_default_device(),
+        # Not torch.get_default_device, which torch 2.9 cannot answer after set_default_device(None).
+        "device": torch.empty(0).device,
         "threads": (torch.get_num_threads(), torch.get_num_interop_threads()),
         "grad": (torch.is_grad_enabled(), torch.is_inference_mode_enabled()),
         "autocast": torch.is_autocast_enabled("cpu"),
