@@ -409,9 +409,7 @@ def families() -> list:
 UNLIKE = (
     "evovit",
     "tofe-conv",
-    "tofe-block",
     "bat",
-    "bat-max",
     "dpcknn",
     "tome",
     "idlevit-softmax",

@@ -28,10 +28,7 @@ def results(shared):
     load_checkpoint(model, weights)
     models = {name: model if method is None else vitrim.reduce(model, method) for name, method in SETTINGS.items()}
     loader = open_loader(open_dataset(data, model, crop_pct=1, limit_per_class=20), batch_size=50, workers=0)
-    before, _ = torch.get_num_threads(), torch.set_num_threads(2)
-    found = evaluate_many(models, loader)
-    torch.set_num_threads(before)
-    return found
+    return evaluate_many(models, loader)
 
 
 def test_every_photograph_is_judged(results):

@@ -62,11 +62,16 @@ def test_judging_and_timing_show_how_far_they_are_and_the_time_left(folder):
     assert " left" in said and "evit keep=0.5" in said  # with running figures
 
 
-def test_nothing_is_shown_in_a_pipe_of_what_is_quick_and_beside_json(folder):
+def test_nothing_is_shown_in_a_pipe_or_beside_json(folder):
     assert "evaluating" not in remarks(folder, 0.1, *EVALUATE, terminal=False, FORCE_COLOR="1")
-    assert remarks(folder, 100, *EVALUATE) == ""
     said = remarks(folder, 0.1, *EVALUATE, "--json", "-")
     assert "agreement" in said and "evaluating" not in said and "\x1b" not in said
+
+
+def test_nothing_is_shown_of_what_is_quick(watched, monkeypatch, capsys):
+    monkeypatch.setattr(_progress, "PATIENCE", 100.0)
+    assert list(counted_off("abc", "quick")) == ["a", "b", "c"]
+    assert capsys.readouterr().err == ""
 
 
 def test_all_parts_of_a_training_run_show_progress(folder):

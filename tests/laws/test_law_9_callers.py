@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import accelerate  # noqa: F401  its import adds a filter of warnings, which is not ours
 import numpy as np
 import pytest
 import timm

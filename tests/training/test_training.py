@@ -272,11 +272,8 @@ def uninterrupted(photographs, tmp_path_factory):
     return load_file(out / "model.safetensors")
 
 
-@pytest.mark.parametrize(("kill", "saved_at"), [(1, 1), (3, 2)])
-def test_killed_in_the_middle_of_an_epoch_it_resumes_to_the_same_weights(
-    photographs, tmp_path, uninterrupted, kill, saved_at
-):
-    code, _ = once(photographs, tmp_path, "--kill", kill, "--saved-at", saved_at)
+def test_killed_in_the_middle_of_an_epoch_it_resumes_to_the_same_weights(photographs, tmp_path, uninterrupted):
+    code, _ = once(photographs, tmp_path, "--kill", 3, "--saved-at", 2)
     assert code == -9
     code, said = once(photographs, tmp_path, "--resume")
     assert code == 0, said
