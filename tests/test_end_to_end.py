@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import timm
-import torch
 
 import vitrim
 from vitrim.backbones.timm.checkpoints import load_checkpoint
