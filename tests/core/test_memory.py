@@ -8,29 +8,8 @@ import pytest
 import torch
 from settings import BackboneRow, MethodRow, backbones, dense, images, pairs, reduced
 from torch import Tensor, nn
-from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
-
-class LiveBytes(TorchDispatchMode):
-    """Bytes of all storages made under it that are still alive, after every operation; `peak` is the most."""
-
-    def __init__(self):
-        super().__init__()
-        self.alive: dict[int, tuple[StorageWeakRef, int]] = {}
-        self.peak = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        given = {t.untyped_storage()._cdata for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
-        out = func(*args, **(kwargs or {}))
-        self.alive = {key: entry for key, entry in self.alive.items() if not entry[0].expired()}
-        for t in tree_leaves(out):
-            storage = t.untyped_storage() if isinstance(t, Tensor) else None
-            if storage is not None and storage._cdata not in given:
-                self.alive.setdefault(storage._cdata, (StorageWeakRef(storage), storage.nbytes()))
-        self.peak = max(self.peak, sum(nbytes for _, nbytes in self.alive.values()))
-        return out
+from vitrim.deploy.memory import LiveBytes
 
 
 def peak(model: nn.Module, x: Tensor) -> int:

@@ -97,10 +97,10 @@ def test_the_command(capsys):
 
 
 def test_a_case_that_cannot_be_is_left_out_and_the_others_are_measured(capsys, monkeypatch):
-    def measured(models, images, case, rounds):
+    def measured(models, images, case, rounds, instead):
         if case.runtime == "onnx":
             raise ValueError("an exported file computes in float32")
-        return benchmark(models, images, case, rounds, 1e-3)
+        return benchmark(models, images, case, rounds, 1e-3, instead)
 
     monkeypatch.setattr(command, "benchmark", measured)
     assert cli.main(["benchmark", *SMALL, "--keep", "0.5", "--runtime", "onnx", "eager", "--json", "a.json"]) == 0

@@ -66,6 +66,11 @@ class Library(ABC):
     def create(self, name: str, pretrained: bool = False, **arguments: Any) -> nn.Module:
         """The model of that name, in train mode, with random or pretrained weights. Raises what the library raises."""
 
+    @abstractmethod
+    def family_of(self, name: str) -> list[str]:
+        """Names of the list that differ from this one in the word for the size alone, such as `base`, in the order of
+        the list; empty where there are none, or the name has no such word."""
+
     @property
     @abstractmethod
     def argument_names(self) -> frozenset[str]:
@@ -111,6 +116,15 @@ class Library(ABC):
     @abstractmethod
     def image_size(self, model: nn.Module) -> tuple[int, int] | None:
         """(height, width) in pixels of the images that it was made for; None where it does not say."""
+
+    @abstractmethod
+    def patch_size(self, model: nn.Module) -> tuple[int, int] | None:
+        """(height, width) of a patch in pixels; None where it does not say."""
+
+    @abstractmethod
+    def set_size(self, model: nn.Module, image_size: tuple[int, int], patch_size: tuple[int, int]) -> None:
+        """Let the model take images, and cut patches, of another (height, width) in pixels: positions and patch
+        embedding are resampled into new parameters. Raises ValueError where the model cannot."""
 
     @abstractmethod
     def data_config(self, model: nn.Module) -> dict[str, Any]:

@@ -2,168 +2,201 @@
 
 from __future__ import annotations
 
-import csv
-import json
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from ..backbones import library_of
-from ..common.files import check_new, write_json, write_whole
+from ..common.extras import require
+from ..common.files import write_json
 from ..common.progress import counted_off, progress
 from ..deploy.benchmark import Case, Timed, benchmark
-from ..evaluate import environment
+from ..deploy.detail import Detail, detail
+from ..deploy.instead import FAMILY, Alternatives, Resized
+from ..evaluate import EvaluationResult, environment
+from ..evaluate.accuracy import evaluate_many
+from ..evaluate.timing import as_device
 from .shared.config_file import asked
+from .shared.measure import DENSE, Setting, best_device, open_images
 from .shared.model import Subject, open_model, open_untrained
+from .shared.options import ModelOptions
 from .shared.plans import Plan, many_plans
-from .shared.table import Column, Printer
-
-DENSE = "dense"
-BUSY = 0.5  # of the median, between the tenth and the ninety-fifth percentile
-COLUMNS = (
-    Column("model", text=True),
-    Column("ms"),
-    Column("p10 to p95", drop=1),
-    Column("speed-up"),
-    Column("promised", drop=2),
-    Column("kept"),
-    Column("roofline", drop=3),
+from .shared.report import images_in_words
+from .shared.speed_options import read_rows
+from .shared.speed_picture import draw_speeds
+from .shared.speed_report import (
+    figures_of,
+    judged_figures,
+    show_detail,
+    show_instead,
+    show_other_run,
+    show_speeds,
+    write_csv,
 )
+from .shared.table import Printer
+
+
+@dataclass
+class Bench:
+    """One dense model with its reduced ones, ready to be timed, and what has been found of them."""
+
+    subject: Subject
+    plans: list[Plan]
+    images: Tensor
+    instead: Alternatives | None
+    judged: set[str] = field(default_factory=set)  # smaller models with weights of their own
+    timed: list[tuple[Case, list[Timed]]] = field(default_factory=list)
+    details: dict[Case, list[Detail]] = field(default_factory=dict)
+    results: dict[str, EvaluationResult] = field(default_factory=dict)
+
+    @property
+    def models(self) -> dict[str, nn.Module]:
+        """By label, the dense one first."""
+        return {DENSE: self.subject.dense, **{plan.label: plan.model for plan in self.plans}}
 
 
 def run(config: Any) -> None:
     """Time what the arguments name."""
     options = config.run
-    if options.csv is not None:
-        check_new(options.csv, options.overwrite, (".csv",))
-    before = None if options.vs is None else _read(options.vs)
+    if options.out is not None:
+        require("plot", "vitrim benchmark --out")
+    before = None if options.vs is None else read_rows(options.vs)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
+    device = as_device(options.device or best_device())
     with progress("preparing the models"):
-        named = config.model.checkpoint is not None
-        subject = open_model(config.model) if named else open_untrained(config.model, options.seed)
-        plans = many_plans(subject, config.method, options.seed)
-        images = _images(subject, max(options.batch_size), options.seed)
-    models = {DENSE: subject.dense, **{plan.label: plan.model for plan in plans}}
+        benches = [_prepare(config, model, device) for model in _models(config.model)]
     printer = Printer(config.output.json, config.output.wide)
-    where = environment(seed=options.seed)
-    printer.line(f"{subject.name}: {where['processor']}, {where['threads']} threads, torch {where['torch']}")
-    rows: list[Timed] = []
-    cases = [Case(*each) for each in product(options.batch_size, options.runtime, options.precision)]
-    for case in counted_off(cases, "benchmark"):
-        try:
-            found, refused = benchmark(models, images, case, options.rounds)
-        except ValueError as error:  # the others may still be measured
-            if len(cases) == 1:
-                raise
-            printer.line(f"{case} is left out: {error}")
-            continue
-        rows += found
-        _print(printer, case, found, refused)
-    if not rows:
+    where = environment(device, options.seed)
+    for bench in benches:
+        _tell(printer, bench, where)
+        _time(printer, bench, config, alone=len(benches) == 1)
+        _judge(printer, bench, config, device)
+        for case, rows in bench.timed:
+            show_instead(printer, case, rows, bench.results)
+    if not any(bench.timed for bench in benches):
         raise ValueError("none of these cases can be measured: give another --runtime or --precision")
-    figures = [_figures(row, plans) for row in rows]
-    if before is not None:
-        _beside(printer, figures, before)
-    if options.csv is not None:
-        _write_csv(options.csv, figures)
-    write_json(config.output.json, {**asked(config), "model": subject.name, **where, "rows": figures})
+    _finish(printer, benches, config, before, where)
 
 
-def _images(subject: Subject, count: int, seed: int) -> torch.Tensor:
+def _models(options: Any) -> list[ModelOptions]:
+    """The options of each model that is named; of one from a saved folder without a name."""
+    given = {key: value for key, value in vars(options).items() if key != "model"}
+    return [ModelOptions(model=name, **given) for name in dict.fromkeys(options.model or (None,))]
+
+
+def _prepare(config: Any, options: ModelOptions, device: torch.device) -> Bench:
+    """With weights where they are given, or images are to be judged; else random ones."""
+    weights = options.checkpoint is not None or config.data.data is not None
+    subject = open_model(options) if weights else open_untrained(options, config.run.seed)
+    plans = many_plans(subject, config.method, config.run.seed)
+    for model in (subject.dense, *(plan.model for plan in plans)):
+        model.to(device)
+    images = _images(subject, max(config.run.batch_size), config.run.seed).to(device)
+    bench = Bench(subject, plans, images, Alternatives(subject.dense) if config.show.instead else None)
+    for file in config.show.smaller_checkpoint:
+        bench.judged.add(_read_smaller(bench, file))
+    return bench
+
+
+def _images(subject: Subject, count: int, seed: int) -> Tensor:
     library = library_of(subject.dense)
     channels, height, width = library.data_config(subject.dense)["input_size"]
     size = library.image_size(subject.dense) or (height, width)
     return torch.randn(count, channels, *size, generator=torch.Generator().manual_seed(seed))
 
 
-def _print(printer: Printer, case: Case, rows: Sequence[Timed], refused: dict[str, str]) -> None:
-    printer.line()
-    printer.line(f"{case}:")
-    printer.table(COLUMNS, [_cells(row) for row in rows])
-    for label, reason in refused.items():
-        printer.line(f"{label} is left out: {reason}")
-    worst = max(rows, key=lambda row: (row.p95 - row.p10) / row.ms)
-    if worst.p95 - worst.p10 > BUSY * worst.ms:
-        printer.line(
-            f"the machine was busy: a batch of {worst.label} took {worst.p10:.1f} to {worst.p95:.1f} ms. Time again "
-            "when nothing else runs, or with more --rounds"
-        )
+def _read_smaller(bench: Bench, file: Path) -> str:
+    """The name of the smaller model that a checkpoint fits, which now has these weights."""
+    instead: Any = bench.instead
+    names = []
+    for candidate in instead.by_kind[FAMILY]:
+        names.append(candidate.name)
+        model = instead.smaller(candidate.name, candidate.image_size)
+        try:
+            library_of(model).load_checkpoint(model, file.expanduser())
+        except ValueError:
+            continue
+        instead.put(candidate.name, model.to(bench.images.device))
+        return candidate.name
+    fits = f"none of the smaller {', '.join(names)}" if names else f"nothing: {bench.subject.name} has no smaller model"
+    raise ValueError(f"--smaller-checkpoint {file} fits {fits}")
 
 
-def _cells(row: Timed) -> list[str]:
-    spread = f"{row.p10:.1f} to {row.p95:.1f}"
-    share = f"{100 * row.roofline:.0f} %"
-    if row.label == DENSE:
-        return [row.label, f"{row.ms:.1f}", spread, "x 1.00", "", "", share]
-    return [
-        row.label,
-        f"{row.ms:.1f}",
-        spread,
-        f"x {row.speed_up:.2f}",
-        f"x {row.promised:.2f}",
-        f"{row.kept:.2f}",
-        share,
-    ]
+def _tell(printer: Printer, bench: Bench, where: dict[str, Any]) -> None:
+    threads = f", {where['threads']} threads" if bench.images.device.type == "cpu" else ""
+    printer.line(f"{bench.subject.name}: {where['processor']}{threads}, torch {where['torch']}")
+    for kind, reason in (bench.instead.missing if bench.instead is not None else {}).items():
+        printer.line(f"no {kind}: {reason}")
 
 
-def _figures(row: Timed, plans: Sequence[Plan]) -> dict[str, Any]:
-    plan = next((plan for plan in plans if plan.label == row.label), None)
-    return {
-        "label": row.label,
-        "method": DENSE if plan is None else plan.name,
-        "options": {} if plan is None else plan.options,
-        **vars(row.case),
-        "gmacs": row.cost.gmacs,
-        "ms": row.ms,
-        "ms_p10": row.p10,
-        "ms_p95": row.p95,
-        "speed_up": row.speed_up,
-        "promised": row.promised,
-        "kept": row.kept,
-        "roofline": row.roofline,
-    }
+def _time(printer: Printer, bench: Bench, config: Any, alone: bool) -> None:
+    """Every case, printed as it is done; `alone`: there is no other model."""
+    options = config.run
+    cases = [Case(*each) for each in product(options.batch_size, options.runtime, options.precision)]
+    for case in counted_off(cases, "benchmark"):
+        try:
+            rows, refused = benchmark(bench.models, bench.images, case, options.rounds, instead=bench.instead)
+        except ValueError as error:  # the others may still be measured
+            if len(cases) == 1 and alone:
+                raise
+            printer.line(f"{case} is left out: {error}")
+            continue
+        bench.timed.append((case, rows))
+        show_speeds(printer, case, rows, refused, bench.images.device.type)
+        if config.show.detail:
+            bench.details[case], _ = detail(bench.models, bench.images, case, options.rounds)
+            show_detail(printer, case, bench.details[case])
 
 
-def _read(path: Path) -> list[dict[str, Any]]:
-    """The rows of an earlier run. Raises ValueError for a file that holds none."""
-    try:
-        rows = json.loads(path.read_bytes())["rows"]
-        return [row for row in rows if row["ms"] > 0 and row["label"] and row["runtime"]]
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"--vs {path} is no JSON that vitrim benchmark wrote") from error
-
-
-def _beside(printer: Printer, rows: Sequence[dict[str, Any]], before: Sequence[dict[str, Any]]) -> None:
-    """The same rows of another run beside these."""
-    key = ("label", "batch_size", "runtime", "precision")
-    known = {tuple(row.get(name) for name in key): row["ms"] for row in before}
-    pairs = [(row, known[found]) for row in rows if (found := tuple(row[name] for name in key)) in known]
-    printer.line()
-    if not pairs:
-        printer.line("the other run has none of these rows")
+def _judge(printer: Printer, bench: Bench, config: Any, device: torch.device) -> None:
+    """Dense, reduced and alternative models in one pass over the images, where there are any."""
+    if config.data.data is None or not bench.timed:
         return
-    titles = (Column("model", text=True), Column("case", text=True), Column("other ms"), Column("ms"), Column("faster"))
-    case = "batch {batch_size}, {runtime}, {precision}"
-    printer.table(
-        titles,
-        [
-            [row["label"], case.format(**row), f"{ms:.1f}", f"{row['ms']:.1f}", f"x {ms / row['ms']:.2f}"]
-            for row, ms in pairs
-        ],
-    )
+    setting = Setting(device, "float32", max(config.run.batch_size), config.run.rounds, config.run.seed)
+    loader: Any = open_images(bench.subject, config.data, setting)
+    others, unknown = _alternatives(bench)
+    models: dict[str, nn.Module] = {**bench.models, **others}
+    bench.results = evaluate_many(models, loader, device=device, progress=True)
+    printer.line()
+    printer.line(f"judged on {images_in_words(loader.dataset)}, which alternatives resize")
+    for name in unknown:
+        printer.line(f"{name} is not judged, since its weights here are random: give --smaller-checkpoint FILE")
 
 
-def _write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    names = [name for name in rows[0] if name != "options"]
+def _alternatives(bench: Bench) -> tuple[dict[str, Resized], list[str]]:
+    """What has been timed beside the reduced models, by label, and of these the names of models without weights."""
+    instead: Any = bench.instead
+    sizes = {c.label: c for candidates in instead.by_kind.values() for c in candidates}
+    timed = dict.fromkeys(row.label for _, rows in bench.timed for row in rows if row.instead_of)
+    unknown = [label for label in timed if sizes[label].name and label not in bench.judged]
+    known = [label for label in timed if label not in unknown]
+    return {label: Resized(instead.model(sizes[label]), sizes[label].image_size) for label in known}, unknown
 
-    def write(beside: str) -> None:
-        with open(beside, "w", newline="", encoding="utf-8") as file:
-            table = csv.DictWriter(file, names, extrasaction="ignore")
-            table.writeheader()
-            table.writerows(rows)
 
-    write_whole(path, write)
+def _finish(printer: Printer, benches: Sequence[Bench], config: Any, before: Any, where: dict[str, Any]) -> None:
+    figures = [row for bench in benches for row in _figures(bench)]
+    options, names = config.run, [bench.subject.name for bench in benches]
+    if before is not None:
+        show_other_run(printer, figures, before)
+    if options.csv is not None:
+        write_csv(options.csv, figures)
+    if options.out is not None:
+        panels = [(f"{b.subject.name}, {case}", rows) for b in benches for case, rows in b.timed]
+        printer.line()
+        printer.line(f"the picture is {draw_speeds(options.out, panels)}")
+    write_json(config.output.json, {**asked(config), "model": ", ".join(names), **where, "rows": figures})
+
+
+def _figures(bench: Bench) -> Generator[dict[str, Any]]:
+    for case, rows in bench.timed:
+        details = {each.label: dict(each.ms) for each in bench.details.get(case, ())}
+        for row in rows:
+            judged = judged_figures(bench.results.get(row.label), bench.results.get(DENSE))
+            parts = {"detail": details[row.label]} if row.label in details else {}
+            yield {**figures_of(bench.subject.name, row, bench.plans), **judged, **parts}

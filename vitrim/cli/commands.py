@@ -8,6 +8,7 @@ from pathlib import Path
 from .shared.options import PRECISIONS, DataOptions, MethodChoice, ModelOptions, OutputOptions, RunOptions
 from .shared.signatures import own_signatures
 from .shared.spec import Command, option, required
+from .shared.speed_options import SpeedDataOptions, SpeedModelOptions, SpeedShowOptions, check_speed
 from .shared.training_options import RECIPES, ChangeOptions, MachineOptions, TrainingOptions
 
 RUNTIMES = ("eager", "packed", "compiled", "onnx")
@@ -50,12 +51,14 @@ class BenchmarkOptions:
     batch_size: tuple[int, ...] = option("images at a time", (1, 16), common=True)
     runtime: tuple[str, ...] = option("what runs the models", ("eager",), choices=RUNTIMES, common=True)
     precision: tuple[str, ...] = option("numbers to compute in", ("float32",), choices=PRECISIONS[:2], common=True)
+    device: str | None = option("cpu, cuda, cuda:1 or mps", shown="the fastest that is there", common=True)
     threads: int | None = option("CPU threads", shown="torch's choice", common=True)
     rounds: int = option("timing rounds; the median counts", 15, common=True)
     seed: int = option("seed of random weights and images", 0)
+    out: Path | None = option("draw time against MACs into this file (.png, .svg, .pdf)", common=True)
     vs: Path | None = option("the JSON of another run, to compare with", common=True, metavar="FILE")
     csv: Path | None = option("write the rows to this file as CSV", metavar="FILE")
-    overwrite: bool = option("replace the file of --csv, where it is there", False)
+    overwrite: bool = option("replace the files of --out and --csv, where they are there", False)
 
 
 @dataclass(kw_only=True)
@@ -187,15 +190,24 @@ COMMANDS = {
         Command(
             "benchmark",
             "time dense and reduced models in turn, and say how much of the promise they keep",
-            "Needs no images, and without --checkpoint no weights: speed does not depend on them. kept: the speed-up, "
+            "Needs neither images nor weights: speed does not depend on them. kept: the speed-up, "
             "divided by what the MACs promise. roofline: the time that the MACs would take at the rate at which this "
             "machine multiplies matrices, divided by the time taken.",
             (
                 "vitrim benchmark --model deit_small_patch16_224 --macs 0.7 0.5",
-                "vitrim benchmark --model deit_tiny_patch16_224 --method evit --runtime packed",
+                "vitrim benchmark --model deit_tiny_patch16_224 --batch-size 1 --detail --instead",
             ),
-            {"model": ModelOptions, "method": MethodChoice, "run": BenchmarkOptions, "output": OutputOptions},
+            {
+                "model": SpeedModelOptions,
+                "method": MethodChoice,
+                "run": BenchmarkOptions,
+                "show": SpeedShowOptions,
+                "data": SpeedDataOptions,
+                "output": OutputOptions,
+            },
             "several values: one row for each",
+            endings=(".png", ".svg", ".pdf"),
+            check=check_speed,
         ),
         Command(
             "export",

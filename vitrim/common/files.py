@@ -40,11 +40,14 @@ def check_output(path: str | Path | None, endings: tuple[str, ...] = ()) -> None
         raise ValueError(f"{path} cannot be written: {error.strerror or error} in {folder}") from error
 
 
-def check_new(path: str | Path, overwrite: bool, endings: tuple[str, ...] = ()) -> None:
-    """`check_output`, and ValueError for a file that is there already, unless it may be replaced."""
+def check_new(path: str | Path, overwrite: bool, endings: tuple[str, ...] = (), flag: str = "--out") -> None:
+    """`check_output`, and ValueError for a file that is there already, unless it may be replaced.
+
+    flag: the option that names it
+    """
     check_output(path, endings)
     if not overwrite and Path(path).expanduser().is_file():
-        raise ValueError(f"{path} is there already: give another --out, or --overwrite")
+        raise ValueError(f"{path} is there already: give another {flag}, or --overwrite")
 
 
 def check_report(path: str | Path) -> None:

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import functools
 import inspect
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import timm
+import torch
 from timm.data import infer_imagenet_subset, resolve_model_data_config
 from timm.layers import DropPath, Mlp
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from ...common.text import nearest
+from ...common.text import first_line, nearest
 from ..library import Library
 from .checkpoints import load_checkpoint
 from .record import config_of, part_keys
 
 _REMOTE = ("hf-hub:", "hf_hub:", "local-dir:")  # names that timm looks up elsewhere than in its own list
 _LABELS = ("token_labels", "mix_token")  # LV-ViT's, which may be set after it was made
+# Words for the size in timm's names; LV-ViT's are letters.
+_SIZES = {"tiny", "small", "medium", "little", "base", "large", "huge", "giant", "gigantic", "t", "s", "m", "l"}
 _DROP_PATHS = ("drop_path", "drop_path1", "drop_path2")
 
 # Said by the config in another way, or about where a model comes from.
@@ -61,6 +65,14 @@ class TimmLibrary(Library):
 
     def create(self, name: str, pretrained: bool = False, **arguments: Any) -> nn.Module:
         return timm.create_model(name, pretrained=pretrained, **arguments)
+
+    def family_of(self, name: str) -> list[str]:
+        words = name.partition(".")[0].split("_")
+        at = next((i for i, word in enumerate(words) if word in _SIZES), None)
+        if at is None:
+            return []
+        others = ["_".join([*words[:at], size, *words[at + 1 :]]) for size in _SIZES - {words[at]}]
+        return [other for other in timm.list_models() if other in others]
 
     def create_unlisted(self, config: Mapping[str, Any], **arguments: Any) -> VisionTransformer:
         """A plain Vision Transformer that no list has, with random weights. config: its `pretrained_cfg`."""
@@ -117,6 +129,21 @@ class TimmLibrary(Library):
 
     def image_size(self, model: Any) -> tuple[int, int] | None:
         return getattr(getattr(model, "patch_embed", None), "img_size", None)
+
+    def patch_size(self, model: Any) -> tuple[int, int] | None:
+        return getattr(getattr(model, "patch_embed", None), "patch_size", None)
+
+    def set_size(self, model: Any, image_size: tuple[int, int], patch_size: tuple[int, int]) -> None:
+        changed = {} if patch_size == self.patch_size(model) else {"patch_size": patch_size}
+        try:
+            with torch.no_grad(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # torch's, of how timm interpolates
+                model.set_input_size(img_size=image_size, **changed)
+        except (AssertionError, AttributeError, RuntimeError, TypeError, ValueError) as error:  # each class has its own
+            size, patch = (" x ".join(map(str, pair)) for pair in (image_size, patch_size))
+            raise ValueError(
+                f"{type(model).__name__} takes no images of {size} pixels in patches of {patch}: {first_line(error)}"
+            ) from error
 
     def data_config(self, model: Any) -> dict[str, Any]:
         return resolve_model_data_config(model)

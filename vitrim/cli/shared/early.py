@@ -32,6 +32,7 @@ def check_early(command: Command, config: Any) -> None:
             check_new(group.out, group.overwrite, command.endings)
         if getattr(group, "json", None) is not None:
             check_report(group.json)
+    command.check(config)
 
 
 def _check_file(name: str, kind: str, path: Path | None) -> None:

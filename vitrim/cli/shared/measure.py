@@ -79,13 +79,14 @@ def check_run(run: RunOptions) -> Setting:
     if run.threads is not None:
         torch.set_num_threads(run.threads)
     torch.manual_seed(run.seed)
-    device = as_device(run.device or _best_device())
+    device = as_device(run.device or best_device())
     as_dtype(run.precision, device)
     size = run.batch_size or (CPU_BATCH if device.type == "cpu" else OTHER_BATCH)
     return Setting(device, run.precision, size, run.rounds, run.seed)
 
 
-def _best_device() -> str:
+def best_device() -> str:
+    """The fastest device that is there."""
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"

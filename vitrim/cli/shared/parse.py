@@ -21,8 +21,8 @@ HELP, HELP_ALL, CONFIG = ("-h", "--help"), "--help-all", "config"
 
 
 _ELSEWHERE = {
-    "data": ("evaluate", "compare", "finetune", "demo", "export"),
-    "out": ("compare", "export", "finetune", "demo"),
+    "data": ("evaluate", "compare", "finetune", "demo", "export", "benchmark"),
+    "out": ("compare", "export", "finetune", "demo", "benchmark"),
 }
 
 
@@ -85,7 +85,7 @@ class _Reader:
             name in self.values
             and option is not None
             and option.kind.many
-            and option.target[0] in ("method", "options")
+            and (option.target[0] in ("method", "options") or name == "model")
         ):
             raise ValueError(f"--{name} is given twice: give it once, with all of its values")
 

@@ -46,6 +46,7 @@ class Command:
     word:     a word that it takes beside its options, such as NAME; `words` gives those that it may be, `needs_word`
               says that it must be given
     endings:  of the file that --out names, where it is one file
+    check:    raises ValueError for options that do not go together; it imports nothing slow
     """
 
     name: str
@@ -58,6 +59,7 @@ class Command:
     words: Callable[[], Collection[str]] = tuple
     needs_word: bool = False
     endings: tuple[str, ...] = ()
+    check: Callable[[Any], None] = lambda config: None
 
     def options(self) -> Iterator[Option]:
         """Its options, in order; those of methods come besides."""

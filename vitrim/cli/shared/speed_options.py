@@ -1,0 +1,91 @@
+"""Options of `vitrim benchmark` beside those of its runs, and which of them do not go together."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from ...common.files import check_new
+from .options import DataOptions, ModelOptions
+from .spec import option
+
+DETAILED = ("eager", "packed")  # runtimes that go through vitrim's loop when they run
+
+
+@dataclass(kw_only=True)
+class SpeedModelOptions(ModelOptions):
+    """Model"""
+
+    model: tuple[str, ...] = option(  # ty: ignore[invalid-attribute-override]  # here there may be several
+        "timm's names of models, such as deit_small_patch16_224", (), common=True, metavar="NAME"
+    )
+    checkpoint: Path | None = option(
+        "weights of the one model: a timm state dict, or a folder that save() wrote",
+        shown="random ones; with --data timm's own",
+        common=True,
+    )
+
+
+@dataclass(kw_only=True)
+class SpeedShowOptions:
+    """What else to show"""
+
+    detail: bool = option("where the time of a forward goes: attention, MLP, the method's steps", False, common=True)
+    instead: bool = option(
+        "what takes as long without a method: fewer pixels, larger patches, a smaller model", False, common=True
+    )
+    smaller_checkpoint: tuple[Path, ...] = option("weights of smaller models, to judge them on --data", ())
+
+
+@dataclass(kw_only=True)
+class SpeedDataOptions(DataOptions):
+    """Images"""
+
+    data: str | None = option(  # ty: ignore[incompatible-attribute-override]  # speed needs none
+        "judge what --instead shows on images, as for evaluate", common=True, metavar="PATH"
+    )
+
+
+def check_speed(config: Any) -> None:
+    """Raise ValueError for options that do not go together, and files that could not be read or written."""
+    run, show, models = config.run, config.show, config.model.model
+    if run.csv is not None:
+        check_new(run.csv, run.overwrite, (".csv",), flag="--csv")
+    if run.vs is not None:
+        read_rows(run.vs)
+    if config.model.checkpoint is not None and len(models) > 1:
+        raise ValueError(
+            f"--checkpoint {config.model.checkpoint} belongs to one model, and --model names {len(models)}: give one"
+        )
+    for runtime in run.runtime if show.detail else ():
+        if runtime not in DETAILED:
+            raise ValueError(
+                f"--detail looks into the loop of --runtime {' and '.join(DETAILED)}, and {runtime} does not run it: "
+                "leave one of the two out"
+            )
+    _check_data(config)
+
+
+def _check_data(config: Any) -> None:
+    """Images are for judging what stands beside the reduced models."""
+    if config.data.data is not None and not config.show.instead:
+        raise ValueError("--data judges what --instead shows: give --instead too, or see vitrim compare")
+    about_data = [f.name.replace("_", "-") for f in fields(SpeedDataOptions) if f.name != "data"]
+    for name in (*about_data, "smaller-checkpoint"):
+        if name in config.given and config.data.data is None:
+            raise ValueError(f"--{name} is about the images of --data: give --data too, or leave it out")
+    for file in config.show.smaller_checkpoint:
+        if not file.expanduser().is_file():
+            raise ValueError(f"there is no checkpoint {file}: give --smaller-checkpoint files of weights")
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of an earlier run, each with its model. Raises ValueError for a file that holds none."""
+    try:
+        report = json.loads(path.expanduser().read_bytes())
+        rows = [{"model": report.get("model"), **row} for row in report["rows"]]
+        return [row for row in rows if row["ms"] > 0 and row["label"] and row["runtime"]]
+    except (AttributeError, OSError, ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"--vs {path} is no JSON that vitrim benchmark wrote") from error
