@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from collections import defaultdict
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,14 +15,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from ..backbones import find_family
 from ..common.progress import counted_off
 from ..core.reductions import Reduction
 from ..core.tokens import Tokens
 from ..evaluate.timing import as_dtype, evaluation_mode, inference
-from ..methods import Method, Random
-from ..runtime.build import attach
+from ..methods import Method
+from ..runtime.loop import Loop, Request
 from ..runtime.model import ReducedViT, unwrap
-from ..runtime.turns import Step
+from ..runtime.turns import Step, plan_turns
 from .benchmark import Case
 from .runtimes import prepare
 
@@ -80,23 +81,40 @@ def detail(
             f"detail looks into the loop of {' and '.join(RUNTIMES)}; {case.runtime} does not go through it"
         )
     batch, refused = images[: case.batch_size], {}
-    looped = {label: _in_loop(model) for label, model in models.items()}
-    with evaluation_mode(looped), inference(batch.device, as_dtype(case.precision, batch.device)):
-        runs: dict[str, Any] = {}
-        for label, model in looped.items():
+    with evaluation_mode(models), inference(batch.device, as_dtype(case.precision, batch.device)):
+        looped: dict[str, InLoop] = {}
+        for label, model in models.items():
             try:
-                runs[label] = prepare(model, case.runtime, batch)
+                looped[label] = InLoop(prepare(model, case.runtime, batch))
             except ValueError as error:
                 refused[label] = str(error)
-        turns = [label for _ in range(rounds + 1) for label in runs]  # the first round warms up
-        spent = [(label, _watched(runs[label], batch)) for label in counted_off(turns, "timing the parts")]
-    return [_middle(label, [parts for name, parts in spent if name == label][1:]) for label in runs], refused
+        turns = [label for _ in range(rounds + 1) for label in looped]  # the first round warms up
+        spent = [(label, _watched(looped[label], batch)) for label in counted_off(turns, "timing the parts")]
+    return [_middle(label, [parts for name, parts in spent if name == label][1:]) for label in looped], refused
 
 
-def _in_loop(model: nn.Module) -> nn.Module:
-    """The model as vitrim's loop runs it; a dense one with a method that leaves everything."""
-    model = unwrap(model)
-    return model if isinstance(model, ReducedViT) else attach(model, Random(keep=1.0)).train(model.training)
+class InLoop:
+    """A reduced or dense model as vitrim's loop runs it.
+
+    Example:
+        >>> torch.equal(InLoop(model)(images), model(images))
+        True
+    """
+
+    def __init__(self, model: Any):
+        self.model = unwrap(model)
+        reduced = isinstance(self.model, ReducedViT)
+        self.body = self.model.body if reduced else find_family(self.model)(self.model)
+        self.methods = list(self.model.methods) if reduced else []
+
+    def __call__(self, images: Tensor) -> Tensor:
+        if isinstance(self.model, ReducedViT):
+            return self.model(images)
+        body = self.body
+        loop = Loop(body, plan_turns([], body.depth), Request(prediction=True))
+        tokens, _, _ = loop.run(body.begin(body.embed(body.receive(images))))
+        tokens = body.finish(tokens)
+        return body.deliver(body.head(tokens.with_x(body.norm(tokens.x))))
 
 
 def _middle(label: str, spent: list[dict[str, float]]) -> Detail:
@@ -107,11 +125,11 @@ def _middle(label: str, spent: list[dict[str, float]]) -> Detail:
     return Detail(label, {part: 1000 * sum(parts[part] for parts in middle) / len(middle) for part in PARTS})
 
 
-def _watched(run: Callable[[Tensor], Any], batch: Tensor) -> dict[str, float]:
+def _watched(model: InLoop, batch: Tensor) -> dict[str, float]:
     """Seconds of each part in one forward."""
     clock = Clock(batch.device)
-    with watching(clock, run), clock.part(REST):
-        run(batch)
+    with watching(clock, model), clock.part(REST):
+        model(batch)
     return {part: clock.spent[part] for part in PARTS}
 
 
@@ -153,7 +171,7 @@ class Clock:
 
 
 @contextmanager
-def watching(clock: Clock, model: Any) -> Generator[None]:
+def watching(clock: Clock, model: InLoop) -> Generator[None]:
     """The loop's parts tell the clock when they run, as long as this is open: in the whole process, so that nothing
     is put on the model."""
     with ExitStack() as stack:
@@ -163,7 +181,7 @@ def watching(clock: Clock, model: Any) -> Generator[None]:
         yield
 
 
-def _places(model: ReducedViT) -> Iterable[tuple[type, str, str]]:
+def _places(model: InLoop) -> Iterable[tuple[type, str, str]]:
     """(class, method's name, part) of all that the loop calls."""
     yield from ((Tokens, name, GATHERS) for name in ("shrink", "restore"))
     yield from ((Step, "decide", DECIDING),)

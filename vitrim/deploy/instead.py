@@ -96,7 +96,7 @@ class Alternatives:
 
         Example:
             >>> [c.label for c in Alternatives(model).nearest([0.5])]
-            ['dense at 96 px', 'dense, patch 22 at 132 px']
+            ['dense at 96 px', 'dense, patch 20 at 120 px']
         """
         wanted = [share * self.dense_macs for share in shares]
         found = [min(of_kind, key=lambda c: abs(c.macs - macs)) for of_kind in self._present for macs in wanted]

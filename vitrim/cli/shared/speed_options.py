@@ -18,7 +18,7 @@ DETAILED = ("eager", "packed")  # runtimes that go through vitrim's loop when th
 class SpeedModelOptions(ModelOptions):
     """Model"""
 
-    model: tuple[str, ...] = option(  # ty: ignore[invalid-attribute-override]  # here there may be several
+    model: tuple[str, ...] = option(  # ty: ignore[incompatible-attribute-override]  # here there may be several
         "timm's names of models, such as deit_small_patch16_224", (), common=True, metavar="NAME"
     )
     checkpoint: Path | None = option(
