@@ -53,6 +53,7 @@ assert main(["profile", "--model", "test_vit", "--method", "evit"]) == 0
 """
 TRAIN = ["finetune", "--model", "test_vit", "--data", ".", "--out", "OUT"]
 EXPORT = ["export", "--model", "test_vit", "--out", "a.onnx"]
+OPENVINO = ["export", "--model", "test_vit", "--out", "a.xml"]
 COMPARE = ["compare", "--model", "test_vit", "--data", ".", "--out", "c.png"]
 MESSAGES = {
     ("train", "accelerate", *TRAIN): 'vitrim finetune needs accelerate: pip install "vitrim[train]"',
@@ -60,6 +61,10 @@ MESSAGES = {
     **{
         ("export", package, *EXPORT): f'export to ONNX needs {package}: pip install "vitrim[export]"'
         for package in ("onnx", "onnxscript", "onnxruntime")
+    },
+    **{
+        ("openvino", package, *OPENVINO): f'export to OpenVINO needs {package}: pip install "vitrim[openvino]"'
+        for package in ("openvino", "nncf")
     },
     ("demo", "jinja2", "demo"): 'vitrim demo needs jinja2: pip install "vitrim[demo]"',
     ("demo", "sklearn", "demo"): 'vitrim demo needs scikit-learn: pip install "vitrim[demo]"',

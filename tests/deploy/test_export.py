@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import onnxruntime
@@ -107,8 +108,7 @@ def test_a_file_that_disagrees_is_not_kept(model, x, tmp_path, monkeypatch, chan
         run = formats._open_torch(path)
         return lambda images: run(images) + (0.1 if change == "logits" else float("nan"))
 
-    kind = formats.FORMATS[".pt2"]
-    monkeypatch.setitem(formats.FORMATS, ".pt2", formats.Format(kind.name, None, kind.write, wrong))
+    monkeypatch.setitem(formats.FORMATS, "torch", replace(formats.FORMATS["torch"], open=wrong))
     (tmp_path / "old.pt2").write_bytes(b"old")
     with pytest.raises(ValueError, match=r"disagrees with the model: by up to .* on 5 of 5 images; nothing"):
         vitrim.export(model, tmp_path / "old.pt2", images=x, overwrite=True)
@@ -119,8 +119,7 @@ def test_a_full_disk_leaves_nothing(model, x, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    kind = formats.FORMATS[".pt2"]
-    monkeypatch.setitem(formats.FORMATS, ".pt2", formats.Format(kind.name, None, full, kind.open))
+    monkeypatch.setitem(formats.FORMATS, "torch", replace(formats.FORMATS["torch"], save=full))
     with pytest.raises(ValueError, match="No space left on device; nothing was written"):
         vitrim.export(model, tmp_path / "a.pt2", images=x)
     assert not list(tmp_path.iterdir())
@@ -129,7 +128,7 @@ def test_a_full_disk_leaves_nothing(model, x, tmp_path, monkeypatch):
 def test_what_cannot_be_exported_is_refused_before_anything_is_written(model, tmp_path, monkeypatch):
     (tmp_path / "there.onnx").touch()
     refusals = {
-        "must end in .onnx or .pt2": (model, "a.trt", {}),
+        "must end in .onnx or .xml or .pt2": (model, "a.trt", {}),
         "is there already": (model, "there.onnx", {}),
         "batch_size=0: give a whole number from 1": (model, "a.pt2", {"batch_size": 0}),
         "is not supported": (nn.Linear(3, 3), "a.pt2", {}),

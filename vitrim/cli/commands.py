@@ -11,7 +11,8 @@ from .shared.spec import Command, option, required
 from .shared.speed_options import SpeedDataOptions, SpeedModelOptions, SpeedShowOptions, check_speed
 from .shared.training_options import RECIPES, ChangeOptions, MachineOptions, TrainingOptions
 
-RUNTIMES = ("eager", "packed", "compiled", "onnx")
+RUNTIMES = ("eager", "packed", "compiled", "onnx", "openvino", "aotinductor", "onnx-int8", "openvino-int8")
+FORMATS = ("onnx", "openvino", "torch", "aotinductor")
 
 
 @dataclass(kw_only=True)
@@ -25,13 +26,18 @@ class ProfileOptions:
 class EvaluateOptions:
     """Comparison"""
 
-    baseline: str | None = option("another dense model to show: a file, a saved folder, or a timm name")
+    baseline: str | None = option(
+        "another dense model to show; beside an exported file the only one: a file, a saved folder, or a timm name"
+    )
 
 
 @dataclass(kw_only=True)
 class CompareOptions:
     """Comparison"""
 
+    file: tuple[Path, ...] = option(
+        "exported files, a row for each; then no method but those that --method names", (), common=True
+    )
     out: Path | None = option("draw accuracy against cost into this file (.png, .svg)", common=True)
     overwrite: bool = option("replace the file of --out, where it is there", False)
     best_under: tuple[float, ...] | None = option(
@@ -65,7 +71,18 @@ class BenchmarkOptions:
 class ExportOptions:
     """File"""
 
-    out: Path = required("the file to write: .onnx for ONNX Runtime, .pt2 for PyTorch without vitrim")
+    out: Path = required("the file to write: .onnx for ONNX Runtime, .xml for OpenVINO, .pt2 for PyTorch")
+    format: str | None = option(
+        "aotinductor: a .pt2 of machine code", shown="by the ending", choices=FORMATS, common=True
+    )
+    int8: str | None = option(
+        "compute in int8: static (.onnx, .xml), ranges measured on --calibration; dynamic (.onnx), when it runs",
+        choices=("static", "dynamic"),
+        common=True,
+    )
+    calibration: str | None = option(
+        "images for --int8 static; those of --data are left out of them", common=True, metavar="PATH"
+    )
     overwrite: bool = option("replace the file, where it is there", False, common=True)
     batch_size: int | None = option("the only size of batches that the file takes", shown="any size", common=True)
     with_preprocessing: bool = option(
@@ -74,8 +91,8 @@ class ExportOptions:
     data: str | None = option(
         "images to check the file on, as for evaluate", shown="random ones", common=True, metavar="PATH"
     )
-    limit: int = option("number of these images, drawn at random", 32, common=True)
-    seed: int = option("seed of methods that draw at random, and of --limit", 0)
+    limit: int | None = option("number of these images, drawn at random", shown="32; 256 with --int8", common=True)
+    seed: int = option("seed of methods and images that are drawn at random", 0)
 
 
 @dataclass(kw_only=True)
@@ -137,6 +154,7 @@ COMMANDS = {
             (
                 "vitrim evaluate --model deit_small_patch16_224 --data val --keep 0.7",
                 "vitrim evaluate --checkpoint runs/evit --data val",
+                "vitrim evaluate --model fast.onnx --data val",
             ),
             {
                 "model": ModelOptions,
@@ -211,16 +229,16 @@ COMMANDS = {
         ),
         Command(
             "export",
-            "write a reduced model as one file: ONNX, or PyTorch without vitrim",
+            "write a reduced model as a file for ONNX Runtime, OpenVINO or PyTorch",
             "The file is run, and compared with the model, before it is there. It gives the prediction alone, so the "
             "last block computes no more, where the model allows that (--prediction-only).",
             (
                 "vitrim export --model deit_small_patch16_224 --macs 0.6 --out fast.onnx",
-                "vitrim export --checkpoint runs/evit --data val --out fast.onnx",
+                "vitrim export --checkpoint runs/evit --data val --int8 dynamic --out a.onnx",
             ),
             {"model": ModelOptions, "method": MethodChoice, "file": ExportOptions, "output": OutputOptions},
             "several values: one for each of the method's places",
-            endings=(".onnx", ".pt2"),
+            endings=(".onnx", ".xml", ".pt2"),
         ),
         Command(
             "methods",

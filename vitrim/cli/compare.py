@@ -10,10 +10,11 @@ from ..common.progress import progress
 from .shared.bank import bank_figures, open_bank
 from .shared.conclusions import conclusions
 from .shared.config_file import asked
+from .shared.exported import FilePlan, check_fits, file_plans, on_cpu
 from .shared.measure import check_run, common_figures, data_figures, disturbed, measure, open_images
-from .shared.model import open_model
+from .shared.model import Subject, open_model
 from .shared.picture import draw
-from .shared.plans import many_plans, remarks
+from .shared.plans import Plan, many_plans, remarks
 from .shared.report import about, comparison, judged
 from .shared.table import Printer
 
@@ -23,15 +24,17 @@ def run(config: Any) -> None:
     picture = config.more.out
     if picture is not None:
         require("plot", "vitrim compare --out")
+    for path in config.more.file:
+        on_cpu(config.run, path)
     setting = check_run(config.run)
     with progress("preparing the models"):
         subject = open_model(config.model)
-        plans = many_plans(subject, config.method, setting.seed)
+        plans = _plans(subject, config, setting.seed)
     loader = open_images(subject, config.data, setting)
     bank = open_bank(subject, config.data, setting, loader)
     printer = Printer(config.output.json, config.output.wide)
     about(printer, subject.name, loader, setting)
-    for remark in remarks(plans, config.method):
+    for remark in remarks([plan for plan in plans if isinstance(plan, Plan)], config.method):
         printer.line(remark)
     rows = measure(subject, plans, loader, setting, bank)
     printer.line()
@@ -51,3 +54,14 @@ def run(config: Any) -> None:
         **bank_figures(rows[0].result, config.data),
     }
     write_json(config.output.json, {**common, "rows": [row.figures(rows[0]) for row in rows]})
+
+
+def _plans(subject: Subject, config: Any, seed: int) -> list[Plan | FilePlan]:
+    """A row for each reduced model and each exported file; of files alone where no method is asked for."""
+    files = file_plans(config.more.file)
+    for plan in files:
+        check_fits(plan.model, subject.dense)
+    method = config.method
+    asked_for = method.method or method.options or method.macs or method.prediction_only or method.guide
+    reduced = [] if files and not asked_for else many_plans(subject, method, seed)
+    return [*reduced, *files]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
+
+from torch import nn
 
 from ..common.files import write_json
 from ..common.progress import progress
@@ -10,6 +13,8 @@ from ..evaluate import EvaluationResult
 from .shared.bank import bank_figures, open_bank
 from .shared.baseline import beside_figures, judge_beside, open_baseline, tell_beside
 from .shared.config_file import asked
+from .shared.exported import file_plans, named_file, on_cpu, open_dense_of
+from .shared.file_alone import evaluate_file
 from .shared.measure import (
     Row,
     accuracy_of,
@@ -21,7 +26,7 @@ from .shared.measure import (
     measure,
     open_images,
 )
-from .shared.model import open_model
+from .shared.model import Subject, open_model
 from .shared.plans import one_plan
 from .shared.report import about, judged
 from .shared.table import Column, Printer, interval, percent, signed, tokens_left
@@ -29,11 +34,15 @@ from .shared.table import Column, Printer, interval, percent, signed, tokens_lef
 
 def run(config: Any) -> None:
     """Evaluate what the arguments name."""
+    path = named_file(config)
+    if path is not None:
+        on_cpu(config.run, path)
+    if path is not None and config.more.baseline is None:
+        evaluate_file(config, path)
+        return
     setting = check_run(config.run)
     with progress("preparing the models"):
-        subject = open_model(config.model)
-        plan = one_plan(subject, config.method, setting.seed)
-        baseline = None if config.more.baseline is None else open_baseline(config.more.baseline, subject)
+        subject, plan, baseline = _models(config, path, setting.seed)
     loader = open_images(subject, config.data, setting)
     bank = open_bank(subject, config.data, setting, loader)
     printer = Printer(config.output.json, config.output.wide)
@@ -58,6 +67,17 @@ def run(config: Any) -> None:
         tell_beside(printer, config.more.baseline, beside)
         figures |= beside_figures(config.more.baseline, beside)
     write_json(config.output.json, figures)
+
+
+def _models(config: Any, path: Path | None, seed: int) -> tuple[Subject, Any, nn.Module | None]:
+    """The dense model, what is judged beside it, and another dense model to show."""
+    given = config.more.baseline
+    if path is not None:
+        plan = file_plans([path])[0]
+        return open_dense_of(plan.model, given), plan, None
+    subject = open_model(config.model)
+    plan = one_plan(subject, config.method, seed)
+    return subject, plan, None if given is None else open_baseline(given, subject)
 
 
 def _lines(dense: Row, reduced: Row) -> list[list[str]]:

@@ -4,48 +4,48 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from .._version import __version__
 from ..backbones import find_family
 from ..common.files import write_json
 from ..common.progress import progress
 from ..common.text import counted
-from ..deploy.export import Exported, export
-from ..deploy.formats import FORMATS
-from ..evaluate.timing import as_device
+from ..deploy.export import check_file, export
+from ..deploy.formats import format_of
+from ..deploy.int8 import Int8
+from ..deploy.writing import Exported
 from ..runtime.profile import profile
 from .shared.config_file import asked
-from .shared.measure import Setting, open_images
+from .shared.export_images import check_images, open_export_images
 from .shared.model import Subject, open_model
-from .shared.options import DataOptions
 from .shared.plans import Plan, one_plan
-from .shared.table import Printer
+from .shared.table import Printer, interval
 
 
 def run(config: Any) -> None:
     """Export what the arguments name."""
     file = config.file
-    if file.data is None and "limit" in config.given:
-        raise ValueError(f"--limit {file.limit} is for images of --data: give that too")
-    FORMATS[file.out.suffix.lower()].require()
+    check_file(file.out, file.overwrite)
+    kind = format_of(file.out, file.format)
+    check_images(kind, file)
+    kind.require()
     with progress("preparing the model"):
         subject = open_model(config.model)
         if "prediction-only" not in config.given:
             config.method.prediction_only = _reads_class_tokens_alone(subject)
         plan = one_plan(subject, config.method, file.seed)
-        images = _images(subject, config)
+        images = open_export_images(subject, file)
     with progress(f"writing and checking {file.out}"):
         made = export(
             plan.model,
             file.out,
-            images=images,
             batch_size=file.batch_size,
             preprocessing=file.with_preprocessing,
+            format=file.format,
+            int8=file.int8,
             overwrite=file.overwrite,
+            **vars(images),
         )
-    _print(Printer(config.output.json, config.output.wide), subject, plan, made, images is not None)
+    _print(Printer(config.output.json, config.output.wide), subject, plan, made, images.images is not None)
     write_json(config.output.json, {**asked(config), **_figures(subject, plan, made)})
 
 
@@ -58,14 +58,6 @@ def _reads_class_tokens_alone(subject: Subject) -> bool:
     return True
 
 
-def _images(subject: Subject, config: Any) -> Tensor | None:
-    if config.file.data is None:
-        return None
-    data = DataOptions(data=config.file.data, limit=config.file.limit)
-    setting = Setting(as_device("cpu"), "float32", config.file.limit, 1, config.file.seed)
-    return torch.cat([batch[0] for batch in open_images(subject, data, setting)])
-
-
 def _print(printer: Printer, subject: Subject, plan: Plan, made: Exported, photographs: bool) -> None:
     cost = profile(plan.model)
     printer.line(f"{subject.name}, {plan.label}: {cost.gmacs:.3f} GMACs ({100 * cost.share:.1f} % of dense)")
@@ -73,11 +65,29 @@ def _print(printer: Printer, subject: Subject, plan: Plan, made: Exported, photo
         printer.line("the last block computes class tokens alone: the head reads no others")
     shape = ", ".join(map(str, made.input))
     printer.line(f"wrote {made.path} ({made.format}, {made.bytes / 1e6:.1f} MB), which takes images [{shape}]")
+    printer.line(_in_words(made.int8) if made.int8 is not None else _checked(made, photographs))
+
+
+def _checked(made: Exported, photographs: bool) -> str:
     on = counted(made.images, "image") if photographs else f"{made.images} random images (--data: your own)"
     strays = f", {made.strays} beyond that" if made.strays else ""
-    printer.line(
+    return (
         f"checked on {on}: largest difference of a logit {made.difference:.1e}{strays}, the same class on "
         f"{100 * made.agreement:.0f} %"
+    )
+
+
+def _in_words(lost: Int8) -> str:
+    """What an int8 file has lost."""
+    how = f"static, calibrated on {counted(lost.calibrated_on, 'image')}" if lost.calibrated_on else lost.how
+    right = ""
+    if lost.top1_before is not None:
+        before, after = interval(lost.top1_before_interval), interval(lost.top1_after_interval)
+        right = f"top-1 {lost.top1_before:.1f} % ({before}) before and {lost.top1_after:.1f} % ({after}) after, "
+    return (
+        f"in int8 ({how}), judged on {counted(lost.images, 'image')}: {right}agreement with dense "
+        f"{lost.dense_before:.1f} % before and {lost.dense_after:.1f} % after; the class that the model gave in "
+        f"float32 on {lost.agreement:.1f} %"
     )
 
 
@@ -91,5 +101,6 @@ def _figures(subject: Subject, plan: Plan, made: Exported) -> dict[str, Any]:
         "dense_gmacs": cost.dense_gmacs,
         "prediction_only": plan.model.prediction_only,
         **vars(made),
+        "int8": None if made.int8 is None else made.int8.as_dict(),
         "vitrim": __version__,
     }

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
 from importlib import import_module
 
 # Extra of pyproject.toml -> the packages that it brings: name to import -> name to install.
@@ -9,6 +12,7 @@ EXTRAS = {
     "train": {"accelerate": "accelerate"},
     "plot": {"matplotlib": "matplotlib"},
     "export": {"onnx": "onnx", "onnxscript": "onnxscript", "onnxruntime": "onnxruntime"},
+    "openvino": {"openvino": "openvino", "nncf": "nncf"},
     "demo": {"jinja2": "jinja2", "sklearn": "scikit-learn", "matplotlib": "matplotlib"},
 }
 
@@ -23,9 +27,27 @@ def require(extra: str, what: str) -> None:
         raise ValueError(f'{what} needs {", ".join(missing)}: pip install "vitrim[{extra}]"')
 
 
+@contextmanager
+def without_telemetry() -> Generator[None]:
+    """Nothing is sent by what is imported and called meanwhile.
+
+    `import openvino` and NNCF report their use to Google Analytics, unless the package `openvino_telemetry` is missing
+    or a file in the home folder says no. They are told that it is missing: what a user exports is nobody's business.
+    """
+    name = "openvino_telemetry"
+    before = {key: sys.modules.pop(key) for key in list(sys.modules) if key.partition(".")[0] == name}
+    sys.modules[name] = None  # ty: ignore[invalid-assignment]  # Python's way to say that there is none
+    try:
+        yield
+    finally:
+        del sys.modules[name]
+        sys.modules.update(before)
+
+
 def _installed(module: str) -> bool:
     try:
-        import_module(module)
+        with without_telemetry():
+            import_module(module)
     except ModuleNotFoundError as error:
         if error.name == module:
             return False

@@ -75,6 +75,21 @@ class Beside:
         os.close(self._descriptor)
 
 
+def publish_both(first: Beside, second: Beside) -> None:
+    """Put two files that belong together in place, of which `first` is the one that readers open.
+
+    Two files cannot be renamed at one moment, so what `first` replaces goes away before, and `first` comes last. Killed
+    at any moment, this leaves the old pair, the new one, or no `first` at all: never a `first` beside the wrong second.
+    """
+    for each in (first, second):
+        each.sync()
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(first.path)
+    _sync_folder(first.path.parent)
+    second.publish()
+    first.publish()
+
+
 @contextlib.contextmanager
 def held(folder: Path) -> Generator[None]:
     """Alone with the folder among all writers that hold it, threads and processes; where the system has no such locks,

@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .export import export
+from ..backbones import find_family
+from ..runtime.model import ReducedViT, unwrap
+from .export import check_counts, export
 from .formats import FORMATS
-from .optimize import optimize
+from .optimize import optimize, sharing
+from .recording import record
+from .writing import beside, saved
 
 Run = Callable[[Tensor], Any]
 
 
-def prepare(model: nn.Module, runtime: str, batch: Tensor) -> Run:
+def prepare(model: nn.Module, runtime: str, batch: Tensor, images: Tensor | None = None) -> Run:
     """What runs the model on batches like this one. Raises ValueError, with the reason, where the runtime cannot.
+
+    images: on which int8 measures its ranges; None: the batch itself, which is enough to tell how fast it is
 
     Example:
         >>> run = prepare(model, "packed", images)
@@ -27,36 +34,60 @@ def prepare(model: nn.Module, runtime: str, batch: Tensor) -> Run:
     """
     if runtime not in RUNTIMES:
         raise ValueError(f"runtime {runtime!r} is not known: choose one of {', '.join(RUNTIMES)}")
-    return RUNTIMES[runtime](model, batch)
+    return RUNTIMES[runtime](model, batch, batch if images is None else images)
 
 
-def _eager(model: nn.Module, batch: Tensor) -> Run:
+def _eager(model: nn.Module, batch: Tensor, images: Tensor) -> Run:
     return model
 
 
-def _packed(model: nn.Module, batch: Tensor) -> Run:
+def _packed(model: nn.Module, batch: Tensor, images: Tensor) -> Run:
     return optimize(model)
 
 
-def _compiled(model: nn.Module, batch: Tensor) -> Run:
+def _compiled(model: nn.Module, batch: Tensor, images: Tensor) -> Run:
     """By inductor, with the weights as constants, which lets it pack them."""
     return torch.compile(model, fullgraph=True, options={"freezing": True})
 
 
-def _onnx(model: nn.Module, batch: Tensor) -> Run:
-    """ONNX Runtime on a file for batches of this size, with as many threads as torch has."""
-    kind = FORMATS[".onnx"]
+def _exported(model: nn.Module, batch: Tensor, images: Tensor, name: str) -> Run:
+    """An exported file for batches of this size, with as many threads as torch has."""
+    kind = FORMATS[name]
     kind.require()
+    _need_float32()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"model{kind.ending}"
+        made = export(model, path, images=batch, batch_size=len(batch), format=name)
+        return kind.open(*kind.paths(made.path))
+
+
+def _int8(model: nn.Module, batch: Tensor, images: Tensor, name: str) -> Run:
+    """The same in int8, its ranges measured on the images. Not judged: speed does not depend on what is predicted."""
+    kind = FORMATS[name]
+    kind.require()
+    _need_float32()
+    model = unwrap(model)
+    find_family(model.backbone if isinstance(model, ReducedViT) else model)
+    check_counts(model)
+    bare, size = sharing(model).cpu().float().eval(), len(batch)
+    made = kind.make(record(bare, torch.zeros_like(batch), any_batch=False), batch, False, "logits")
+    parts = [part for part in images.split(size) if len(part) == size]
+    with tempfile.TemporaryDirectory() as folder, beside(kind, Path(folder) / f"model{kind.ending}") as files:
+        return saved(kind, kind.int8["static"](made, parts), {}, files)
+
+
+def _need_float32() -> None:
     if torch.is_autocast_enabled("cpu"):
         raise ValueError("an exported file computes in float32")
-    with tempfile.TemporaryDirectory() as folder:
-        made = export(model, Path(folder) / "model.onnx", images=batch, batch_size=len(batch))
-        return kind.open(made.path)
 
 
-RUNTIMES: dict[str, Callable[[nn.Module, Tensor], Run]] = {
+RUNTIMES: dict[str, Callable[[nn.Module, Tensor, Tensor], Run]] = {
     "eager": _eager,
     "packed": _packed,
     "compiled": _compiled,
-    "onnx": _onnx,
+    "onnx": partial(_exported, name="onnx"),
+    "openvino": partial(_exported, name="openvino"),
+    "aotinductor": partial(_exported, name="aotinductor"),
+    "onnx-int8": partial(_int8, name="onnx"),
+    "openvino-int8": partial(_int8, name="openvino"),
 }

@@ -10,7 +10,7 @@ from ...common.places import check_there
 from .spec import Command
 
 COUNTS = ("threads", "batch_size", "rounds")  # from 1
-IMAGES = ("data", "bank", "val")
+IMAGES = ("data", "bank", "val", "calibration")
 FILES = {"checkpoint": "checkpoint", "label_file": "label file", "class_map": "class map"}
 
 

@@ -7,17 +7,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from ...common.progress import progress
 from ...data.loading import open_dataset, open_loader
+from ...deploy.opened import FileCost, OpenedFile
 from ...evaluate.accuracy import EvaluationResult, Throughput, environment, evaluate_many, throughput_in_turn
 from ...evaluate.timing import as_device, as_dtype
 from ...runtime.profile import Profile, profile
 from .model import Subject
 from .options import DataOptions, ModelOptions, RunOptions
-from .plans import Plan
 
 DENSE = "dense"
 CPU_BATCH, OTHER_BATCH = 16, 128
@@ -40,8 +40,8 @@ class Row:
     """One model's figures."""
 
     label: str
-    plan: Plan | None
-    cost: Profile
+    plan: Any  # `Plan`, or `FilePlan` of an exported file; None for the dense model
+    cost: Profile | FileCost
     result: EvaluationResult
     speed: Throughput
 
@@ -94,6 +94,11 @@ def best_device() -> str:
 
 def open_images(subject: Subject, data: DataOptions, setting: Setting) -> DataLoader:
     """The images as the model wants them. Raises ValueError for what is no data set or does not match the model."""
+    return images_for(subject.dense, data, setting)
+
+
+def images_for(wanting: nn.Module | dict[str, Any], data: DataOptions, setting: Setting) -> DataLoader:
+    """The images as a model wants them, or a configuration of timm's. Raises ValueError as `open_images` does."""
     limits: dict[str, Any] = {"limit_per_class": data.limit_per_class, "limit": data.limit, "seed": setting.seed}
     places: dict[str, Any] = {
         "labels": None,  # as the folder has them
@@ -103,14 +108,16 @@ def open_images(subject: Subject, data: DataOptions, setting: Setting) -> DataLo
         "class_map": data.class_map,
     }
     with progress("looking for images"):
-        dataset = open_dataset(data.data, subject.dense, crop_pct=data.crop_pct, **places, **limits)
+        dataset = open_dataset(data.data, wanting, crop_pct=data.crop_pct, **places, **limits)
     return open_loader(dataset, setting.batch_size, data.workers, setting.device)
 
 
 def measure(
-    subject: Subject, plans: Sequence[Plan], loader: DataLoader, setting: Setting, bank: DataLoader | None = None
+    subject: Subject, plans: Sequence[Any], loader: DataLoader, setting: Setting, bank: DataLoader | None = None
 ) -> list[Row]:
-    """One row for the dense model, then one for each plan. bank: where neighbours are sought, as `open_bank` gives it.
+    """One row for the dense model, then one for each plan (`Plan`, `FilePlan`).
+
+    bank: where neighbours are sought, as `open_bank` gives it
 
     Raises ValueError where no image can be read, or an output does not fit the labels.
     """
@@ -123,9 +130,24 @@ def measure(
     known = {plan.label: plan for plan in plans}
     shown = {DENSE: subject.label}
     return [
-        Row(shown.get(label, label), known.get(label), profile(model, (height, width)), results[label], speeds[label])
+        Row(shown.get(label, label), known.get(label), cost_of(model, (height, width)), results[label], speeds[label])
         for label, model in models.items()
     ]
+
+
+def measure_alone(plan: Any, features: bool, loader: DataLoader, setting: Setting) -> Row:
+    """The row of an exported file that nothing is compared with. Raises ValueError as `measure` does."""
+    models, batches = {plan.label: plan.model}, _FirstBatch(loader)
+    where: dict[str, Any] = {"device": setting.device, "dtype": setting.dtype}
+    result = evaluate_many(models, batches, features=features, progress=True, **where)[plan.label]
+    images = batches.filled(setting.batch_size)
+    speed = throughput_in_turn(models, images, setting.rounds, progress=True, **where)[plan.label]
+    return Row(plan.label, plan, plan.model.cost, result, speed)
+
+
+def cost_of(model: nn.Module, size: tuple[int, int]) -> Profile | FileCost:
+    """Counted, or as an exported file says it."""
+    return model.cost if isinstance(model, OpenedFile) else profile(model, size)
 
 
 def disturbed(rows: Sequence[Row]) -> str:

@@ -15,6 +15,7 @@ from torch import nn
 from ...backbones import find_family, library_of, library_with
 from ...backbones.weights import check_tensors
 from ...common.text import cut, first_line, first_sentence, shortened
+from ...deploy.opened import is_exported
 from ...runtime.loading import CONFIG, holds_file, load
 from ...runtime.model import ReducedViT
 from .options import ModelOptions
@@ -103,6 +104,11 @@ def _name(options: ModelOptions) -> str:
     if options.model is None:
         raise ValueError(
             "no model: give --model NAME, such as deit_small_patch16_224, or --checkpoint FOLDER from save()"
+        )
+    if is_exported(options.model):
+        raise ValueError(
+            f"{shortened(options.model)} is an exported file, which vitrim evaluate --model and vitrim compare --file "
+            "take: here give a timm name"
         )
     library_with(options.model)  # raises for a name that none has
     return options.model

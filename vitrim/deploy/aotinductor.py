@@ -1,0 +1,59 @@
+"""AOTInductor's package: the model compiled to machine code ahead of time, in one .pt2 file with its weights."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import shutil
+import sys
+import warnings
+import zipfile
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+
+ABOUT = "extra/vitrim.json"  # where torch keeps the extra files of a .pt2
+COMPILED = "/data/aotinductor/"
+
+
+def require_compiler() -> None:
+    """Raise ValueError where there is no C++ compiler, which torch would find out minutes later."""
+    name = os.environ.get("CXX") or {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")  # as torch chooses
+    if not shutil.which(name):
+        raise ValueError(
+            f"AOTInductor compiles C++, and there is no compiler {name} here: install it, say in CXX where one is, or "
+            "take the format torch, which needs none"
+        )
+
+
+def compile_into(program: torch.export.ExportedProgram, about: str, file: BinaryIO) -> None:
+    """Compile a graph and write its package, the weights inside, with `about` as one of its extra files."""
+    made = io.BytesIO()
+    with _quiet(), torch.no_grad():
+        torch._inductor.aoti_compile_and_package(program, package_path=made, inductor_configs={"freezing": True})
+    with zipfile.ZipFile(made, "a") as package:
+        package.writestr(f"{package.namelist()[0].partition('/')[0]}/{ABOUT}", about)
+    file.write(made.getbuffer())
+
+
+def open_package(path: Path) -> Any:
+    """What runs a package, images to logits. This loads machine code: open only what you would run as a program."""
+    import torch._inductor
+
+    return torch._inductor.aoti_load_package(str(path))
+
+
+@contextmanager
+def _quiet() -> Generator[None]:
+    """Torch reports operators that it calls instead of compiling, which changes nothing."""
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
