@@ -20,6 +20,7 @@ from ._version import __version__
 
 if TYPE_CHECKING:
     from .core.evidence import Evidence
+    from .core.joining import Join
     from .core.masking import Mask
     from .core.reductions import Fuse, Keep, Merge, Reduction
     from .core.tokens import Tokens
@@ -63,6 +64,7 @@ __all__ = [
     "Fuse",
     "Grid",
     "IdleViT",
+    "Join",
     "Keep",
     "LastClassAttention",
     "Mask",
@@ -91,6 +93,7 @@ __all__ = [
 # Where each public name lives. PyTorch and timm take seconds to import, so they are imported when a name is used.
 _HOMES = {
     "core.evidence": ("Evidence",),
+    "core.joining": ("Join",),
     "core.masking": ("Mask",),
     "core.reductions": ("Fuse", "Keep", "Merge", "Reduction"),
     "core.tokens": ("Tokens",),

@@ -9,7 +9,7 @@ import torch
 from settings import capture, images, pairs, reduced
 from torch import Tensor
 
-from vitrim import Fuse, Keep, Merge, Tokens
+from vitrim import Fuse, Join, Keep, Merge, Tokens
 
 B, N, C = 2, 12, 5
 
@@ -43,7 +43,10 @@ def slow_owners(steps: list, n: int, image: int) -> list[int]:
     """The owner of every patch, followed one by one in plain Python from the steps' own index lists."""
     owners = list(range(n))
     for step in steps:
-        if isinstance(step, Merge):
+        if isinstance(step, Join):
+            lead, moved, into = (part[image].tolist() for part in (step.lead, step.moved, step.into))
+            after = {j: number for number, j in enumerate(lead)} | dict(zip(moved, into, strict=True))
+        elif isinstance(step, Merge):
             after = step.group[image].tolist()
         else:
             kept = step.index[image].tolist()
@@ -58,7 +61,7 @@ def slow_origin(steps: list, n: int, image: int) -> list[int]:
     """The patch whose place every token has taken, from the steps' own index lists."""
     origin = list(range(n))
     for step in steps:
-        lead = (step.lead if isinstance(step, Merge) else step.index)[image].tolist()
+        lead = (step.lead if isinstance(step, (Join, Merge)) else step.index)[image].tolist()
         if isinstance(step, Fuse):
             weights = step.weights[image].tolist()
             lead = [*lead, weights.index(max(weights))]
@@ -173,7 +176,7 @@ def test_trace_owners_are_the_decisions_composed(backbone, method):
     seen = capture(model)
     _, trace = model(images(backbone), trace=True)
     n0 = trace[0].owners.shape[1]
-    steps = [reduction for *_, reduction in seen if isinstance(reduction, (Keep, Fuse, Merge))]
+    steps = [reduction for *_, reduction in seen if isinstance(reduction, (Keep, Fuse, Join, Merge))]
     for image in range(2):
         assert trace[-1].owners[image].tolist() == slow_owners(steps, n0, image)
         assert trace[-1].kept[image].tolist() == slow_origin(steps, n0, image)

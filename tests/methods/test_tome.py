@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 
 import pytest
@@ -11,7 +10,8 @@ from settings import BACKBONES, capture, dense, images, randomise
 from timm.models.vision_transformer import VisionTransformer
 
 import vitrim
-from vitrim.methods.tome import bipartite_soft_matching, mean_keys, merge_pairs
+from vitrim import Join
+from vitrim.methods.tome import bipartite_soft_matching, mean_keys
 
 ROWS = {row.name: row for row in BACKBONES}
 
@@ -107,28 +107,28 @@ def test_average_pooling_weighs_by_size():
 
 def some_merge(n=11, r=4, first=0, batch=3):
     sizes = torch.randint(1, 9, (batch, n)).float()
-    source, target = bipartite_soft_matching(torch.randn(batch, n, 8), r, first)
-    return merge_pairs(sizes, source, target, first), sizes, source
+    return Join(*bipartite_soft_matching(torch.randn(batch, n, 8), r, first), sizes), sizes
 
 
 @pytest.mark.parametrize(("n", "r", "first"), [(11, 4, 0), (11, 5, 1), (10, 5, 0), (10, 5, 1), (2, 1, 1), (3, 1, 0)])
 def test_the_short_way_equals_the_weighted_sum(n, r, first):
-    reduction, sizes, _ = some_merge(n, r, first)
+    reduction, sizes = some_merge(n, r, first)
     x = torch.randn(3, 2 + n, 6)
-    written_out = dataclasses.replace(reduction, moved=None)
+    written_out = reduction.as_merge()
     torch.testing.assert_close(reduction.shrink(x, 2), written_out.shrink(x, 2))
     torch.testing.assert_close(reduction.shrink_size(sizes).sum(1), sizes.sum(1))
-    for lead, group in zip(reduction.lead, reduction.group, strict=True):
+    torch.testing.assert_close(written_out.shrink_size(sizes), reduction.shrink_size(sizes))
+    for lead, group in zip(reduction.lead, written_out.group, strict=True):
         assert torch.equal(group[lead], torch.arange(n - r))  # the lead of every group is a member of it
 
 
 def test_tokens_left_alone_pass_bit_by_bit():
-    reduction, _, source = some_merge()
+    reduction, sizes = some_merge()
     x = torch.randn(3, 11, 6)
-    alone = reduction.weights.gather(1, reduction.lead) == 1
+    alone = reduction.total == sizes.gather(1, reduction.lead)
     same = (reduction.shrink(x) == x.gather(1, reduction.lead[..., None].expand(-1, -1, 6))).all(dim=-1)
     assert torch.equal(alone, same) and alone.any() and not alone.all()
-    assert (reduction.weights.gather(1, source) < 1).all()
+    assert (reduction.shares() < 1).all()
 
 
 @torch.no_grad()
@@ -158,9 +158,9 @@ def test_bfloat16_autocast_compares_in_float32():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         fast(x)
     for _, evidence, _, reduction in seen:
-        source, _ = bipartite_soft_matching(mean_keys(evidence), 4, first=1)
-        assert evidence.k.dtype == torch.bfloat16 and reduction.weights.dtype == torch.float32
-        assert torch.equal(reduction.moved, source)
+        _, moved, _ = bipartite_soft_matching(mean_keys(evidence), 4, first=1)
+        assert evidence.k.dtype == torch.bfloat16 and reduction.shares().dtype == torch.float32
+        assert torch.equal(reduction.moved, moved)
     assert len(seen) == 4
 
 

@@ -34,27 +34,31 @@ class PackedLinear(nn.Linear):
         self.train(layer.training)
 
     def forward(self, x: Tensor) -> Tensor:  # ty: ignore[lost-keyword-for-regular-parameter]
+        # Four of these run in every block: each question below is asked in its cheapest form, and once.
+        weight, bias = self._parameters["weight"], self._parameters.get("bias")
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
-        if not self._can_pack(x, dtype):
+        if not self._can_pack(x, weight, dtype):
             out = super().forward(x)
             return out if self.activation == "none" else nn.functional.gelu(out)
-        bias = None if self.bias is None else self.bias.to(dtype)
+        if bias is not None and bias.dtype != dtype:
+            bias = bias.to(dtype)
+        x = x if x.dtype == dtype else x.to(dtype)
         # "none" beside "gelu" is its exact form.
         scheme = "none" if self.activation == "gelu" else ""
-        return _OPS._linear_pointwise(x.to(dtype), self._weights(dtype), bias, self.activation, [], scheme)
+        return _OPS._linear_pointwise(x, self._weights(weight, dtype), bias, self.activation, [], scheme)
 
-    def _can_pack(self, x: Tensor, dtype: torch.dtype) -> bool:
-        plain = not recording() and x.device.type == self.weight.device.type == "cpu" and dtype in DTYPES
-        grown = torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad)
-        return plain and not grown and x.numel() > 0
+    @staticmethod
+    def _can_pack(x: Tensor, weight: Any, dtype: torch.dtype) -> bool:
+        grown = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
+        return not grown and x.is_cpu and weight.is_cpu and dtype in DTYPES and not recording() and x.numel() > 0
 
-    def _weights(self, dtype: torch.dtype) -> Tensor:
+    def _weights(self, weight: Any, dtype: torch.dtype) -> Tensor:
         """The packed weights in that dtype, of the weights as they are now."""
-        version = -1 if self.weight.is_inference() else self.weight._version  # those of inference mode have none
-        state = (self.weight.data_ptr(), version)
+        version = -1 if weight.is_inference() else weight._version  # those of inference mode have none
+        state = (weight.data_ptr(), version)
         known = self._packed.get(dtype)
         if known is None or known[0] != state:
-            known = state, _OPS._reorder_linear_weight(self.weight.detach().to(dtype).contiguous())
+            known = state, _OPS._reorder_linear_weight(weight.detach().to(dtype).contiguous())
             self._packed[dtype] = known
         return known[1]
 

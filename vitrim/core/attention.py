@@ -93,6 +93,11 @@ def masked_attention(q, k, v, key_mask, key_bias=None, bias=None, dropout=0.0) -
     return F.dropout(weights, dropout, training=dropout > 0).to(v.dtype) @ v
 
 
+def log_sizes(sizes: Float[Tensor, "b n"], prefix: int) -> Float[Tensor, "b pn"]:
+    """What proportional attention adds to the logits of its keys (ToMe Eq. 1): log sizes, 0 for prefix tokens."""
+    return torch.cat([sizes.new_zeros(sizes.shape[0], prefix), sizes.log()], dim=1)
+
+
 def _in_dtype(bias: Tensor | None, q: Tensor) -> Tensor | None:
     return None if bias is None else bias.to(q.dtype)
 

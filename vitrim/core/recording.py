@@ -7,6 +7,8 @@ A recorder sees what is asked of tensors, and takes Python's branches and number
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +17,16 @@ from torch import Tensor
 def recording() -> bool:
     """Whether a graph is being recorded now, of whatever kind."""
     return torch.jit.is_tracing() or torch.compiler.is_compiling()
+
+
+def once(owner: Any, name: str, make: Callable[[], Any]) -> Any:
+    """What `make` returns, kept on the owner (which is frozen, so that it stays true) and made once. In a graph that is
+    being recorded it is made every time: compilers drop what is there twice, and cannot follow the keeping."""
+    if recording():
+        return make()
+    if name not in owner.__dict__:
+        owner.__dict__[name] = make()
+    return owner.__dict__[name]
 
 
 def one_image(batch: int) -> bool:

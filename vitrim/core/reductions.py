@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .recording import laid_out, length
+from .recording import laid_out, once
 from .rows import add_rows, behind_prefix, put_rows, take_rows
 
 
@@ -96,10 +96,14 @@ class Keep(Reduction):
     rest: Tensor | None = None
 
     def shrink(self, x, prefix=0):
-        return take_rows(x, behind_prefix(self.index, prefix))
+        return take_rows(x, self._rows(prefix))
 
     def restore(self, y, x, prefix=0):
-        return put_rows(x, behind_prefix(self.index, prefix), y)
+        return put_rows(x, self._rows(prefix), y)
+
+    def _rows(self, prefix: int) -> Int[Tensor, "b pm"]:
+        """Rows that stay; asked for up to three times."""
+        return once(self, f"_rows_{prefix}", lambda: behind_prefix(self.index, prefix))
 
     def take_rest(self, x, prefix=0):
         return take_rows(x, self._left_out() + prefix)
@@ -198,20 +202,6 @@ class Merge(Reduction):
     proportional: bool = False
 
     weighs: ClassVar[bool] = True
-
-    @classmethod
-    def means(
-        cls,
-        sizes: Float[Tensor, "b n"],
-        group: Int[Tensor, "b n"],
-        lead: Int[Tensor, "b m"],
-        moved: Tensor,
-        proportional: bool = False,
-    ) -> Merge:
-        """Every group becomes the mean of its members, each weighted by the patches that it stands for."""
-        total = sizes.new_zeros(lead.shape).scatter_add(1, group, sizes)
-        m = length(lead, 1)
-        return cls(group, sizes / total.gather(1, group), m, lead, moved=moved, proportional=proportional)
 
     def _sum(self, rows: Tensor) -> Tensor:
         out = rows.new_zeros(rows.shape[0], self.groups, *rows.shape[2:])

@@ -17,9 +17,10 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from .attention import log_sizes
 from .masking import Mask
 from .packing import Layout, Pack
-from .recording import length
+from .recording import length, once
 from .reductions import Reduction, take_rows
 from .rotary import rows_at
 
@@ -109,19 +110,22 @@ class Tokens:
     @property
     def key_bias(self) -> Float[Tensor, "b pn"] | None:
         """Log sizes, where attention is proportional to size (ToMe Eq. 1)."""
-        if self.key_size is None:
-            return None
-        front = self.key_size.new_zeros(self.key_size.shape[0], self.prefix)
-        return torch.cat([front, self.key_size.log()], dim=1)
+        size = self.key_size
+        return None if size is None else once(self, "_logs", lambda: log_sizes(size, self.prefix))
 
     def with_x(self, x: Tensor) -> Tokens:
         """The same tokens with new features."""
+        return self._with(x=x)
+
+    def _with(self, **changes: Any) -> Tokens:
         if torch.compiler.is_compiling():  # torch before 2.11 cannot trace the shortcut below, and needs none
-            return replace(self, x=x)
-        # Called twice a block: `replace` runs a frozen __init__ over all fields, seven times as slow.
+            return replace(self, **changes)
+        # Called three times a block: `replace` runs a frozen __init__ over all fields, seven times as slow.
         new = object.__new__(Tokens)
         new.__dict__.update(self.__dict__)
-        new.__dict__["x"] = x
+        new.__dict__.update(changes)
+        if "key_size" in changes:
+            new.__dict__.pop("_logs", None)
         return new
 
     def with_note(self, number: int, note: Tensor | None) -> Tokens:
@@ -144,8 +148,7 @@ class Tokens:
         if isinstance(reduction, Pack) or self.layout is not None:
             return self._packed(reduction, step)
         size, key_size = self._shrunk_sizes(reduction)
-        return replace(
-            self,
+        return self._with(
             x=reduction.shrink(self.x, self.prefix),
             size=size,
             key_size=key_size,

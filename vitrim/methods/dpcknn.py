@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ..backbones.base import Backbone
 from ..core.evidence import Evidence
-from ..core.reductions import Merge, Reduction
+from ..core.joining import Join
+from ..core.reductions import Reduction
 from ..core.schedule import Place, ceil_count
 from ..core.tokens import Tokens
 from .base import Method
@@ -63,7 +64,7 @@ class DPCKNN(Method):
     def forward(self, tokens: Tokens, evidence: Evidence, place: Place) -> Reduction:
         groups = nearest_peaks(tokens.patches, self.count(place, tokens.n), self.neighbours)
         moved = others(groups.lead, tokens.n)
-        return Merge.means(tokens.sizes, groups.group, groups.lead, moved, self.proportional)
+        return Join(groups.lead, moved, groups.group.gather(1, moved), tokens.sizes, self.proportional)
 
     def count(self, place: Place, n: int) -> int:
         return ceil_count(place.keep, n)

@@ -13,14 +13,14 @@ from torch import Tensor
 
 from ..backbones.base import Backbone
 from ..core.evidence import Evidence
+from ..core.joining import Join
 from ..core.precision import without_autocast
 from ..core.recording import length
-from ..core.reductions import Merge, Reduction
+from ..core.reductions import Reduction
 from ..core.schedule import Place, rate_at
 from ..core.tokens import Tokens
 from .base import Method
 from .parts.checks import check_counts, check_flag
-from .parts.clustering import others
 from .registry import register_method
 
 
@@ -64,8 +64,8 @@ class ToMe(Method):
 
     def forward(self, tokens: Tokens, evidence: Evidence, place: Place) -> Reduction:
         r = self._merged(place, tokens.n)
-        source, target = bipartite_soft_matching(mean_keys(evidence), r, tokens.prefix % 2)
-        return merge_pairs(tokens.sizes, source, target, tokens.prefix % 2, self.proportional)
+        stay, moved, into = bipartite_soft_matching(mean_keys(evidence), r, tokens.prefix % 2)
+        return Join(stay, moved, into, tokens.sizes, self.proportional)
 
     def _merged(self, place: Place, n: int) -> int:
         return min(rate_at(self.r, place.index), n // 2)
@@ -89,34 +89,21 @@ def mean_keys(evidence: Evidence) -> Float[Tensor, "b n d"]:
 
 def bipartite_soft_matching(
     features: Float[Tensor, "b n d"], r: int, first: int = 0
-) -> tuple[Int[Tensor, "b r"], Int[Tensor, "b r"]]:
-    """The r most similar pairs between two alternating sets of tokens: (tokens that move, tokens that they move to).
+) -> tuple[Int[Tensor, "b n-r"], Int[Tensor, "b r"], Int[Tensor, "b r"]]:
+    """The r most similar pairs between two alternating sets of tokens: (tokens that stay, tokens that move, which of
+    the staying ones each of those joins).
 
     Set A are the tokens first, first + 2, ...; B the others. Each token of A proposes its most similar one of B by
-    cosine; the r best proposals hold. Several tokens of A may move to the same one of B, none of B moves.
+    cosine; the r best proposals hold. Several tokens of A may move to the same one of B, none of B moves. What is left
+    of set A stands first, then B, both in order (the order of the listing in the paper's appendix).
     """
     with without_autocast(features.device):
         unit = F.normalize(features, dim=-1)
-        similar = unit[:, first::2] @ unit[:, 1 - first :: 2].transpose(1, 2)
+        similar = torch.bmm(unit[:, first::2], unit[:, 1 - first :: 2].transpose(1, 2))
     best, partner = similar.max(dim=2)
-    source = torch.topk(best, r, dim=1).indices
-    return 2 * source + first, 2 * partner.gather(1, source) + 1 - first
-
-
-def merge_pairs(
-    sizes: Float[Tensor, "b n"],
-    source: Int[Tensor, "b r"],
-    target: Int[Tensor, "b r"],
-    first: int,
-    proportional: bool = True,
-) -> Merge:
-    """Each of `source` joins its `target`, weighted by size. What is left of set A stands first, then B, both in order
-    (the order of the listing in the paper's appendix)."""
-    b, n = sizes.shape[0], length(sizes, 1)
-    left = 2 * others(source // 2, (n + 1 - first) // 2) + first
-    stay = torch.arange(1 - first, n, 2, device=source.device).expand(b, -1)
-    lead = torch.cat([left, stay], dim=1)
-    rank = torch.arange(lead.shape[1], device=lead.device).expand_as(lead)
-    group = torch.zeros(b, n, dtype=torch.int64, device=lead.device).scatter(1, lead, rank)
-    group = group.scatter(1, source, group.gather(1, target))
-    return Merge.means(sizes, group, lead, source, proportional)
+    order = best.argsort(dim=1, descending=True)
+    moving, left = order[:, :r], order[:, r:].sort(dim=1).values
+    b, n = features.shape[0], length(features, 1)
+    target_set = torch.arange(1 - first, n, 2, device=features.device).expand(b, -1)
+    stay = torch.cat([2 * left + first, target_set], dim=1)
+    return stay, 2 * moving + first, partner.gather(1, moving) + length(left, 1)

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ..core.joining import Join
 from ..core.masking import Mask
 from ..core.packing import Pack
 from ..core.reductions import Fuse, Keep, Merge, Reduction
@@ -20,12 +21,12 @@ def check_decision(name: str, decision: Any, tokens: Tokens) -> None:
         >>> check_decision("mine", vitrim.Keep(torch.tensor([[0, 63], [0, 1]])), body.embed(images))
         >>> check_decision("mine", 3, body.embed(images))  # doctest: +ELLIPSIS
         Traceback (most recent call last):
-        ValueError: method 'mine' decides by a int: let its forward return a Keep, Fuse, Merge or Mask...
+        ValueError: method 'mine' decides by a int: let its forward return a Keep, Fuse, Merge, Join...
     """
     if not isinstance(decision, Reduction):
         raise ValueError(
-            f"method {name!r} decides by a {type(decision).__name__}: let its forward return a Keep, Fuse, Merge or "
-            "Mask, such as vitrim.Keep(index), or None"
+            f"method {name!r} decides by a {type(decision).__name__}: let its forward return a Keep, Fuse, Merge, "
+            "Join or Mask, such as vitrim.Keep(index), or None"
         )
     if isinstance(decision, Pack) or tokens.layout is not None:
         return
@@ -35,6 +36,11 @@ def check_decision(name: str, decision: Any, tokens: Tokens) -> None:
     if isinstance(decision, Merge):
         _check_numbers(f"{kind} group", decision.group, b, decision.groups, n)
         _check_numbers(f"{kind} lead", decision.lead, b, n, decision.groups)
+    if isinstance(decision, Join):
+        m = tokens.n - (decision.moved.shape[-1] if decision.moved.dim() else 0)
+        _check_numbers(f"{kind} lead", decision.lead, b, n, m)
+        _check_numbers(f"{kind} moved", decision.moved, b, n, n - m)
+        _check_numbers(f"{kind} into", decision.into, b, m, n - m)
     if isinstance(decision, (Fuse, Merge)) and list(decision.weights.shape) != [b, n]:
         raise ValueError(f"{kind} weights are {list(decision.weights.shape)}: give one for each patch token, {[b, n]}")
     if isinstance(decision, Mask) and list(decision.mask.shape) != [b, n]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ..core.evidence import Evidence
+from ..core.joining import Join
 from ..core.recording import recording
 from ..core.reductions import Fuse, Keep, Merge, Reduction
 from ..core.schedule import Place
@@ -63,7 +64,7 @@ def _plans(method: Method) -> bool:
 
 def _left(decision: Reduction) -> int | None:
     """Patch tokens after it, where its shapes tell; a mask leaves all."""
-    if isinstance(decision, Merge):
+    if isinstance(decision, (Merge, Join)):
         return decision.groups
     if isinstance(decision, Keep):
         return decision.index.shape[1]

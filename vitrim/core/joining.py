@@ -1,0 +1,93 @@
+"""Join: some tokens join others, which become their means; what ToMe and its kin do to a few tokens in every block.
+
+The same could be said with `Merge`, for any groups; here the few that move are all that is worked on.
+
+Shapes: b images, p prefix tokens, n patch tokens before, m = n - r after.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from .recording import length, once
+from .reductions import Merge, Reduction
+from .rows import add_rows, behind_prefix, take_rows
+
+
+@dataclass(frozen=True)
+class Join(Reduction):
+    """The tokens `moved` [b, r] join others; each group becomes the mean of its members, weighted by their sizes.
+
+    lead:  [b, m] the tokens that do not move, in the order after; every group has one, and takes over its position
+    moved: [b, r] the tokens that move; lead and moved together are all n
+    into:  [b, r] which of `lead` each of them joins
+    sizes: [b, n] patches that each token stands for
+    proportional: a merged token weighs as a key as much as its members together (ToMe Eq. 1)
+
+    A token that none joins stays the same, bit for bit.
+
+    Example:
+        >>> x, sizes = torch.tensor([[[1.0], [2.0], [3.0], [4.0]]]), torch.tensor([[1.0, 1.0, 1.0, 3.0]])
+        >>> join = vitrim.Join(torch.tensor([[0, 1, 2]]), torch.tensor([[3]]), torch.tensor([[1]]), sizes)
+        >>> join.shrink(x).flatten().tolist(), join.shrink_size(sizes).tolist()
+        ([1.0, 3.5, 3.0], [[1.0, 4.0, 1.0]])
+    """
+
+    lead: Tensor
+    moved: Tensor
+    into: Tensor
+    sizes: Tensor
+    proportional: bool = False
+
+    weighs: ClassVar[bool] = True
+
+    @property
+    def total(self) -> Float[Tensor, "b m"]:
+        """Sizes after."""
+        return once(self, "_total", lambda: self._sum(self.sizes))
+
+    @property
+    def groups(self) -> int:
+        """m."""
+        return length(self.lead, 1)
+
+    def shrink(self, x, prefix=0):
+        kept = take_rows(x, behind_prefix(self.lead, prefix))
+        into, shares = self.into + prefix, self.shares().unsqueeze(-1).to(x.dtype)
+        # lead + share * (member - lead): exact where nobody joins.
+        return add_rows(kept, into, shares * (take_rows(x, self.moved + prefix) - take_rows(kept, into)))
+
+    def shares(self) -> Float[Tensor, "b r"]:
+        """How much each moved token weighs in the mean of its group."""
+        return self.sizes.gather(1, self.moved) / self.total.gather(1, self.into)
+
+    def _sum(self, size: Float[Tensor, "b n"]) -> Float[Tensor, "b m"]:
+        return size.gather(1, self.lead).scatter_add(1, self.into, size.gather(1, self.moved))
+
+    def shrink_size(self, size):
+        return self.total if size is self.sizes else self._sum(size)
+
+    def shrink_key_size(self, size):
+        return self.shrink_size(size) if self.proportional else super().shrink_key_size(size)
+
+    def owners(self, n) -> Int[Tensor, "b n"]:
+        b, m = self.lead.shape
+        rank = torch.arange(m, device=self.lead.device).expand(b, m)
+        owners = rank.new_zeros(b, n).scatter(1, self.lead, rank)
+        return owners.scatter(1, self.moved, self.into)
+
+    def representatives(self):
+        return self.lead
+
+    def as_merge(self) -> Merge:
+        """The same map written out, with the group and the weight of every token."""
+        group = self.owners(length(self.sizes, 1))
+        return Merge(group, self.sizes / self.total.gather(1, group), self.groups, self.lead, scores=self.scores)
+
+    def restore(self, y, x, prefix=0):
+        return self.as_merge().restore(y, x, prefix)
