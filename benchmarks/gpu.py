@@ -23,6 +23,7 @@ import warnings
 from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import timm
@@ -37,14 +38,14 @@ from vitrim.evaluate import environment
 from vitrim.evaluate.timing import as_device, times_in_turn
 from vitrim.runtime.build import attach
 
-LARGE = {
+LARGE: dict[str, dict[str, Any]] = {
     "deit_small_patch16_224": {},
     "deit_base_patch16_224": {},
     "vit_large_patch16_384": {},
     "vit_large_patch14_dinov2": {"img_size": 518},
 }
-_TINY = {"embed_dim": 48, "num_heads": 3, "img_size": 64, "num_classes": 3}
-SMALL = {"deit_tiny_patch16_224": _TINY, "vit_tiny_patch16_224": _TINY}
+_TINY: dict[str, Any] = {"embed_dim": 48, "num_heads": 3, "img_size": 64, "num_classes": 3}
+SMALL: dict[str, dict[str, Any]] = {"deit_tiny_patch16_224": _TINY, "vit_tiny_patch16_224": _TINY}
 RAGGED = SimpleNamespace(keep=(0.49, 0.25, 0.14), spread=0.3, seed=0)  # shares of ToFe's Table V
 WEIGHTS = {"eager": 1.0, "graphs": 4.0, "compiled": 4.0}  # of a case's time: compiling takes most of it
 ROUNDS, SECONDS = 15, 0.1  # at most so many rounds; of a model in each
@@ -99,7 +100,7 @@ def models_for(dense, args, batch, runtime):
 
 def runs_for(models, runtime, args):
     """What is called, by name."""
-    backend = {"backend": "eager"} if args.small else {}  # the compiler itself takes minutes on a CPU
+    backend: dict[str, Any] = {"backend": "eager"} if args.small else {}  # the compiler itself takes minutes on a CPU
     modes = {"eager": None, "compiled": "default", "graphs": "reduce-overhead"}
     if runtime == "graphs" and args.device == "cpu":
         raise ValueError("CUDA graphs need a GPU")

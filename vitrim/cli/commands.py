@@ -213,7 +213,7 @@ COMMANDS = {
             "machine multiplies matrices, divided by the time taken.",
             (
                 "vitrim benchmark --model deit_small_patch16_224 --macs 0.7 0.5",
-                "vitrim benchmark --model deit_tiny_patch16_224 --batch-size 1 --detail --instead",
+                "vitrim benchmark --model deit_tiny_patch16_224 --detail --instead",
             ),
             {
                 "model": SpeedModelOptions,

@@ -18,7 +18,7 @@ from .memory import peak_bytes
 from .roofline import Roofline, measure_roofline
 from .runtimes import Run, prepare
 
-LOOKS = 3  # rounds that tell about how long the reduced models take, to choose alternatives by
+LOOKS = 5  # rounds that tell about how long the reduced models take, to choose alternatives by
 
 
 @dataclass(frozen=True)
@@ -148,8 +148,8 @@ def _candidates(entries: Entries, instead: Alternatives, looks: int, seconds: fl
     """What may take about as long as the reduced models: of each kind the nearest by the share of the dense time that
     those take, and by the share of MACs, since what is smaller keeps no more of its promise."""
     first, *reduced = entries
-    looked = _medians(times_in_turn(entries, entries[first].batch, looks, seconds))
-    shares = [looked[label] / looked[first] for label in reduced]
+    looked = times_in_turn(entries, entries[first].batch, looks, seconds)
+    shares = [float(np.median([each[label] / each[first] for each in looked])) for label in reduced]
     return instead.nearest([*shares, *(entries[label].cost.share for label in reduced)])
 
 

@@ -27,7 +27,8 @@ COLUMNS = (
     Column("roofline", drop=2),
     Column("memory", drop=3),
 )
-PART_TITLES = {"ends": "embedding, head", "rest": "the rest"}
+PART_TITLES = {"ends": "embed + head", "rest": "the rest"}
+PART_DROPS = {"rest": 3, "norms": 2, "ends": 1}
 KEY = ("model", "label", "batch_size", "runtime", "precision")
 NOT_IN_CSV = ("options", "detail")
 Results = Mapping[str, EvaluationResult]
@@ -64,9 +65,9 @@ def show_detail(printer: Printer, case: Case, rows: Sequence[Detail]) -> None:
     """Shares of the time of a forward, one row for each model."""
     printer.line()
     printer.line(f"{case}, where the time of a forward goes, in percent:")
-    titles = [Column(PART_TITLES.get(part, part), drop=part == "rest") for part in PARTS]
+    titles = [Column(PART_TITLES.get(part, part), drop=PART_DROPS.get(part, 0)) for part in PARTS]
     printer.table(
-        [Column("model", text=True), *titles, Column("ms", drop=2)],
+        [Column("model", text=True), *titles, Column("ms", drop=4)],
         [[row.label, *(f"{100 * row.share(part):.1f}" for part in PARTS), f"{row.whole:.1f}"] for row in rows],
     )
 
