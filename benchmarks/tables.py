@@ -114,6 +114,45 @@ def step_time() -> str:
     return f"{markdown(titles, rows)}\n\n{where}"
 
 
+def int8_accuracy() -> str:
+    """What int8 costs: each file beside the model that it was made from."""
+    found, rows = results("int8"), []
+    for row in found["accuracy"]:
+        figures = [f"{row['bytes'] / 1e6:.1f}", *[""] * 5]
+        if "int8" in row["file"]:
+            figures[1:5] = [f"{row[key]:.1f}" for key in ("top1_before", "top1_after", "dense_before", "dense_after")]
+        figures[5] = f"{row['agreement']:.1f}"
+        rows.append([f"{row['model']}, {row['file']}", *figures])
+    titles = ["DeiT-Ti", "MB", "top-1 before", "after", "agreement with dense before", "after"]
+    images = f"{10 * found['per_class']:,} photographs, crop 1, static calibrated on {found['calibration']} others"
+    return markdown([*titles, "agreement with float32"], rows) + f"\n\n{images}; {_int8_versions(found)}."
+
+
+def int8_speed() -> str:
+    """Each file's time at batch 1 beside dense float32 eager's in the same run."""
+    found, rows = results("int8"), []
+    for row in found["speed"]:
+        spread = f"{row['speed_up_p10']:.2f} to {row['speed_up_p90']:.2f}"
+        rows.append([f"{row['model']}, {row['file']}", f"{row['ms']:.1f}", f"{row['speed_up']:.2f}", spread])
+    where = f"Batch 1, {found['processor']}, {found['threads']} threads, {found['rounds']} rounds in turn"
+    titles = ["DeiT-S", "ms", "times as fast as dense, eager, float32", "p10 to p90"]
+    return markdown(titles, rows) + f"\n\n{where}; {_int8_versions(found)}."
+
+
+def int8_tried() -> str:
+    """Each setting of int8, by what it changes in vitrim's."""
+    found, table = results("int8_tried"), {}
+    for row in found["rows"]:
+        title = "ONNX Runtime, static" if row["format"] == "onnx" else "OpenVINO"
+        table.setdefault(f"{title}: {row['setting']}", []).extend([f"{row['top1']:.1f}", f"{row['agreement']:.1f}"])
+    titles = ["DeiT-Ti in int8", "dense: top-1", "agreement with float32", "EViT: top-1", "agreement with float32"]
+    return markdown(titles, [[setting, *figures] for setting, figures in table.items()])
+
+
+def _int8_versions(found: dict) -> str:
+    return ", ".join(f"{name} {found[name]}" for name in ("torch", "onnxruntime", "openvino", "nncf"))
+
+
 def published() -> str:
     """Published GMACs beside ours: as the papers count, and what vitrim computes. A row that is further away than what
     rounding explains says by how much."""
@@ -166,6 +205,9 @@ TABLES = {
     "finetune_budgets": lambda: budgets("budgets"),
     "finetune_spring": lambda: budgets("spring"),
     "step_time": step_time,
+    "int8_accuracy": int8_accuracy,
+    "int8_speed": int8_speed,
+    "int8_tried": int8_tried,
 }
 
 

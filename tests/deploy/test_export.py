@@ -71,7 +71,7 @@ def test_the_page_prepares_images_as_timm_does(model, tmp_path, monkeypatch, cap
     """The program of docs/deploy.md, on a photograph that is not square."""
     monkeypatch.chdir(tmp_path)
     vitrim.export(model, "fast.onnx", preprocessing=True)
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)).save("photo.jpg")
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)).save("photo.jpg")
     (program,) = (block.code for block in blocks(ROOT / "docs" / "deploy.md") if "InferenceSession" in block.code)
     found: dict = {}
     exec(program, found)

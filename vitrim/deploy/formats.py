@@ -65,7 +65,7 @@ def as_text(about: dict[str, Any]) -> dict[str, str]:
 def _make_onnx(program: Program, example: Tensor, any_batch: bool, output: str) -> Any:
     size = sum(tensor.numel() * tensor.element_size() for tensor in program.state_dict.values())
     if size >= LARGEST_ONNX:
-        raise ValueError(f"the weights take {size / 1e9:.1f} GB, and one ONNX file holds 2.1: give --out a .pt2 file")
+        raise ValueError(f"the weights take {size / 1e9:.1f} GB, and one ONNX file holds 2.1: export to .xml or .pt2")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         options: Any = {"input_names": ["images"], "output_names": [output], "verbose": False}

@@ -92,7 +92,7 @@ def check_enough(count: int) -> None:
     if count < LEAST_CALIBRATION:
         raise OptionError(
             {"calibration": ...}, f" has {count} images to calibrate on: give {LEAST_CALIBRATION} or more; "
-            f"{CALIBRATION} are as good as any number"
+            f"{CALIBRATION} are a good number"
         )  # fmt: skip
 
 

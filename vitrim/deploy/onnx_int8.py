@@ -28,7 +28,7 @@ def static(proto: Any, batches: Sequence[Tensor]) -> Any:
             return None if batch is None else {proto.graph.input[0].name: batch.numpy()}
 
     options: dict[str, Any] = {
-        "quant_format": tool.QuantFormat.QDQ,
+        "quant_format": tool.QuantFormat.QOperator,  # as fast as QDQ, and on DeiT nearer to the model
         "op_types_to_quantize": PRODUCTS,
         "per_channel": True,
         "activation_type": tool.QuantType.QUInt8,

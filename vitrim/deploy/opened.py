@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import pickle
 import zipfile
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
@@ -137,6 +138,8 @@ def _pt2(path: Path) -> tuple[dict[str, Any], Run]:
             return about, aotinductor.open_package(path)
         with _without_pickle():
             return about, torch.export.load(io.BytesIO(path.read_bytes())).module()
+    except pickle.UnpicklingError as error:
+        raise ValueError(f"{path} cannot be opened: it holds more than tensors, and no more is unpickled") from error
     except (zipfile.BadZipFile, OSError, RuntimeError, KeyError) as error:
         raise _damaged(path, error) from error
 

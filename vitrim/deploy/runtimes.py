@@ -61,7 +61,7 @@ def _exported(model: nn.Module, batch: Tensor, images: Tensor, name: str) -> Run
         return kind.open(*kind.paths(made.path))
 
 
-def _int8(model: nn.Module, batch: Tensor, images: Tensor, name: str) -> Run:
+def prepare_int8(model: nn.Module, batch: Tensor, images: Tensor, name: str, way: str = "static") -> Run:
     """The same in int8, its ranges measured on the images. Not judged: speed does not depend on what is predicted."""
     kind = FORMATS[name]
     kind.require()
@@ -73,7 +73,7 @@ def _int8(model: nn.Module, batch: Tensor, images: Tensor, name: str) -> Run:
     made = kind.make(record(bare, torch.zeros_like(batch), any_batch=False), batch, False, "logits")
     parts = [part for part in images.split(size) if len(part) == size]
     with tempfile.TemporaryDirectory() as folder, beside(kind, Path(folder) / f"model{kind.ending}") as files:
-        return saved(kind, kind.int8["static"](made, parts), {}, files)
+        return saved(kind, kind.int8[way](made, parts), {}, files)
 
 
 def _need_float32() -> None:
@@ -88,6 +88,6 @@ RUNTIMES: dict[str, Callable[[nn.Module, Tensor, Tensor], Run]] = {
     "onnx": partial(_exported, name="onnx"),
     "openvino": partial(_exported, name="openvino"),
     "aotinductor": partial(_exported, name="aotinductor"),
-    "onnx-int8": partial(_int8, name="onnx"),
-    "openvino-int8": partial(_int8, name="openvino"),
+    "onnx-int8": partial(prepare_int8, name="onnx"),
+    "openvino-int8": partial(prepare_int8, name="openvino"),
 }

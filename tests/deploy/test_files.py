@@ -1,0 +1,272 @@
+"""Exported files as models: every format answers as its model does, is whole or not there, and says what it is."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import sys
+import zipfile
+from functools import partial
+
+import numpy as np
+import pytest
+import timm
+import torch
+from docs_pages import ROOT, blocks
+from PIL import Image
+
+import vitrim
+from vitrim.common.whole import Beside, publish_both
+from vitrim.deploy import aotinductor, int8, open_exported
+from vitrim.deploy.checking import filled
+from vitrim.deploy.formats import FORMATS
+from vitrim.deploy.prepared import as_pixels
+from vitrim.deploy.runtimes import prepare
+
+# Name of the file -> how it is exported; x to judge by and c to calibrate on are put in.
+FILES = {
+    "fast.onnx": {},
+    "pixels.onnx": {"preprocessing": True, "batch_size": 2},
+    "fast.xml": {},
+    "pixels.xml": {"preprocessing": True, "batch_size": 2},
+    "fast.pt2": {"batch_size": 2},
+    "compiled.pt2": {"format": "aotinductor", "batch_size": 2},
+    "dynamic.onnx": {"int8": "dynamic"},
+    "static.onnx": {"int8": "static"},
+    "static.xml": {"int8": "static"},
+}
+INT8 = [name for name, given in FILES.items() if "int8" in given]
+
+
+@pytest.fixture(scope="module")
+def model() -> vitrim.ReducedViT:
+    torch.manual_seed(0)
+    dense = timm.create_model("test_vit", depth=2, img_size=32, num_classes=3).eval()
+    return vitrim.reduce(dense, "evit", keep=0.5, at=0)
+
+
+@pytest.fixture(scope="module")
+def x() -> torch.Tensor:
+    """Five images that pixels can be made of."""
+    pixels = torch.randint(256, (5, 3, 32, 32), generator=torch.Generator().manual_seed(0))
+    return (pixels / 255 - 0.5) / 0.5
+
+
+@pytest.fixture(scope="module")
+def folder(model, x, tmp_path_factory):
+    return tmp_path_factory.mktemp("files")
+
+
+@pytest.fixture(scope="module")
+def exported(model, x, folder):
+    """Exports a file when it is first asked for."""
+    made = {}
+
+    def export(name):
+        if name not in made:
+            given = dict(FILES[name])
+            if given.get("int8") == "static":
+                given["calibration"] = torch.randn(32, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+            labels = torch.tensor([0, 1, 2, 0, 1]) if "int8" in given else None
+            made[name] = vitrim.export(model, folder / name, images=x, labels=labels, **given)
+        return made[name]
+
+    return export
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", FILES)
+def test_an_opened_file_answers_as_its_model(exported, model, x, name):
+    made = exported(name)
+    opened, wanted = open_exported(made.path), model(x)
+    about = opened.about
+    assert about["model"] == "test_vit" and about["methods"][0]["options"]["keep"] == 0.5
+    assert about["format"] in FORMATS and about["input_size"] == [3, 32, 32] and opened.num_classes == 3
+    cost = vitrim.profile(model)
+    assert opened.cost.gmacs == cost.gmacs and opened.cost.share == cost.share and opened.cost.tokens == cost.tokens
+    for k in (1, 3, 5):
+        found = opened(x[:k])
+        assert found.shape == wanted[:k].shape and found.isfinite().all()
+        if name not in INT8:
+            torch.testing.assert_close(found, wanted[:k], rtol=1e-3, atol=1e-4)
+    with pytest.raises(ValueError, match=r"takes \[batch, 3, 32, 32\]"):
+        opened(x[..., :16])
+
+
+@pytest.mark.parametrize("name", INT8)
+def test_an_int8_file_says_what_it_has_lost(exported, name):
+    made = exported(name)
+    lost = open_exported(made.path).about["int8"]
+    assert lost == json.loads(json.dumps(made.int8.as_dict()))
+    assert lost["images"] == 5 and lost["calibrated_on"] == (0 if name.startswith("dynamic") else 32)
+    assert {"agreement", "dense_before", "dense_after", "top1_before", "top1_after"} < lost.keys()
+    assert made.difference is None and made.agreement * 100 == made.int8.agreement >= 75
+
+
+def test_openvino_reads_the_file_alone_and_nothing_is_sent(exported):
+    made = exported("pixels.xml")
+    import openvino
+
+    assert "openvino_telemetry" not in sys.modules
+    read = openvino.Core().read_model(made.path)
+    assert read.get_rt_info(["vitrim", "model"]).value == "test_vit"
+    assert json.loads(read.get_rt_info(["vitrim", "mean"]).value) == [0.5, 0.5, 0.5]
+    assert list(read.input("images").shape) == [2, 32, 32, 3] and list(read.output("logits").shape) == [2, 3]
+    assert made.bytes == sum(path.stat().st_size for path in FORMATS["openvino"].paths(made.path))
+
+
+@torch.no_grad()
+def test_the_page_runs_openvino_alone(exported, model, folder, tmp_path, monkeypatch, capsys):
+    """The program of docs/deploy.md, on a photograph of the model's size."""
+    made = exported("pixels.xml")
+    for path in FORMATS["openvino"].paths(made.path):
+        (tmp_path / path.with_stem("fast").name).write_bytes(path.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)).save("photo.jpg")
+    (program,) = (block.code for block in blocks(ROOT / "docs" / "deploy.md") if "compile_model" in block.code)
+    found: dict = {}
+    exec(program.replace("[None]", "[None].repeat(2, 0)"), found)  # this file takes two images at a time
+    data = vitrim.backbones.library_of(model.backbone).data_config(model.backbone)
+    transform = timm.data.create_transform(**{**data, "input_size": (3, 32, 32)})
+    wanted = model(transform(Image.open("photo.jpg"))[None])
+    torch.testing.assert_close(torch.from_numpy(found["logits"][:1]), wanted, rtol=1e-3, atol=1e-3)
+    assert capsys.readouterr().out == f"{wanted.argmax()}\n"
+
+
+@pytest.mark.parametrize("killed_at", range(4))
+def test_a_pair_is_whole_whenever_its_writer_is_killed(tmp_path, monkeypatch, killed_at):
+    """Killed at the first to the third change of a name; the fourth is none of them."""
+    first, second = tmp_path / "a.xml", tmp_path / "a.bin"
+    steps = iter(range(10))
+
+    def until_killed(call, *arguments):
+        if next(steps) == killed_at:
+            raise KeyboardInterrupt
+        return call(*arguments)
+
+    with Beside(first) as one, Beside(second) as two:
+        for old, new in ((first, one), (second, two)):
+            old.write_bytes(b"old")
+            new.file.write(b"new")
+        with monkeypatch.context() as patched, contextlib.suppress(KeyboardInterrupt):
+            patched.setattr(os, "replace", partial(until_killed, os.replace))
+            patched.setattr(os, "unlink", partial(until_killed, os.unlink))
+            publish_both(one, two)
+    assert first.exists() == (killed_at in (0, 3))
+    assert not first.exists() or first.read_bytes() == second.read_bytes() == (b"old" if killed_at == 0 else b"new")
+    assert len(list(tmp_path.iterdir())) == 1 + first.exists()
+
+
+def test_files_that_are_no_models_are_refused(exported, tmp_path):
+    made = exported("fast.xml")
+    (tmp_path / "fast.xml").write_bytes(made.path.read_bytes())
+    with pytest.raises(ValueError, match=r"needs its weights, fast\.bin, beside it"):
+        open_exported(tmp_path / "fast.xml")
+    weights = bytearray(made.path.with_suffix(".bin").read_bytes())
+    weights[-1] ^= 1
+    (tmp_path / "fast.bin").write_bytes(weights)
+    with pytest.raises(ValueError, match=r"fast\.bin belongs to another file"):
+        open_exported(tmp_path / "fast.xml")
+    for name in ("bad.onnx", "bad.xml", "bad.pt2"):
+        (tmp_path / name).write_bytes(b"nothing")
+        (tmp_path / "bad.bin").write_bytes(b"nothing")
+        with pytest.raises(ValueError, match=r"cannot be opened|no model that OpenVINO reads"):
+            open_exported(tmp_path / name)
+    torch.export.save(torch.export.export(torch.nn.ReLU(), (torch.ones(2),)), tmp_path / "other.pt2")
+    with pytest.raises(ValueError, match=r"other\.pt2 does not say which images it takes"):
+        open_exported(tmp_path / "other.pt2")
+    with pytest.raises(ValueError, match=r"must end in \.onnx or \.xml or \.pt2"):
+        open_exported(tmp_path / "fast.trt")
+    with pytest.raises(ValueError, match="there is no file"):
+        open_exported(tmp_path / "nowhere.onnx")
+
+
+class Evil:
+    """What makes a folder when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+def test_nothing_in_a_pt2_is_unpickled(exported, tmp_path):
+    evil = io.BytesIO()
+    torch.save(Evil(str(tmp_path / "made")), evil)
+    with zipfile.ZipFile(exported("fast.pt2").path) as old, zipfile.ZipFile(tmp_path / "evil.pt2", "w") as new:
+        pickled = [name for name in old.namelist() if name.endswith(".pt")]
+        for name in old.namelist():
+            new.writestr(name, evil.getvalue() if name in pickled else old.read(name))
+    assert pickled
+    with pytest.raises(ValueError, match=r"evil\.pt2 cannot be opened"):
+        open_exported(tmp_path / "evil.pt2")
+    assert [path.name for path in tmp_path.iterdir()] == ["evil.pt2"]
+    assert "TORCH_FORCE_WEIGHTS_ONLY_LOAD" not in os.environ
+
+
+def test_what_int8_needs_is_told_before_anything_is_written(model, x, tmp_path, monkeypatch):
+    c = torch.randn(32, 3, 32, 32)
+    (tmp_path / "there.bin").touch()
+    refusals = {
+        r'int8="static" is not for torch\.export: there is \.onnx dynamic or static; \.xml static': (
+            "a.pt2",
+            "static",
+            x,
+            c,
+        ),
+        r'int8="dynamic" is not for OpenVINO': ("a.xml", "dynamic", x, None),
+        r'int8="static" is judged on photographs before the file is kept: give images': ("a.xml", "static", None, c),
+        r'int8="static" measures ranges on photographs: give calibration, or int8="dynamic"': (
+            "a.onnx",
+            "static",
+            x,
+            None,
+        ),
+        r'int8="dynamic" needs no calibration': ("a.onnx", "dynamic", x, c),
+        r"calibration has 31 images to calibrate on: give 32 or more": ("a.xml", "static", x, c[1:]),
+        r"5 of the images to calibrate on are among those to judge by": ("a.xml", "static", x, torch.cat([c, x])),
+        r'calibration is for int8="static"': ("a.onnx", None, x, c),
+        r"there\.bin is there already": ("there.xml", None, x, None),
+    }
+    for said, (name, way, images, calibration) in refusals.items():
+        with pytest.raises(ValueError, match=said):
+            vitrim.export(model, tmp_path / name, images=images, int8=way, calibration=calibration)
+    with pytest.raises(ValueError, match="4 labels for 5 images"):
+        vitrim.export(model, tmp_path / "a.onnx", images=x, int8="dynamic", labels=torch.zeros(4))
+    for name, other, said in (
+        ("a.onnx", "openvino", r"must end in \.xml"),
+        ("a.pt2", "trt", "choose one of onnx, openv"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            vitrim.export(model, tmp_path / name, format=other)
+    monkeypatch.setattr(aotinductor.shutil, "which", lambda name: None)
+    with pytest.raises(ValueError, match="AOTInductor compiles C\\+\\+, and there is no compiler"):
+        vitrim.export(model, tmp_path / "a.pt2", format="aotinductor")
+    assert [path.name for path in tmp_path.iterdir()] == ["there.bin"]
+
+
+@pytest.mark.parametrize("change", ["classes", "nan"])
+def test_an_int8_file_that_is_broken_is_not_kept(model, x, tmp_path, change):
+    def wrong(images):
+        return model(images).roll(1, dims=1) if change == "classes" else model(images) * float("nan")
+
+    said = "predicts the model's class for 0 % of 5 images" if change == "classes" else "gives NaN or infinity"
+    with pytest.raises(ValueError, match=said):
+        int8.judge(wrong, (model, model.backbone), x, None, None, "dynamic", 0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("runtime", ["onnx-int8", "openvino-int8"])
+def test_int8_as_a_runtime_of_benchmark(model, x, runtime):
+    found = prepare(model, runtime, x[:2])(x[:2])
+    assert found.shape == (2, 3) and (found - model(x[:2])).abs().max() < 0.2
+
+
+def test_batches_are_filled_and_pixels_come_back(x):
+    assert torch.equal(filled(x[:3], 5), torch.cat([x[:3], x[:2]]))
+    pixels = as_pixels(x, {"mean": [0.5] * 3, "std": [0.5] * 3})
+    assert pixels.dtype == torch.uint8
+    torch.testing.assert_close((pixels.permute(0, 3, 1, 2) / 255 - 0.5) / 0.5, x)
