@@ -9,6 +9,7 @@ import os
 import sys
 import zipfile
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from docs_pages import ROOT, blocks
 from PIL import Image
 
 import vitrim
+from vitrim import cli
 from vitrim.common.whole import Beside, publish_both
 from vitrim.deploy import aotinductor, int8, open_exported
 from vitrim.deploy.checking import filled
@@ -28,7 +30,6 @@ from vitrim.deploy.runtimes import prepare
 # Name of the file -> how it is exported; x to judge by and c to calibrate on are put in.
 FILES = {
     "fast.onnx": {},
-    "pixels.onnx": {"preprocessing": True, "batch_size": 2},
     "fast.xml": {},
     "pixels.xml": {"preprocessing": True, "batch_size": 2},
     "fast.pt2": {"batch_size": 2},
@@ -270,3 +271,48 @@ def test_batches_are_filled_and_pixels_come_back(x):
     pixels = as_pixels(x, {"mean": [0.5] * 3, "std": [0.5] * 3})
     assert pixels.dtype == torch.uint8
     torch.testing.assert_close((pixels.permute(0, 3, 1, 2) / 255 - 0.5) / 0.5, x)
+
+
+@pytest.fixture
+def photographs(tmp_path, monkeypatch):
+    """A folder `photos` of three classes, with 14 photographs each."""
+    monkeypatch.chdir(tmp_path)
+    for number in range(42):
+        file = tmp_path / "photos" / "abc"[number % 3] / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.random.default_rng(number).integers(0, 256, (36, 36, 3), dtype=np.uint8)).save(file)
+
+
+def test_evaluate_and_compare_take_a_file(exported, model, photographs, capsys):
+    file = str(exported("fast.onnx").path)
+    data = ["--data", "photos", "--rounds", "1", "--limit", "9", "--workers", "0", "--json", "a.json"]
+    assert cli.main(["evaluate", "--model", file, *data]) == 0
+    alone = json.loads(Path("a.json").read_text())
+    assert alone["method"] == "evit" and alone["images"] == 9 and alone["gmacs"] == vitrim.profile(model).gmacs
+    assert "fast.onnx (test_vit), 9 of 42 images" in capsys.readouterr().out
+    model.save("saved")
+    assert cli.main(["evaluate", "--model", file, "--baseline", "saved", *data]) == 0
+    beside = json.loads(Path("a.json").read_text())
+    assert beside["top1"] == alone["top1"] and beside["dense"]["method"] == "dense" and "agreement" in beside
+    assert cli.main(["compare", "--checkpoint", "saved", "--file", file, *data]) == 0
+    rows = json.loads(Path("a.json").read_text())["rows"]
+    assert [row["method"] for row in rows] == ["dense", "evit"] and rows[1]["options"]["format"] == "onnx"
+    assert rows[1]["top1"] == alone["top1"] and rows[1]["agreement"] == beside["agreement"]
+    assert cli.main(["compare", "--checkpoint", "saved", "--file", file, file, *data]) == 2
+    assert "--file names a file twice" in capsys.readouterr().err
+    Path("flat").mkdir()
+    Path("photos/a/0.png").rename("flat/0.png")
+    assert cli.main(["evaluate", "--model", file, "--data", "flat"]) == 2
+    assert "flat has no labels: give --baseline" in capsys.readouterr().err
+
+
+def test_the_command_keeps_what_is_judged_out_of_the_calibration(model, photographs, capsys):
+    model.save("saved")
+    line = ["export", "--checkpoint", "saved", "--int8", "static"]
+    line += ["--data", "photos", "--calibration", "photos", "--out", "fast.onnx", "--json", "a.json"]
+    assert cli.main([*line, "--limit", "9"]) == 0
+    assert "in int8 (static, calibrated on 33 images), judged on 9 images: top-1 " in capsys.readouterr().out
+    told = json.loads(Path("a.json").read_text())["int8"]
+    assert told == open_exported("fast.onnx").about["int8"] and told["calibrated_on"] == 33
+    assert cli.main([*line, "--limit", "20", "--overwrite"]) == 2
+    assert "--calibration photos has 22 images that are not judged: give a folder with 32" in capsys.readouterr().err
