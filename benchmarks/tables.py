@@ -139,16 +139,6 @@ def int8_speed() -> str:
     return markdown(titles, rows) + f"\n\n{where}; {_int8_versions(found)}."
 
 
-def int8_tried() -> str:
-    """Each setting of int8, by what it changes in vitrim's."""
-    found, table = results("int8_tried"), {}
-    for row in found["rows"]:
-        title = "ONNX Runtime, static" if row["format"] == "onnx" else "OpenVINO"
-        table.setdefault(f"{title}: {row['setting']}", []).extend([f"{row['top1']:.1f}", f"{row['agreement']:.1f}"])
-    titles = ["DeiT-Ti in int8", "dense: top-1", "agreement with float32", "EViT: top-1", "agreement with float32"]
-    return markdown(titles, [[setting, *figures] for setting, figures in table.items()])
-
-
 def _int8_versions(found: dict) -> str:
     return ", ".join(f"{name} {found[name]}" for name in ("torch", "onnxruntime", "openvino", "nncf"))
 
@@ -207,7 +197,6 @@ TABLES = {
     "step_time": step_time,
     "int8_accuracy": int8_accuracy,
     "int8_speed": int8_speed,
-    "int8_tried": int8_tried,
 }
 
 

@@ -47,7 +47,7 @@ def _with_positions(module: Any) -> nn.Module:
     """
     for number, node in enumerate([node for node in module.graph.nodes if _is_resampled(node)]):
         with torch.no_grad():
-            module.register_buffer(f"positions_{number}", _value(module, node).detach())
+            module.register_buffer(f"positions_{number}", _value(module, node).detach().contiguous())
         with module.graph.inserting_before(node):
             node.replace_all_uses_with(module.graph.get_attr(f"positions_{number}"))
     module.graph.eliminate_dead_code()
