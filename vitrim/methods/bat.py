@@ -23,6 +23,7 @@ from .base import Method, top
 from .parts.bat_sequence import Parts, merge_parts
 from .parts.checks import check_count, check_counts, check_flag, check_one_of
 from .parts.clustering import Groups, Weigher, density_peaks, k_means, k_means_macs, one_group, runs, z_order
+from .parts.large import image_by_image, too_large
 from .parts.scorer import Scorer
 from .registry import register_method
 
@@ -191,6 +192,8 @@ def match(features: Float[Tensor, "b k c"], p: int) -> tuple[Int[Tensor, "b p"],
     By rank, even and odd tokens alternate. Each even one proposes its most similar odd one by cosine. The best
     proposals with distinct partners hold; should there be fewer than p, the best of the others join them.
     """
+    if too_large(features):
+        return image_by_image(features, lambda images: match(images, p))
     with without_autocast(features.device):
         features = features.detach().to(torch.promote_types(features.dtype, torch.float32))
         unit = F.normalize(features, dim=2)

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from ..backbones.base import Backbone
 from ..core.evidence import Evidence
 from ..core.joining import Join
+from ..core.recording import length
 from ..core.reductions import Reduction
 from ..core.schedule import Place, ceil_count
 from ..core.tokens import Tokens
@@ -19,7 +19,7 @@ from .base import Method
 from .parts.checks import check_count, check_flag
 from .parts.clustering import (
     Groups,
-    comes_before,
+    columns,
     distances_to_denser,
     log_densities,
     others,
@@ -27,6 +27,7 @@ from .parts.clustering import (
     peaks,
     squared_distances,
 )
+from .parts.large import by_rows, image_by_image, too_large
 from .registry import register_method
 
 
@@ -76,10 +77,12 @@ class DPCKNN(Method):
 def nearest_peaks(z: Float[Tensor, "b n c"], m: int, neighbours: int) -> Groups:
     """The m tokens with the largest density times distance to the nearest denser token, and for every token the nearest
     of them. The density is exp(-mean squared distance to the nearest `neighbours`); 0 < m < n."""
+    if too_large(z):
+        return image_by_image(z, lambda image: nearest_peaks(image, m, neighbours))
     distances = squared_distances(z)
     log_density = log_densities(distances, neighbours)
-    apart = distances_to_denser(distances, comes_before(log_density))
+    apart = distances_to_denser(distances, log_density)
     # Distances are squared here and plain in the paper's product: half of their logarithm.
     lead = peaks(log_density + apart.log() / 2, m)
-    columns = lead.unsqueeze(1).expand(-1, z.shape[1], -1)
-    return Groups(own_group(torch.gather(distances, 2, columns).argmin(dim=2), lead), lead)
+    nearest = by_rows(lambda rows: columns(distances[:, rows], lead).argmin(dim=2), length(z, 1))
+    return Groups(own_group(nearest, lead), lead)

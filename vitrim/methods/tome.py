@@ -21,6 +21,7 @@ from ..core.schedule import Place, rate_at
 from ..core.tokens import Tokens
 from .base import Method
 from .parts.checks import check_counts, check_flag
+from .parts.large import image_by_image, too_large
 from .registry import register_method
 
 
@@ -97,13 +98,20 @@ def bipartite_soft_matching(
     cosine; the r best proposals hold. Several tokens of A may move to the same one of B, none of B moves. What is left
     of set A stands first, then B, both in order (the order of the listing in the paper's appendix).
     """
-    with without_autocast(features.device):
-        unit = F.normalize(features, dim=-1)
-        similar = torch.bmm(unit[:, first::2], unit[:, 1 - first :: 2].transpose(1, 2))
-    best, partner = similar.max(dim=2)
+    best, partner = most_similar(features, first)
     order = best.argsort(dim=1, descending=True)
     moving, left = order[:, :r], order[:, r:].sort(dim=1).values
     b, n = features.shape[0], length(features, 1)
     target_set = torch.arange(1 - first, n, 2, device=features.device).expand(b, -1)
     stay = torch.cat([2 * left + first, target_set], dim=1)
     return stay, 2 * moving + first, partner.gather(1, moving) + length(left, 1)
+
+
+def most_similar(features: Float[Tensor, "b n d"], first: int) -> tuple[Float[Tensor, "b a"], Int[Tensor, "b a"]]:
+    """For every token of set A the cosine to the most similar one of set B, and that one's number in B."""
+    if too_large(features):
+        return image_by_image(features, lambda image: most_similar(image, first))
+    with without_autocast(features.device):
+        unit = F.normalize(features, dim=-1)
+        similar = torch.bmm(unit[:, first::2], unit[:, 1 - first :: 2].transpose(1, 2))
+    return tuple(similar.max(dim=2))

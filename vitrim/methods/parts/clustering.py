@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ...core.precision import without_autocast
 from ...core.recording import length
+from .large import ALL, by_rows, image_by_image, in_place_by_rows, numbers, too_large, with_transpose
 
 REACH = 3  # tokens that one layer of the convolution sees
 
@@ -41,19 +42,21 @@ def squared_distances(z: Float[Tensor, "b q c"]) -> Float[Tensor, "b q q"]:
     with without_autocast(z.device):
         z = full_precision(z)
         square = z.square().sum(dim=2)
-        products = torch.bmm(z, z.transpose(1, 2))
-    # Sums of both halves: a product of matrices is symmetric but for the last bit, and would break ties by it.
-    distances = square.unsqueeze(2) + square.unsqueeze(1) - (products + products.transpose(1, 2))
-    distances = distances.clamp(min=0) / z.shape[2]
-    itself = torch.eye(length(z, 1), dtype=torch.bool, device=z.device)
-    return distances.masked_fill(itself, 0.0)
+        # Sums of both halves: a product of matrices is symmetric but for the last bit, and would break ties by it.
+        twice = with_transpose(torch.bmm(z, z.transpose(1, 2)))
+
+    def part(rows: slice) -> Tensor:
+        itself = numbers(z)[rows].unsqueeze(1) == numbers(z)
+        distances = (square[:, rows].unsqueeze(2) + square.unsqueeze(1) - twice[:, rows]).clamp(min=0)
+        return (distances / z.shape[2]).masked_fill(itself, 0.0)
+
+    return in_place_by_rows(twice, part)
 
 
-def comes_before(values: Float[Tensor, "b q"]) -> Bool[Tensor, "b q q"]:
+def comes_before(values: Float[Tensor, "b q"], rows: slice = ALL) -> Bool[Tensor, "b r q"]:
     """Entry [i, j]: whether token j comes before token i when sorted from the largest value; ties by index."""
-    q = length(values, 1)
-    earlier = torch.ones(q, q, dtype=torch.bool, device=values.device).tril(-1)
-    mine, theirs = values.unsqueeze(2), values.unsqueeze(1)
+    earlier = numbers(values) < numbers(values)[rows].unsqueeze(1)
+    mine, theirs = values[:, rows].unsqueeze(2), values.unsqueeze(1)
     return (theirs > mine) | ((theirs == mine) & earlier)
 
 
@@ -64,11 +67,12 @@ def density_peaks(z: Float[Tensor, "b q c"], m: int, neighbours: int | None) -> 
     joins the nearest denser centre, or the nearest one where none is denser. The density is
     exp(-mean squared distance to the nearest `neighbours`); None: to all others.
     """
+    if too_large(z):
+        return image_by_image(z, lambda image: density_peaks(image, m, neighbours))
     distances = squared_distances(z)
     log_density = log_densities(distances, neighbours)
-    denser = comes_before(log_density)
-    lead = peaks(log_density + distances_to_denser(distances, denser).log(), m)
-    return Groups(_join_centres(distances, denser, lead), lead)
+    lead = peaks(log_density + distances_to_denser(distances, log_density).log(), m)
+    return Groups(_join_centres(distances, log_density, lead), lead)
 
 
 def log_densities(distances: Float[Tensor, "b q q"], neighbours: int | None) -> Float[Tensor, "b q"]:
@@ -80,24 +84,38 @@ def log_densities(distances: Float[Tensor, "b q q"], neighbours: int | None) -> 
     return -nearest.sum(dim=2) / k
 
 
-def distances_to_denser(distances: Float[Tensor, "b q q"], denser: Bool[Tensor, "b q q"]) -> Float[Tensor, "b q"]:
+def distances_to_denser(distances: Float[Tensor, "b q q"], density: Float[Tensor, "b q"]) -> Float[Tensor, "b q"]:
     """Squared distance to the nearest denser token; of the densest one to the farthest of all."""
-    apart = distances.masked_fill(~denser, float("inf")).amin(dim=2)
-    return torch.where(denser.any(dim=2), apart, distances.amax(dim=2))
+
+    def part(rows: slice) -> Tensor:
+        denser, here = comes_before(density, rows), distances[:, rows]
+        apart = here.masked_fill(~denser, float("inf")).amin(dim=2)
+        return torch.where(denser.any(dim=2), apart, here.amax(dim=2))
+
+    return by_rows(part, length(density, 1))
 
 
 def peaks(scores: Float[Tensor, "b q"], m: int) -> Int[Tensor, "b m"]:
     """The m tokens with the largest scores, in order of their numbers; ties by index."""
-    return marked(comes_before(scores).sum(dim=2) < m, m)
+    return marked(by_rows(lambda rows: comes_before(scores, rows).sum(dim=2) < m, length(scores, 1)), m)
 
 
-def _join_centres(distances: Tensor, denser: Bool[Tensor, "b q q"], lead: Int[Tensor, "b m"]) -> Int[Tensor, "b q"]:
+def _join_centres(
+    distances: Float[Tensor, "b q q"], density: Float[Tensor, "b q"], lead: Int[Tensor, "b m"]
+) -> Int[Tensor, "b q"]:
     """For every token the number of the nearest centre that is denser, or the nearest of all where none is."""
-    columns = lead.unsqueeze(1).expand(-1, distances.shape[1], -1)
-    denser = denser.gather(2, columns)
-    allowed = denser | ~denser.any(dim=2, keepdim=True)
-    group = distances.gather(2, columns).masked_fill(~allowed, float("inf")).argmin(dim=2)
-    return own_group(group, lead)
+
+    def part(rows: slice) -> Tensor:
+        denser = comes_before(density, rows)
+        allowed = columns(denser, lead) | ~denser.any(dim=2, keepdim=True)
+        return columns(distances[:, rows], lead).masked_fill(~allowed, float("inf")).argmin(dim=2)
+
+    return own_group(by_rows(part, length(density, 1)), lead)
+
+
+def columns(x: Tensor, index: Int[Tensor, "b m"]) -> Tensor:
+    """Columns `index` of x [b, r, q], as [b, r, m]."""
+    return x.gather(2, index.unsqueeze(1).expand(-1, length(x, 1), -1))
 
 
 def own_group(group: Int[Tensor, "b q"], lead: Int[Tensor, "b m"]) -> Int[Tensor, "b q"]:
