@@ -21,7 +21,7 @@ LARGEST = {"cpu": 1 << 20, "cuda": 1 << 24}  # entries of a map that is made at 
 ALL = slice(None)
 
 
-def numbers(x: Tensor) -> Int[Tensor, q]:
+def numbers(x: Tensor) -> Int[Tensor, " q"]:
     """The numbers of the tokens of x [b, q, ...]."""
     return torch.arange(length(x, 1), device=x.device)
 
