@@ -101,6 +101,55 @@ def speed(name: str) -> str:
     return markdown(titles, rows) + f"\n\n{where}"
 
 
+def benchmarked(*names: str) -> str:
+    """Rows of `vitrim benchmark`: how much of what the MACs promise each runtime keeps."""
+    rows, found = [], results(names[0])
+    for name in names:
+        every = results(name)["rows"]
+        rows += [_kept(row, next(other for other in every if _beside(other, row))) for row in every if not _dense(row)]
+    titles = [
+        "model",
+        "method",
+        "runtime",
+        "dense ms",
+        "ms (p10 to p95)",
+        "promised",
+        "measured",
+        "kept",
+        "of the roofline",
+    ]
+    case = f"batch {found['rows'][0]['batch_size']}, {found['processor']}, {found['threads']} threads"
+    return markdown(titles, rows) + f"\n\nIn float32, {case}, torch {found['torch']}, timm {found['timm']}."
+
+
+def _kept(row: dict, dense: dict) -> list[str]:
+    times = f"{row['ms']:.1f} ({row['ms_p10']:.1f} to {row['ms_p95']:.1f})"
+    figures = [f"{dense['ms']:.1f}", times, f"{row['promised']:.2f}", f"{row['speed_up']:.2f}", f"{row['kept']:.2f}"]
+    return [row["model"], label(row), row["runtime"], *figures, f"{row['roofline']:.0%}"]
+
+
+def _dense(row: dict) -> bool:
+    return row["method"] == "dense"
+
+
+def _beside(dense: dict, row: dict) -> bool:
+    same = ("model", "batch_size", "runtime", "precision")
+    return _dense(dense) and all(dense[key] == row[key] for key in same)
+
+
+def memory() -> str:
+    """Peak memory over the dense model's."""
+    found = results("memory")
+    columns = list(dict.fromkeys((row["model"], row["image_size"], row["macs"]) for row in found["rows"]))
+    figures = {(row["method"], row["model"], row["image_size"], row["macs"]): row for row in found["rows"]}
+    rows = []
+    for name in dict.fromkeys(row["method"] for row in found["rows"]):
+        cells = [figures[name, *column].get("over_dense") for column in columns]
+        rows.append([name, *("" if cell is None else f"{cell:.2f}" for cell in cells)])
+    titles = ["", *(f"{model}, {size} px, {macs:g}" for model, size, macs in columns)]
+    return markdown(titles, rows) + f"\n\nBatch {found['batch_size']}, four blocks, torch {found['torch']}."
+
+
 def step_time() -> str:
     """One step of distill beside a dense step and a dense forward, in both precisions."""
     full, half = results("step_time"), results("step_time_bf16")
@@ -194,6 +243,9 @@ TABLES = {
     "finetune_claims": lambda: finetuned("claims", first=("idlevit", "tofe", "bat")),
     "finetune_budgets": lambda: budgets("budgets"),
     "finetune_spring": lambda: budgets("spring"),
+    "batch_1": lambda: benchmarked("batch_1_evit_idlevit", "batch_1_tome"),
+    "batch_16": lambda: benchmarked("batch_16"),
+    "memory": memory,
     "step_time": step_time,
     "int8_accuracy": int8_accuracy,
     "int8_speed": int8_speed,

@@ -17,6 +17,7 @@ from vitrim.deploy import packed_bytes
 pytestmark = pytest.mark.skipif(bool(trouble_with_packing()), reason=f"cannot pack here: {trouble_with_packing()}")
 DEIT = next(row for row in BACKBONES if row.name == "deit")
 EVIT = MethodRow("evit", "evit", {"keep": 0.7})
+IDLEVIT = MethodRow("idlevit", "idlevit", {"keep": 0.5})
 
 
 def _linears(model: nn.Module) -> list[nn.Linear]:
@@ -47,14 +48,16 @@ def test_the_dense_model_too(backbone: BackboneRow):
 
 
 @torch.no_grad()
-def test_parameters_are_shared_and_followed_when_they_change():
-    model, x = reduced(DEIT, EVIT), images(DEIT)
+@pytest.mark.parametrize("method", [EVIT, IDLEVIT], ids=lambda row: row.name)
+def test_parameters_are_shared_and_followed_when_they_change(method):
+    model, x = reduced(DEIT, method), images(DEIT)
     packed = vitrim.optimize(model)
     packed(x)
     assert packed_bytes(packed) > 0 == packed_bytes(model)
     model.load_state_dict({name: 1.1 * value for name, value in model.state_dict().items()})
     assert torch.allclose(packed(x), model(x), rtol=1e-3, atol=1e-4)
     model.backbone.blocks[0].mlp.fc1.weight.mul_(1.2)
+    model.backbone.blocks[2].attn.qkv.bias.mul_(1.2)
     assert torch.allclose(packed(x), model(x), rtol=1e-3, atol=1e-4)
 
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -31,6 +32,7 @@ class PackedLinear(nn.Linear):
         self.weight, self.bias = layer.weight, layer.bias
         self.activation = activation
         self._packed: dict[torch.dtype, tuple[Any, Tensor]] = {}
+        self._derived: dict[str, tuple[Any, tuple[Tensor, ...]]] = {}
         self.train(layer.training)
 
     def forward(self, x: Tensor) -> Tensor:  # ty: ignore[lost-keyword-for-regular-parameter]
@@ -54,25 +56,37 @@ class PackedLinear(nn.Linear):
 
     def _weights(self, weight: Any, dtype: torch.dtype) -> Tensor:
         """The packed weights in that dtype, of the weights as they are now."""
-        version = -1 if weight.is_inference() else weight._version  # those of inference mode have none
-        state = (weight.data_ptr(), version)
-        known = self._packed.get(dtype)
+        state, known = _state(weight), self._packed.get(dtype)
         if known is None or known[0] != state:
             known = state, _OPS._reorder_linear_weight(weight.detach().to(dtype).contiguous())
             self._packed[dtype] = known
         return known[1]
 
+    def derived(self, name: str, make: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+        """Tensors that `make` computes of the weights and the bias; made anew where these have changed."""
+        state = (_state(self.weight), None if self.bias is None else _state(self.bias))
+        known = self._derived.get(name)
+        if known is None or known[0] != state:
+            known = self._derived[name] = state, make()
+        return known[1]
+
     @property
     def packed_bytes(self) -> int:
-        """Bytes of the packed copies."""
-        return sum(self.weight.numel() * dtype.itemsize for dtype in self._packed)
+        """Bytes of the packed copies, and of what is derived from the weights."""
+        derived = sum(tensor.nbytes for _, tensors in self._derived.values() for tensor in tensors)
+        return derived + sum(self.weight.numel() * dtype.itemsize for dtype in self._packed)
 
     def __getstate__(self) -> dict:
         """Packed copies are opaque to copies and pickles, and are made anew."""
-        return {**self.__dict__, "_packed": {}}
+        return {**self.__dict__, "_packed": {}, "_derived": {}}
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, activation={self.activation}"
+
+
+def _state(tensor: Any) -> tuple[int, int]:
+    """Changes where the tensor's values do, as far as torch counts; tensors of inference mode have no version."""
+    return tensor.data_ptr(), -1 if tensor.is_inference() else tensor._version
 
 
 _OPS: Any = torch.ops.mkldnn
