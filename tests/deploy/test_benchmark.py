@@ -15,6 +15,7 @@ import vitrim
 from vitrim import cli
 from vitrim.cli import benchmark as command
 from vitrim.deploy import benchmark as _benchmark
+from vitrim.deploy import open_exported
 from vitrim.deploy.benchmark import Case, benchmark
 from vitrim.deploy.roofline import Roofline, measure_roofline
 from vitrim.deploy.runtimes import prepare
@@ -94,6 +95,25 @@ def test_the_command(capsys):
     ):
         assert cli.main([*line, *wrong]) == 2
         assert said in capsys.readouterr().err
+
+
+def test_exported_files_stand_beside_the_dense_model(capsys):
+    """A file of two images runs batches of three."""
+    model = timm.create_model("test_vit", img_size=32, num_classes=3).eval()
+    fast = vitrim.reduce(model, "evit", keep=0.5)
+    vitrim.export(fast, "fast.pt2", images=torch.randn(2, 3, 32, 32), batch_size=2)
+    arguments = [*SMALL[:-3], "--batch-size", "3", "--file", "fast.pt2"]
+    assert cli.main(["benchmark", *arguments, "--json", "report.json"]) == 0
+    dense, row = json.loads(Path("report.json").read_text())["rows"]
+    assert "fast.pt2" in capsys.readouterr().out
+    assert (row["label"], row["method"], row["options"]["keep"], row["peak_bytes"]) == ("fast.pt2", "evit", 0.5, None)
+    assert row["gmacs"] == vitrim.profile(fast).gmacs < dense["gmacs"] and row["promised"] > 1
+    assert cli.main(["benchmark", *arguments, "--method", "tome", "--r", "2", "--instead", "--json", "both.json"]) == 0
+    rows = json.loads(Path("both.json").read_text())["rows"]
+    assert [row["method"] for row in rows][:3] == ["dense", "tome", "evit"]
+    assert all("fast.pt2" not in row.get("instead_of", ()) for row in rows)
+    with pytest.raises(ValueError, match="computes in float32"):
+        benchmark({"file": open_exported("fast.pt2")}, torch.randn(2, 3, 32, 32), Case(2, "eager", "bfloat16"))
 
 
 def test_a_case_that_cannot_be_is_left_out_and_the_others_are_measured(capsys, monkeypatch):

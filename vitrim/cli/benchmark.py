@@ -22,6 +22,7 @@ from ..evaluate import EvaluationResult, environment
 from ..evaluate.accuracy import evaluate_many
 from ..evaluate.timing import as_device
 from .shared.config_file import asked
+from .shared.exported import FilePlan, any_method, check_fits, file_plans
 from .shared.measure import DENSE, Setting, best_device, open_images
 from .shared.model import Subject, open_model, open_untrained
 from .shared.options import ModelOptions
@@ -47,6 +48,7 @@ class Bench:
 
     subject: Subject
     plans: list[Plan]
+    files: list[FilePlan]
     images: Tensor
     instead: Alternatives | None
     judged: set[str] = field(default_factory=set)  # smaller models with weights of their own
@@ -58,6 +60,11 @@ class Bench:
     def models(self) -> dict[str, nn.Module]:
         """By label, the dense one first."""
         return {DENSE: self.subject.dense, **{plan.label: plan.model for plan in self.plans}}
+
+    @property
+    def timed_models(self) -> dict[str, nn.Module]:
+        """And the exported files."""
+        return {**self.models, **{plan.label: plan.model for plan in self.files}}
 
 
 def run(config: Any) -> None:
@@ -94,11 +101,14 @@ def _prepare(config: Any, options: ModelOptions, device: torch.device) -> Bench:
     """With weights where they are given, or images are to be judged; else random ones."""
     weights = options.checkpoint is not None or config.data.data is not None
     subject = open_model(options) if weights else open_untrained(options, config.run.seed)
-    plans = many_plans(subject, config.method, config.run.seed)
+    files = file_plans(config.show.file)
+    for plan in files:
+        check_fits(plan.model, subject.dense)
+    plans = [] if files and not any_method(config.method) else many_plans(subject, config.method, config.run.seed)
     for model in (subject.dense, *(plan.model for plan in plans)):
         model.to(device)
     images = _images(subject, max(config.run.batch_size), config.run.seed).to(device)
-    bench = Bench(subject, plans, images, Alternatives(subject.dense) if config.show.instead else None)
+    bench = Bench(subject, plans, files, images, Alternatives(subject.dense) if config.show.instead else None)
     for file in config.show.smaller_checkpoint:
         bench.judged.add(_read_smaller(bench, file))
     return bench
@@ -141,7 +151,7 @@ def _time(printer: Printer, bench: Bench, config: Any, alone: bool) -> None:
     cases = [Case(*each) for each in product(options.batch_size, options.runtime, options.precision)]
     for case in counted_off(cases, "benchmark"):
         try:
-            rows, refused = benchmark(bench.models, bench.images, case, options.rounds, instead=bench.instead)
+            rows, refused = benchmark(bench.timed_models, bench.images, case, options.rounds, instead=bench.instead)
         except ValueError as error:  # the others may still be measured
             if len(cases) == 1 and alone:
                 raise
@@ -199,4 +209,4 @@ def _figures(bench: Bench) -> Generator[dict[str, Any]]:
         for row in rows:
             judged = judged_figures(bench.results.get(row.label), bench.results.get(DENSE))
             parts = {"detail": details[row.label]} if row.label in details else {}
-            yield {**figures_of(bench.subject.name, row, bench.plans), **judged, **parts}
+            yield {**figures_of(bench.subject.name, row, [*bench.plans, *bench.files]), **judged, **parts}

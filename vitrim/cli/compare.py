@@ -10,7 +10,7 @@ from ..common.progress import progress
 from .shared.bank import bank_figures, open_bank
 from .shared.conclusions import conclusions
 from .shared.config_file import asked
-from .shared.exported import FilePlan, check_fits, file_plans, on_cpu
+from .shared.exported import FilePlan, any_method, check_fits, file_plans, on_cpu
 from .shared.measure import check_run, common_figures, data_figures, disturbed, measure, open_images
 from .shared.model import Subject, open_model
 from .shared.picture import draw
@@ -61,7 +61,5 @@ def _plans(subject: Subject, config: Any, seed: int) -> list[Plan | FilePlan]:
     files = file_plans(config.more.file)
     for plan in files:
         check_fits(plan.model, subject.dense)
-    method = config.method
-    asked_for = method.method or method.options or method.macs or method.prediction_only or method.guide
-    reduced = [] if files and not asked_for else many_plans(subject, method, seed)
+    reduced = [] if files and not any_method(config.method) else many_plans(subject, config.method, seed)
     return [*reduced, *files]

@@ -15,6 +15,7 @@ from ..evaluate.timing import as_dtype, evaluation_mode, inference, times_in_tur
 from ..runtime.profile import Profile, profile
 from .instead import Alternatives, Candidate, fitted, nearest_in_time
 from .memory import peak_bytes
+from .opened import FileCost, OpenedFile
 from .roofline import Roofline, measure_roofline
 from .runtimes import Run, prepare
 
@@ -49,7 +50,7 @@ class Timed:
 
     label: str
     case: Case
-    cost: Profile
+    cost: Profile | FileCost
     ms: float
     p10: float
     p95: float
@@ -81,9 +82,15 @@ class _Entry:
         return self.run(self.batch)
 
     @property
-    def cost(self) -> Profile:
+    def cost(self) -> Profile | FileCost:
+        if isinstance(self.model, OpenedFile):
+            return self.model.cost
         height, width = self.batch.shape[-2:]
         return profile(self.model, (height, width))
+
+    def peak_bytes(self, runtime: str) -> int | None:
+        """As `vitrim.deploy.memory.peak_bytes`; PyTorch does not see what a file holds."""
+        return None if isinstance(self.model, OpenedFile) else peak_bytes(self.run, self.batch, runtime)
 
 
 Entries = dict[str, _Entry]
@@ -99,6 +106,7 @@ def benchmark(
 ) -> tuple[list[Timed], dict[str, str]]:
     """Time models in turn on one batch; the first is the dense one, which the others are compared with.
 
+    models:  by label; an exported file (`vitrim.deploy.open_exported`) runs by itself, whatever the case's runtime
     images:  [b, c, height, width], at least `case.batch_size` of them
     instead: time with them, of the alternatives to each reduced model, those that take about as long: they are chosen
              by their MACs, and of those timed the nearest of each kind stays
@@ -116,16 +124,18 @@ def benchmark(
     first = next(iter(models))
     with evaluation_mode(models), inference(batch.device, dtype):
         entries, refused = _prepared({label: (model, batch) for label, model in models.items()}, case, first)
-        reduced, candidates = list(entries)[1:], []
+        reduced = [label for label in list(entries)[1:] if not isinstance(entries[label].model, OpenedFile)]
+        candidates: list[Candidate] = []
         if instead is not None and reduced:
-            candidates = _candidates(entries, instead, min(LOOKS, rounds), seconds)
+            looked_at = {label: entries[label] for label in (first, *reduced)}
+            candidates = _candidates(looked_at, instead, min(LOOKS, rounds), seconds)
             made = {c.label: (instead.model(c), fitted(batch, c.image_size)) for c in candidates}
             others, not_run = _prepared(made, case)
             entries, refused = entries | others, refused | not_run
         roof = measure_roofline(models[first], _rows(models[first], batch), dtype)
         times = times_in_turn(entries, batch, rounds, seconds)
         entries = _at_equal_time(entries, reduced, candidates, _medians(times))
-        peaks = {label: peak_bytes(entry.run, entry.batch, case.runtime) for label, entry in entries.items()}
+        peaks = {label: entry.peak_bytes(case.runtime) for label, entry in entries.items()}
     dense = entries[first].cost
     return [_timed(label, entry, case, times, dense, roof, peaks[label]) for label, entry in entries.items()], refused
 
@@ -181,7 +191,7 @@ def _timed(
     entry: _Entry,
     case: Case,
     times: list[dict[str, float]],
-    dense: Profile,
+    dense: Profile | FileCost,
     roof: Roofline,
     peak: int | None,
 ) -> Timed:

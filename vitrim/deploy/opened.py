@@ -40,6 +40,11 @@ class FileCost:
         """Share of the dense cost."""
         return self.gmacs / self.dense_gmacs
 
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of one image."""
+        return round(1e9 * self.gmacs)
+
 
 class OpenedFile(nn.Module):
     """An exported file that is called as its model was: prepared images [b, c, height, width] to logits [b, k].

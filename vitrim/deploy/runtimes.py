@@ -15,6 +15,7 @@ from ..backbones import find_family
 from ..runtime.model import ReducedViT, unwrap
 from .export import check_counts, export
 from .formats import FORMATS
+from .opened import OpenedFile
 from .optimize import optimize, sharing
 from .recording import record
 from .writing import beside, saved
@@ -34,6 +35,9 @@ def prepare(model: nn.Module, runtime: str, batch: Tensor, images: Tensor | None
     """
     if runtime not in RUNTIMES:
         raise ValueError(f"runtime {runtime!r} is not known: choose one of {', '.join(RUNTIMES)}")
+    if isinstance(model, OpenedFile):
+        _need_float32()
+        return model
     return RUNTIMES[runtime](model, batch, batch if images is None else images)
 
 

@@ -49,6 +49,11 @@ def file_plans(files: Sequence[Path]) -> list[FilePlan]:
     return [FilePlan(label, open_exported(path)) for label, path in zip(labels, files, strict=True)]
 
 
+def any_method(method: Any) -> bool:
+    """Whether reduced models are asked for beside files, which stand alone otherwise."""
+    return bool(method.method or method.options or method.macs or method.prediction_only or method.guide)
+
+
 def on_cpu(run: RunOptions, path: Path) -> None:
     """Set the device of exported files. Raises ValueError for another one, and for numbers that are not theirs."""
     if run.device not in (None, "cpu"):

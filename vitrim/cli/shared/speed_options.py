@@ -36,6 +36,9 @@ class SpeedShowOptions:
     instead: bool = option(
         "what takes as long without a method: fewer pixels, larger patches, a smaller model", False, common=True
     )
+    file: tuple[Path, ...] = option(
+        "exported files, a row for each beside the dense model; then no method but those that --method names", ()
+    )
     smaller_checkpoint: tuple[Path, ...] = option("weights of smaller models, to judge them on --data", ())
 
 
@@ -59,6 +62,8 @@ def check_speed(config: Any) -> None:
         raise ValueError(
             f"--checkpoint {config.model.checkpoint} belongs to one model, and --model names {len(models)}: give one"
         )
+    if show.file and (len(models) > 1 or run.device not in (None, "cpu")):
+        raise ValueError(f"--file {show.file[0]} stands beside one --model, on --device cpu: leave the others out")
     for runtime in run.runtime if show.detail else ():
         if runtime not in DETAILED:
             raise ValueError(

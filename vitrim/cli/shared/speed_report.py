@@ -12,6 +12,7 @@ from ...deploy.benchmark import Case, Timed
 from ...deploy.detail import PARTS, Detail
 from ...deploy.memory import SEEN
 from ...evaluate import EvaluationResult
+from .exported import FilePlan
 from .measure import DENSE, accuracy_of, change_of
 from .plans import Plan
 from .table import Column, Printer, percent, signed
@@ -102,7 +103,7 @@ def _beside_cells(row: Timed, reduced: Timed, results: Results) -> list[str]:
     return [*cells, percent(accuracy_of(found)), change, percent(found.agreement)]
 
 
-def figures_of(model: str, row: Timed, plans: Sequence[Plan]) -> dict[str, Any]:
+def figures_of(model: str, row: Timed, plans: Sequence[Plan | FilePlan]) -> dict[str, Any]:
     """A row for JSON."""
     plan = next((plan for plan in plans if plan.label == row.label), None)
     return {
