@@ -126,7 +126,7 @@ def benchmarked(*names: str) -> str:
 def _kept(row: dict, dense: dict) -> list[str]:
     times = f"{row['ms']:.1f} ({row['ms_p10']:.1f} to {row['ms_p95']:.1f})"
     figures = [f"{dense['ms']:.1f}", times, f"{row['promised']:.2f}", f"{row['speed_up']:.2f}", f"{row['kept']:.2f}"]
-    return [row["model"], label(row), row["runtime"], *figures, f"{row['roofline']:.0%}"]
+    return [row["model"], label(row), row["runtime"], *figures]
 
 
 def _dense(row: dict) -> bool:
