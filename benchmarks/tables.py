@@ -117,7 +117,6 @@ def benchmarked(*names: str) -> str:
         "promised",
         "measured",
         "kept",
-        "of the roofline",
     ]
     case = f"batch {found['rows'][0]['batch_size']}, {found['processor']}, {found['threads']} threads"
     return markdown(titles, rows) + f"\n\nIn float32, {case}, torch {found['torch']}, timm {found['timm']}."
