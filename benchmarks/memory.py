@@ -1,6 +1,6 @@
 """Peak memory of one forward, reduced over dense, for every method.
 
-    python benchmarks/memory.py --json benchmarks/results/memory.json
+    python benchmarks/memory.py --models DeiT-Ti --json benchmarks/results/memory.json
 
 The most bytes that tensors hold at once beside weights and images (`vitrim.deploy.memory`), on models four blocks deep:
 a deeper model holds no more at once. Random weights and noise images: neither changes the memory.
