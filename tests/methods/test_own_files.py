@@ -72,6 +72,10 @@ DECISIONS = {
     "vitrim.Mask(torch.ones(2))": r"a Mask whose mask is \[2\]",
     "vitrim.Merge(torch.zeros(len(tokens.x), tokens.n, dtype=torch.int64), torch.ones(len(tokens.x), tokens.n), 3, "
     "torch.zeros(len(tokens.x), 2, dtype=torch.int64))": "a Merge whose lead is",
+    "vitrim.Join(torch.zeros(len(tokens.x), tokens.n - 1, dtype=torch.int64), torch.full((len(tokens.x), 1), 999), "
+    "torch.zeros(len(tokens.x), 1, dtype=torch.int64), tokens.sizes)": "a Join whose moved goes from 999",
+    "vitrim.Join(torch.zeros(len(tokens.x), tokens.n - 1, dtype=torch.int64), torch.zeros(len(tokens.x), 1, "
+    "dtype=torch.int64), torch.zeros(len(tokens.x), 1, dtype=torch.int64), torch.ones(2))": "a Join whose sizes are",
 }
 
 

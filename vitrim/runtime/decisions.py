@@ -41,6 +41,8 @@ def check_decision(name: str, decision: Any, tokens: Tokens) -> None:
         _check_numbers(f"{kind} lead", decision.lead, b, n, m)
         _check_numbers(f"{kind} moved", decision.moved, b, n, n - m)
         _check_numbers(f"{kind} into", decision.into, b, m, n - m)
+    if isinstance(decision, Join) and list(decision.sizes.shape) != [b, n]:
+        raise ValueError(f"{kind} sizes are {list(decision.sizes.shape)}: give one for each patch token, {[b, n]}")
     if isinstance(decision, (Fuse, Merge)) and list(decision.weights.shape) != [b, n]:
         raise ValueError(f"{kind} weights are {list(decision.weights.shape)}: give one for each patch token, {[b, n]}")
     if isinstance(decision, Mask) and list(decision.mask.shape) != [b, n]:
