@@ -125,6 +125,7 @@ MODULES = (
 
 # Private names that are neither timm's nor those of torch.nn.Module and its file.
 OTHERS = {"_is_mkldnn_bf16_supported", "_asdict", "_orig_mod"}
+OTHERS |= {"_inductor", "_cdata"}  # torch's: documented for AOTInductor; a storage's address
 OTHERS |= {"_linear_pointwise", "_reorder_linear_weight"}  # torch's; trouble_with_packing() tells where they are gone
 
 

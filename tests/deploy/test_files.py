@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import subprocess
 import sys
 import zipfile
 from functools import partial
@@ -33,7 +34,6 @@ FILES = {
     "fast.xml": {},
     "pixels.xml": {"preprocessing": True, "batch_size": 2},
     "fast.pt2": {"batch_size": 2},
-    "compiled.pt2": {"format": "aotinductor", "batch_size": 2},
     "dynamic.onnx": {"int8": "dynamic"},
     "static.onnx": {"int8": "static"},
     "static.xml": {"int8": "static"},
@@ -94,6 +94,29 @@ def test_an_opened_file_answers_as_its_model(exported, model, x, name):
             torch.testing.assert_close(found, wanted[:k], rtol=1e-3, atol=1e-4)
     with pytest.raises(ValueError, match=r"takes \[batch, 3, 32, 32\]"):
         opened(x[..., :16])
+
+
+COMPILED = """
+import sys, timm, torch, vitrim
+from vitrim.deploy import open_exported
+
+torch.manual_seed(0)
+model = timm.create_model("test_vit", depth=2, img_size=32, num_classes=3).eval()
+fast, x = vitrim.reduce(model, "evit", keep=0.5, at=0), torch.randn(5, 3, 32, 32)
+made = vitrim.export(fast, sys.argv[1], images=x, format="aotinductor", batch_size=2)
+opened = open_exported(made.path)
+assert opened.about["format"] == "aotinductor" and opened.cost.gmacs == vitrim.profile(fast).gmacs
+with torch.no_grad():
+    for k in (1, 3, 5):
+        torch.testing.assert_close(opened(x[:k]), fast(x[:k]), rtol=1e-3, atol=1e-4)
+"""
+
+
+def test_a_compiled_file_answers_as_its_model(tmp_path):
+    """In a process of its own: machine code that goes wrong takes no other test with it."""
+    command = [sys.executable, "-c", COMPILED, str(tmp_path / "compiled.pt2")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("name", INT8)
