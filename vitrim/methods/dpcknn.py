@@ -65,7 +65,7 @@ class DPCKNN(Method):
     def forward(self, tokens: Tokens, evidence: Evidence, place: Place) -> Reduction:
         groups = nearest_peaks(tokens.patches, self.count(place, tokens.n), self.neighbours)
         moved = others(groups.lead, tokens.n)
-        return Join(groups.lead, moved, groups.group.gather(1, moved), tokens.sizes, self.proportional)
+        return Join(groups.lead, moved, groups.group.gather(1, moved), tokens.sizes, proportional=self.proportional)
 
     def count(self, place: Place, n: int) -> int:
         return ceil_count(place.keep, n)

@@ -66,7 +66,8 @@ class ToMe(Method):
     def forward(self, tokens: Tokens, evidence: Evidence, place: Place) -> Reduction:
         r = self._merged(place, tokens.n)
         stay, moved, into = bipartite_soft_matching(mean_keys(evidence), r, tokens.prefix % 2)
-        return Join(stay, moved, into, tokens.sizes, self.proportional)
+        # By keyword: the compiler of torch 2.9 loses a fifth argument of a frozen dataclass.
+        return Join(stay, moved, into, tokens.sizes, proportional=self.proportional)
 
     def _merged(self, place: Place, n: int) -> int:
         return min(rate_at(self.r, place.index), n // 2)
