@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -339,3 +340,14 @@ def test_the_command_keeps_what_is_judged_out_of_the_calibration(model, photogra
     assert told == open_exported("fast.onnx").about["int8"] and told["calibrated_on"] == 33
     assert cli.main([*line, "--limit", "20", "--overwrite"]) == 2
     assert "--calibration photos has 22 images that are not judged: give a folder with 32" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("format", ["onnx", "openvino"])
+def test_what_the_caller_has_switched_off_stays_off(model, x, tmp_path, format):
+    ending = {"onnx": ".onnx", "openvino": ".xml"}[format]
+    logging.disable(logging.CRITICAL)
+    try:
+        vitrim.export(model, tmp_path / f"a{ending}", images=x, int8="static", calibration=torch.randn(32, 3, 32, 32))
+        assert logging.root.manager.disable == logging.CRITICAL
+    finally:
+        logging.disable(logging.NOTSET)

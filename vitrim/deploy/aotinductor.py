@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import io
-import logging
 import os
 import shutil
 import sys
-import warnings
 import zipfile
-from collections.abc import Generator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
+
+from ..common.quiet import quiet
 
 ABOUT = "extra/vitrim.json"  # where torch keeps the extra files of a .pt2
 COMPILED = "/data/aotinductor/"
@@ -33,7 +31,7 @@ def require_compiler() -> None:
 def compile_into(program: torch.export.ExportedProgram, about: str, file: BinaryIO) -> None:
     """Compile a graph and write its package, the weights inside, with `about` as one of its extra files."""
     made = io.BytesIO()
-    with _quiet(), torch.no_grad():
+    with quiet(), torch.no_grad():
         torch._inductor.aoti_compile_and_package(program, package_path=made, inductor_configs={"freezing": True})
     with zipfile.ZipFile(made, "a") as package:
         package.writestr(f"{package.namelist()[0].partition('/')[0]}/{ABOUT}", about)
@@ -45,15 +43,3 @@ def open_package(path: Path) -> Any:
     import torch._inductor
 
     return torch._inductor.aoti_load_package(str(path))
-
-
-@contextmanager
-def _quiet() -> Generator[None]:
-    """Torch reports operators that it calls instead of compiling, which changes nothing."""
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(logging.NOTSET)

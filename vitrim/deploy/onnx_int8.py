@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 import tempfile
-import warnings
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
+
+from ..common.quiet import quiet
 
 PRODUCTS = ["MatMul", "Gemm", "Conv"]  # the rest (softmax, norms, top-k) is little work, and stays in floating point
 
@@ -28,7 +27,7 @@ def static(proto: Any, batches: Sequence[Tensor]) -> Any:
             return None if batch is None else {proto.graph.input[0].name: batch.numpy()}
 
     options: dict[str, Any] = {
-        "quant_format": tool.QuantFormat.QOperator,  # as fast as QDQ, and on DeiT nearer to the model
+        "quant_format": tool.QuantFormat.QOperator,  # as fast as QDQ
         "op_types_to_quantize": PRODUCTS,
         "per_channel": True,
         "activation_type": tool.QuantType.QUInt8,
@@ -64,7 +63,7 @@ def _through_files(proto: Any, quantise: Callable[[str, str], None]) -> Any:
     """The quantiser reads and writes files."""
     import onnx
 
-    with tempfile.TemporaryDirectory() as folder, _silent():
+    with tempfile.TemporaryDirectory() as folder, quiet():
         source, target = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
         bare = onnx.ModelProto()
         bare.CopyFrom(proto)
@@ -72,15 +71,3 @@ def _through_files(proto: Any, quantise: Callable[[str, str], None]) -> Any:
         source.write_bytes(bare.SerializeToString())
         quantise(str(source), str(target))
         return onnx.load(target)
-
-
-@contextmanager
-def _silent() -> Generator[None]:
-    """It recommends steps that change nothing here."""
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(logging.NOTSET)

@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import io
 import json
-import logging
 from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..common.extras import without_telemetry
+from ..common.quiet import quiet
 from ..common.whole import Beside
 
 OURS = "vitrim"  # of the file's rt_info, what vitrim has written
@@ -24,12 +24,8 @@ WEIGHTS = "weights_sha256"
 @contextlib.contextmanager
 def quietly() -> Generator[None]:
     """Nothing is sent (`without_telemetry`) and nothing printed by what is imported and called meanwhile."""
-    logging.disable(logging.WARNING)
-    try:
-        with without_telemetry(), contextlib.redirect_stdout(io.StringIO()):  # NNCF draws bars
-            yield
-    finally:
-        logging.disable(logging.NOTSET)
+    with quiet(), without_telemetry(), contextlib.redirect_stdout(io.StringIO()):  # NNCF draws bars
+        yield
 
 
 def make(program: torch.export.ExportedProgram, example: Tensor, any_batch: bool, output: str) -> Any:
