@@ -120,6 +120,31 @@ def test_a_compiled_file_answers_as_its_model(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+SIGNALLED = """
+import gc, os, signal, sys, timm, torch, vitrim
+from vitrim.deploy import open_exported
+
+model = timm.create_model("test_vit", depth=2, img_size=32, num_classes=3).eval()
+for name in ("a.xml", "b.xml"):
+    x, others = torch.randn(2, 3, 32, 32), torch.randn(32, 3, 32, 32)
+    vitrim.export(model, sys.argv[1] + "/" + name, images=x, int8="static", calibration=others)
+    opened = open_exported(sys.argv[1] + "/" + name)
+    opened(x)
+del opened
+gc.collect()
+heard = []
+signal.signal(signal.SIGUSR1, lambda *_: heard.append(1))
+os.kill(os.getpid(), signal.SIGUSR1)
+assert heard
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGUSR1")
+def test_signals_are_heard_after_openvino_has_come_and_gone(tmp_path):
+    done = subprocess.run([sys.executable, "-c", SIGNALLED, str(tmp_path)], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, f"{done.returncode} {done.stderr}"  # -11: a signal on a stack that has been freed
+
+
 @pytest.mark.parametrize("name", INT8)
 def test_an_int8_file_says_what_it_has_lost(exported, name):
     made = exported(name)

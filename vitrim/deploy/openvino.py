@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import io
 import json
@@ -16,6 +17,7 @@ from torch import Tensor
 from ..common.extras import without_telemetry
 from ..common.quiet import quiet
 from ..common.whole import Beside
+from .signal_stack import keeping_signal_stack
 
 OURS = "vitrim"  # of the file's rt_info, what vitrim has written
 WEIGHTS = "weights_sha256"
@@ -26,6 +28,17 @@ def quietly() -> Generator[None]:
     """Nothing is sent (`without_telemetry`) and nothing printed by what is imported and called meanwhile."""
     with quiet(), without_telemetry(), contextlib.redirect_stdout(io.StringIO()):  # NNCF draws bars
         yield
+
+
+@functools.cache
+def _core() -> Any:
+    """OpenVINO with its CPU plugin, made once and never freed (see `signal_stack.py`)."""
+    with quietly():
+        import openvino
+
+        core = openvino.Core()
+        core.get_versions("CPU")  # loads the plugin
+    return core
 
 
 def make(program: torch.export.ExportedProgram, example: Tensor, any_batch: bool, output: str) -> Any:
@@ -46,7 +59,8 @@ def make(program: torch.export.ExportedProgram, example: Tensor, any_batch: bool
 
 def quantise(model: Any, batches: Sequence[Tensor]) -> Any:
     """The model in int8 by NNCF, its ranges from these batches, one image or the file's batch each."""
-    with quietly():
+    _core()  # before NNCF makes others: its signal stack is the one to come back to
+    with quietly(), keeping_signal_stack():
         import nncf
 
         return nncf.quantize(
@@ -93,10 +107,8 @@ def digest(path: Path) -> str:
 def read(xml: Path, weights: Path) -> Any:
     """The model of two files. Raises ValueError where they are no such pair."""
     with quietly():
-        import openvino
-
         try:
-            return openvino.Core().read_model(str(xml), str(weights))
+            return _core().read_model(str(xml), str(weights))
         except RuntimeError as error:
             raise ValueError(f"{xml.name} and {weights.name} are no model that OpenVINO reads") from error
 
@@ -113,12 +125,10 @@ def start(model: Any, precision: str = "f32") -> Any:
     are further from the model's.
     """
     with quietly():
-        import openvino
-
         settings = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
             "INFERENCE_PRECISION_HINT": precision,
         }
-        request = openvino.Core().compile_model(model, "CPU", settings).create_infer_request()
+        request = _core().compile_model(model, "CPU", settings).create_infer_request()
     return lambda images: torch.from_numpy(request.infer([images.numpy()])[0].copy())
