@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 from pathlib import Path
 
@@ -9,6 +10,14 @@ import numpy as np
 import pytest
 import torch
 from shared_folder import SHARED
+
+
+def pytest_collection_finish(session):
+    """What is there before the first test is there to the end: the collector need not look at it again, which takes a
+    tenth of the suite's time; nor need it look as often as it does in a program of few objects."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 20, 50)
 
 
 @pytest.fixture(autouse=True, scope="session")
