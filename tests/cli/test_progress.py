@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from vitrim import cli
 from vitrim.common import progress as _progress
 from vitrim.common.progress import counted_off, hidden, progress, tell
 
@@ -36,13 +37,13 @@ def folder(tmp_path_factory) -> Path:
     return root
 
 
-def remarks(folder: Path, patience: float, *arguments: str, terminal: bool = True, **variables: str) -> str:
-    """All that a command line writes to standard error, which is a terminal or a pipe."""
-    reader, writer = pty.openpty() if terminal else os.pipe()
+def remarks(folder: Path, patience: float, *arguments: str) -> str:
+    """All that a command line writes to standard error, which is a terminal."""
+    reader, writer = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, str(Path(__file__).with_name("slowly.py")), str(patience), *arguments],
         **{"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": writer, "cwd": folder},
-        env={**os.environ, "TERM": "xterm-256color", "PYTHONPATH": os.pathsep.join(sys.path), **variables},
+        env={**os.environ, "TERM": "xterm-256color", "PYTHONPATH": os.pathsep.join(sys.path)},
     )
     os.close(writer)
     found = b""
@@ -62,10 +63,16 @@ def test_judging_and_timing_show_how_far_they_are_and_the_time_left(folder):
     assert " left" in said and "evit keep=0.5" in said  # with running figures
 
 
-def test_nothing_is_shown_in_a_pipe_or_beside_json(folder):
-    assert "evaluating" not in remarks(folder, 0.1, *EVALUATE, terminal=False, FORCE_COLOR="1")
-    said = remarks(folder, 0.1, *EVALUATE, "--json", "-")
-    assert "agreement" in said and "evaluating" not in said and "\x1b" not in said
+@pytest.mark.parametrize("json", [False, True])
+def test_nothing_is_shown_in_a_pipe_or_beside_json(folder, monkeypatch, capsys, json):
+    """capsys stands for the pipe; beside JSON there may be a terminal."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(_progress, "PATIENCE", 0.0)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: json, raising=False)
+    assert cli.main([*EVALUATE, *(["--json", "-"] if json else [])]) == 0
+    said = capsys.readouterr()
+    assert "agreement" in said.out + said.err and "evaluating" not in said.err and "\x1b" not in said.err
 
 
 def test_nothing_is_shown_of_what_is_quick(watched, monkeypatch, capsys):

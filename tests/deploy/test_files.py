@@ -104,7 +104,7 @@ import sys, timm, torch, vitrim
 from vitrim.deploy import open_exported
 
 torch.manual_seed(0)
-model = timm.create_model("test_vit", depth=2, img_size=32, num_classes=3).eval()
+model = timm.create_model("test_vit", depth=1, img_size=32, num_classes=3).eval()
 fast, x = vitrim.reduce(model, "evit", keep=0.5, at=0), torch.randn(5, 3, 32, 32)
 made = vitrim.export(fast, sys.argv[1], images=x, format="aotinductor", batch_size=2)
 opened = open_exported(made.path)

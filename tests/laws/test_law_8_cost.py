@@ -16,7 +16,7 @@ def _planned(profile: vitrim.Profile, method: MethodRow) -> int:
     return profile.macs - (method.uncounted_macs(profile) if method.uncounted else 0)
 
 
-@pytest.mark.parametrize(("backbone", "method"), pairs(where=lambda b, m: m.static))
+@pytest.mark.parametrize(("backbone", "method"), pairs("sample", where=lambda b, m: m.static))
 def test_plan_is_torchs_count(backbone: BackboneRow, method: MethodRow):
     x, model = images(backbone), reduced(backbone, method)
     profile = vitrim.profile(model, backbone.image)
