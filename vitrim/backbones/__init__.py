@@ -16,10 +16,13 @@ from .timm.library import TimmLibrary
 from .timm.plain import PlainBackbone
 from .timm.rope import RopeBackbone
 from .timm.swin import SwinBackbone
+from .transformers.family import TransformersBackbone
+from .transformers.library import TransformersLibrary
 
-FAMILIES: tuple[type[Backbone], ...] = (PlainBackbone, LVViTBackbone, RopeBackbone, SwinBackbone)
-TIMM = TimmLibrary(FAMILIES)
-LIBRARIES: tuple[Library, ...] = (TIMM,)
+FAMILIES: tuple[type[Backbone], ...] = (PlainBackbone, LVViTBackbone, RopeBackbone, SwinBackbone, TransformersBackbone)
+TIMM = TimmLibrary(FAMILIES[:-1])
+TRANSFORMERS = TransformersLibrary((TransformersBackbone,))
+LIBRARIES: tuple[Library, ...] = (TIMM, TRANSFORMERS)
 
 
 def library_of(model: nn.Module) -> Library:
@@ -68,8 +71,9 @@ def find_family(model: nn.Module) -> type[Backbone]:
         ValueError: timm.models.resnet.ResNet is not supported: vitrim runs timm's VisionTransformer, ...
     """
     for family in FAMILIES:
-        if kind(model) in family.models:
-            _check_parts(model)
+        if family.runs(kind(model)):
+            if TIMM.owns(model):
+                _check_parts(model)
             family.check(model)
             refuse(model, family)
             return family
@@ -103,6 +107,7 @@ __all__ = [
     "RopeBackbone",
     "SwinBackbone",
     "TokenLogits",
+    "TransformersBackbone",
     "find_family",
     "library_of",
     "library_with",

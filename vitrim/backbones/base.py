@@ -41,6 +41,11 @@ class Backbone(Visitor):
     # -- what the model is
 
     @classmethod
+    def runs(cls, model_type: type) -> bool:
+        """Whether models of exactly this type are this family's."""
+        return model_type in cls.models
+
+    @classmethod
     @abstractmethod
     def check(cls, model: nn.Module) -> None:
         """Raise ValueError, naming what is not supported, if this exact model cannot be run by half blocks."""

@@ -44,6 +44,10 @@ class UnseenKeywords(dict):
         return f"<keyword arguments of {self.module}, which vitrim's loop does not pass>"
 
 
+# transformers' hooks that collect hidden states; `runtime/pretrained.py` hands them whole grids.
+COLLECTS = "transformers.utils.output_capturing"
+
+
 def any_global() -> bool:
     """Whether hooks sit on all modules at once."""
     return bool(
@@ -92,6 +96,8 @@ def after(module: nn.Module, inside: Inside, out: Any) -> Any:
     """The output after the module's forward hooks."""
     hooks = {**torch_module._global_forward_hooks, **module._forward_hooks}
     for key, hook in hooks.items():
+        if getattr(hook, "__module__", "") == COLLECTS:
+            continue
         wants = key in module._forward_hooks_with_kwargs or key in torch_module._global_forward_hooks_with_kwargs
         keywords = (_shown_to(hook, inside.keywords),) if wants else ()
         given = hook(module, inside.args, *keywords, out)

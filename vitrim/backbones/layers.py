@@ -22,6 +22,7 @@ def kind(module: Any) -> type:
     """The type of a module below what torch itself puts over classes: parametrisations, FSDP2's sharding, the
     proxies of torch.export."""
     cls = type(module)
+    cls = vars(cls).get("_reduces", cls)  # a reduced model of transformers says which class it is of
     while "forward" not in vars(cls):
         below = cls.__bases__
         if len(below) == 2 and below[0].__name__ in _OVER_CLASSES:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from os.path import commonprefix
 from typing import Any
 
 from torch import nn
 
 from .base import Backbone
 from .library import Library
+from .transformers.dialects import ENTRIES
 
 EXAMPLE = "deit_small_patch16_224"
 # Other libraries' models, and where timm has the same weights.
 _ELSEWHERE = {
     "torchvision": "vit_base_patch16_224",
-    "transformers": "vit_base_patch16_224",
     "open_clip": "vit_base_patch16_clip_224",
     "dinov2": "vit_base_patch14_dinov2",
 }
@@ -34,6 +35,10 @@ def unsupported(model: object, libraries: Sequence[Library], families: Iterable[
         return f'a model is wanted, and {model[:60]!r} is its name: give {factory}("{model[:60]}", pretrained=True)'
     if not isinstance(model, nn.Module):
         return f'{named(model)} is no model: give one such as {factory}("{EXAMPLE}", pretrained=True)'
+    if _home(model) == "transformers":
+        begins_alike = {name: len(commonprefix([name, type(model).__name__])) for name in ENTRIES}
+        near = sorted(ENTRIES, key=lambda name: -begins_alike[name])[:3]
+        return f"{named(model)} is not supported: of transformers vitrim runs {', '.join(near)}, and others like them"
     same = _ELSEWHERE.get(_home(model))
     if same is not None:
         return f'{named(model)} is not a {_names(libraries)} model: create it by {factory}("{same}", pretrained=True)'

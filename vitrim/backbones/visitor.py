@@ -37,6 +37,10 @@ class Visitor(ABC):
     def all_blocks(self) -> Iterable[nn.Module]:
         """The blocks, in order."""
 
+    def is_fresh(self) -> bool:
+        """Whether what the branches of all blocks give is nobody else's."""
+        return is_fresh(self.all_blocks())
+
     def look(self) -> None:
         """Look over the model, once. Raises ValueError for what would be lost on it."""
         if self.looked:
@@ -47,7 +51,7 @@ class Visitor(ABC):
         if trouble:
             raise ValueError(trouble)
         apart = self.hooked or torch.is_grad_enabled() or recording()
-        self.looked, self.in_place = True, not apart and is_fresh(self.all_blocks())
+        self.looked, self.in_place = True, not apart and self.is_fresh()
 
     def hooks_of_its_own(self) -> bool:
         """Whether somebody has put hooks on these very modules, and not on all modules there are, as profilers do."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from . import saving
+from . import pretrained_files, saving
 from .model import ReducedViT
+from .pretrained import ReducedPretrained
 
 
 def save(self: ReducedViT, folder: str | Path) -> None:
@@ -13,4 +14,7 @@ def save(self: ReducedViT, folder: str | Path) -> None:
     saving.save(self, folder)
 
 
-ReducedViT.save = save  # here, since `saving` makes models again and so imports the class
+# Here, since these make models again and so import the classes.
+ReducedViT.save = save
+ReducedPretrained._in_config = staticmethod(pretrained_files.in_config)
+ReducedPretrained._load = staticmethod(pretrained_files.load_pretrained)

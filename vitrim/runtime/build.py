@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from ..backbones import find_family
+from ..backbones import TransformersBackbone, find_family
 from ..backbones.admission import warn_of_unseen
 from ..backbones.layers import own_copy
 from ..common.errors import OptionError
@@ -16,6 +16,7 @@ from ..common.text import did_you_mean
 from ..methods import METHODS, Method
 from .budget import solve
 from .model import ReducedViT, unwrap
+from .pretrained import as_pretrained, shared_copy
 from .stack import as_stack
 
 
@@ -39,9 +40,10 @@ def reduce(
     prediction_only: bool = False,
     **options: Any,
 ) -> ReducedViT:
-    """Put token reduction on a supported timm model: the result has the same inputs, outputs and weights.
+    """Put token reduction on a supported model of timm or transformers: the result has the same inputs, outputs and
+    weights. Of a model of transformers it is of the same class (`runtime/pretrained.py`); its vision tower is reduced.
 
-    model:   a timm model; wrappers of torch.compile and DistributedDataParallel are taken off
+    model:   a timm or transformers model; wrappers of torch.compile and DistributedDataParallel are taken off
     method:  `vitrim.EViT(keep=0.7)`; or a name with its options: `reduce(model, "evit", keep=0.7)`;
              or a list of methods that act one after the other: `[ToMe(r=8, at=range(6)), EViT(keep=0.6, at=8)]`
     macs:    a share of the dense cost, in (0, 1]: sets the method's dial (keep, r) for the largest plan not above it
@@ -68,7 +70,13 @@ def reduce(
             UntrainedWarning,
             stacklevel=2,
         )
-    return reduced
+    result: Any = as_pretrained(reduced) if isinstance(reduced.body, TransformersBackbone) else reduced
+    return result
+
+
+def reduce_pretrained(model: nn.Module, methods: Sequence[Method], prediction_only: bool = False) -> Any:
+    """A model of transformers with these methods, without a warning: trained weights come next."""
+    return as_pretrained(attach(model, methods, prediction_only=prediction_only))
 
 
 def attach(
@@ -87,6 +95,7 @@ def attach(
         raise ValueError("the model is reduced already: give its `.backbone`, and a list of methods to stack them")
     family = find_family(model)
     model = own_copy(model) if copy else model
+    model = shared_copy(model) if family is TransformersBackbone and not copy else model
     body = family(model)
     warn_of_unseen(model, body.around())
     if prediction_only and isinstance(method, Sequence) and not method and macs is None and not options:

@@ -16,6 +16,7 @@ from ..common.tensor_files import digest, open_tensors
 from ..common.text import cut, reason
 from ..methods import METHODS, Method, import_method, register_method, source_hash
 from .model import ReducedViT
+from .pretrained_files import is_pretrained, load_pretrained
 from .rebuilding import Shapes, build_shapes, check_tensors, fill, give_memory, on
 from .saved_config import NAMES, NotAllowed, SavedConfig, parse_config
 
@@ -24,7 +25,7 @@ KEY = "vitrim"  # of the config in the metadata of the weights
 LARGEST_CONFIG = 1 << 22  # bytes
 
 
-def load(folder: str | Path, methods: Iterable[type[Method] | str] = ()) -> ReducedViT:
+def load(folder: str | Path, methods: Iterable[type[Method] | str] = ()) -> Any:
     """The model that `save` wrote, in eval mode, on the CPU, in the dtype that it had.
 
     methods: classes that are not vitrim's own and may run, as classes or as "my_file.py:Mine"; those that are
@@ -47,6 +48,8 @@ def load(folder: str | Path, methods: Iterable[type[Method] | str] = ()) -> Redu
     for method in methods:
         import_method(method) if isinstance(method, str) else register_method(method)
     folder = Path(folder)
+    if is_pretrained(folder):
+        return load_pretrained(folder)
     _check_folder(folder)
     try:
         config, model = _loaded(folder)

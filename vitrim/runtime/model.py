@@ -25,8 +25,11 @@ from .loop import BlockRecord, Loop, Request, features_of_every_patch
 from .model_cost import Profile, cost_of_model
 from .records import LossInputs
 from .stack import Methods, as_stack, bind_stack
-from .turns import plan_turns
+from .turns import Turn, plan_turns
 from .words import in_words
+
+# Under this name a reduced model of transformers holds itself as a model for images alone (`pretrained.py`).
+REDUCED = "_vitrim_reduced"
 
 
 class ReducedViT(TimmInterface, nn.Module):
@@ -149,8 +152,16 @@ class ReducedViT(TimmInterface, nn.Module):
         tokens, records, _ = loop.run(body.begin(self._embed(body, images, scores)))
         return body.finish(tokens), records
 
+    @property
+    def turns(self) -> Sequence[Turn]:
+        """What methods do in each block."""
+        return self._turns
+
     def _embed(self, body: Backbone, images: Tensor, scores: Tensor | None = None) -> Tokens:
-        tokens = body.embed(images)
+        return self.noted(body.embed(images), images, scores)
+
+    def noted(self, tokens: Tokens, images: Tensor, scores: Tensor | None) -> Tokens:
+        """The tokens of these images with what the methods carry from block to block."""
         if scores is not None:
             self._check_scores(scores, images)
         for method in self.methods:
@@ -192,10 +203,15 @@ class ReducedViT(TimmInterface, nn.Module):
         self._cost().summary(wide)
 
     def __repr__(self) -> str:
+        return self.told() or super().__repr__()
+
+    def told(self) -> str:
+        """What the model is, in four lines; empty where it is half made, or changed by hand: debuggers and error
+        messages print it all the same."""
         try:
             return in_words(self.backbone, list(self.methods), self._cost(), self.prediction_only)
-        except Exception:  # half made, or changed by hand: debuggers and error messages print it all the same
-            return super().__repr__()
+        except Exception:
+            return ""
 
     def _cost(self) -> Profile:
         body = self.body
@@ -217,5 +233,7 @@ def _maps(losses: bool | str) -> Any:
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The model inside torch.compile's and DistributedDataParallel's wrappers. Raises ValueError for hooks on them."""
-    return unwrapping.unwrap(model, refuse_wrapper)
+    """The model inside torch.compile's and DistributedDataParallel's wrappers; of a reduced model of transformers, the
+    one for images alone. Raises ValueError for hooks on wrappers."""
+    model = unwrapping.unwrap(model, refuse_wrapper)
+    return vars(model).get(REDUCED, model) if isinstance(model, nn.Module) else model

@@ -38,7 +38,7 @@ def build_shapes(config: SavedConfig, tensors: int | None = None) -> ReducedViT:
     """
     with on("meta"), _Undrawn():
         backbone = _backbone(config.architecture, tensors)
-        methods = [_method(method, tensors) for method in config.methods]
+        methods = [build_method(method, tensors) for method in config.methods]
         model = attach(backbone, methods, prediction_only=config.prediction_only)
     library_of(backbone).record_data(backbone, config.data)
     return model.to(DTYPES[config.dtype or "float32"])
@@ -67,7 +67,8 @@ def _backbone(architecture: Architecture, tensors: int | None) -> nn.Module:
     return library_with(architecture.name).create(architecture.name, **arguments)
 
 
-def _method(saved: SavedMethod, tensors: int | None) -> Method:
+def build_method(saved: SavedMethod, tensors: int | None = None) -> Method:
+    """The method that a config names."""
     guide = {} if saved.guide is None else {"score": LastClassAttention(_backbone(saved.guide, tensors))}
     return make_method(saved.name, **{**saved.options, **guide})
 

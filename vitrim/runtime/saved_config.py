@@ -117,12 +117,12 @@ def parse_config(raw: Any) -> SavedConfig:
     _check(
         number <= FORMAT, f"format {number} is newer than this vitrim, which reads up to {FORMAT}: install a newer one"
     )
-    methods = _get(raw, "methods", list)
+    methods = parse_methods(_get(raw, "methods", list))
     only = _get(raw, "prediction_only", bool, False)
     _check(bool(methods) or only, "methods: there is none")
     return SavedConfig(
         parse_architecture(raw),
-        tuple(_method(entry) for entry in methods),
+        methods,
         _data(_get(raw, "data", dict)),
         _dtype("dtype", raw["dtype"]) if number > 1 and "dtype" in raw else None,
         {str(name): _dtype(name, dtype) for name, dtype in _get(raw, "dtypes", dict, {}).items()},
@@ -130,6 +130,12 @@ def parse_config(raw: Any) -> SavedConfig:
         _get(raw, "tensors", str) if "tensors" in raw else None,
         only,
     )
+
+
+def parse_methods(raw: Any) -> tuple[SavedMethod, ...]:
+    """The methods that JSON has given. Raises ValueError for what is not known or not allowed."""
+    _check(isinstance(raw, list), f"methods: {shown(raw)} is no list")
+    return tuple(_method(entry) for entry in raw)
 
 
 def parse_architecture(raw: dict[str, Any]) -> Architecture:

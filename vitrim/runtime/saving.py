@@ -20,6 +20,8 @@ from .comparison import differences, other_settings, other_tables
 from .describing import candidates
 from .loading import CONFIG, KEY, WEIGHTS, holds_save
 from .model import ReducedViT, unwrap
+from .pretrained import ReducedPretrained
+from .pretrained_files import save_pretrained
 from .rebuilding import build_shapes, fill, give_memory, on
 from .saved_config import NAMES, SavedConfig, parse_config
 
@@ -56,9 +58,12 @@ def save(model: nn.Module, folder: str | Path) -> Path:
         >>> sorted(path.name for path in folder.iterdir())
         ['config.json', 'model.safetensors']
     """
-    save_state = _made(model)
     if not os.fspath(folder):
         raise ValueError("the folder's name is empty: give one, '.' for the current folder")
+    backbone = getattr(unwrap(model), "backbone", None)
+    if isinstance(backbone, ReducedPretrained):
+        return save_pretrained(backbone, folder)
+    save_state = _made(model)
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,268 @@
+"""The transformers family: ViT, DeiT, I-JEPA, DINOv2 with and without registers, DINOv3, CLIP and SigLIP, as
+Hugging Face's transformers builds them. One adapter; the names of parts are in `dialects.py`, the heads in `heads.py`.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import reduce as fold
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...core.attention import attention
+from ...core.evidence import Evidence
+from ...core.recording import image_size, no_image
+from ...core.tokens import Tokens
+from ..admission import Around
+from ..base import Backbone
+from ..layers import kind
+from .checks import check_config, check_layers, check_version, kinds_of
+from .dialects import entry_of
+from .projections import SeparateProjections
+
+
+class TransformersBackbone(Backbone):
+    """transformers' vision models, exactly the classes in `dialects.ENTRIES`; of models of two modalities the vision
+    tower.
+
+    tower: the part that goes from images to tokens
+    """
+
+    family = "transformers"
+
+    def __init__(self, model: nn.Module):
+        super().__init__(model)
+        entry = entry_of(kind(model))
+        assert entry is not None  # `runs` has been asked
+        self.entry, self.dialect, self.template = entry, entry.dialect, entry.dialect.template
+        self.tower: Any = getattr(model, entry.tower) if entry.tower else model
+        self.config: Any = self.tower.config
+
+    @classmethod
+    def runs(cls, model_type):
+        return entry_of(model_type) is not None
+
+    @classmethod
+    def check(cls, model):
+        check_version()
+        body = cls(model)
+        check_config(body.config, type(model).__name__)
+        check_layers(body.dialect, list(body.all_blocks()))
+
+    # -- what the model is
+
+    @property
+    def layers(self) -> Any:
+        """The list of layers."""
+        return fold(getattr, self.dialect.layers.split("."), self.tower)
+
+    def all_blocks(self):
+        return self.layers._modules.values()
+
+    def _part(self, i: int, name: str) -> Any:
+        return getattr(self.layers[i], name)
+
+    def _attn(self, i: int) -> Any:
+        return self._part(i, self.template.attention)
+
+    @property
+    def depth(self):
+        return len(self.layers)
+
+    @property
+    def width(self):
+        return self.config.hidden_size
+
+    @property
+    def prefix(self):
+        return self.dialect.prefix + self.dialect.registers(self.config)
+
+    @property
+    def class_tokens(self):
+        return tuple(range(self.dialect.prefix))
+
+    def heads(self, i):
+        attn = self._attn(i)
+        return attn.q_proj.out_features // attn.head_dim, attn.head_dim
+
+    def grid(self, image_size=None):
+        height, width = pair(self.config.image_size) if image_size is None else image_size
+        patch = pair(self.config.patch_size)
+        return height // patch[0], width // patch[1]
+
+    def check_ragged(self):
+        """Every head pools what an image has left."""
+
+    def foldable(self, i):
+        return self.dialect.rotary is None and self._projections(i).foldable
+
+    def recomputes(self, i):
+        return bool(self.layers[i].gradient_checkpointing and self.layers[i].training)
+
+    def check_prediction_only(self):
+        if not self.entry.classifies:
+            name = type(self.model).__name__
+            raise ValueError(f"prediction_only is for classifiers, and {name} returns what its tokens have become too")
+        if not self.entry.head.prefix_only:
+            super().check_prediction_only()
+
+    # -- what sits on it
+
+    def around(self) -> Around:
+        parts: Around = []
+        for layer in self.all_blocks():
+            parts.append((layer, kinds_of(kind(layer))))
+            attn = layer._modules.get(self.template.attention)
+            if attn is not None:
+                parts.append((attn, kinds_of(kind(attn))))
+        return parts
+
+    def is_fresh(self):
+        return False
+
+    # -- running it
+
+    def _embed(self, images):
+        tower, dialect = self.tower, self.dialect
+        self._check_size(images)
+        x = tower.embeddings(images.to(self._dtype))
+        if no_image(images.shape[0]):
+            x = x.new_zeros(0, math.prod(self.grid(image_size(images))) + self.prefix, self.width)
+        x = x if dialect.before is None else getattr(tower, dialect.before)(x)
+        return self.tokens_of(x, self.grid(image_size(images)), self._rotation(images))
+
+    def tokens_of(self, x: Tensor, grid: tuple[int, int], rotation: tuple[Tensor, Tensor] | None) -> Tokens:
+        """Tokens of what goes into the first layer; rotation: (cos, sin), each [n0, d]."""
+        rope = None if rotation is None else torch.cat(rotation[::-1], dim=-1)
+        return Tokens(x, prefix=self.prefix, grid=grid, rope=rope, placed=rope is not None)
+
+    def _rotation(self, images: Tensor) -> tuple[Tensor, Tensor] | None:
+        return None if self.dialect.rotary is None else getattr(self.tower, self.dialect.rotary)(images)
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        """Of the patch embedding, to which transformers converts images."""
+        embed = self.tower.embeddings
+        patches = embed.patch_embedding if hasattr(embed, "patch_embedding") else embed.patch_embeddings
+        return next(patches.parameters()).dtype
+
+    def _check_size(self, images: Tensor) -> None:
+        size, own = image_size(images), pair(self.config.image_size)
+        if self.dialect.has_any_size or size == own:
+            return
+        raise ValueError(
+            f"images are {size[0]} x {size[1]}, this model takes {own[0]} x {own[1]}: resize them, or call the reduced "
+            "model with interpolate_pos_encoding=True"
+        )
+
+    def enter(self, i, tokens):
+        return tokens.with_x(self.before(self.layers[i], tokens.x)) if self.hooked else tokens
+
+    def leave(self, i, tokens):
+        return tokens.with_x(self.after(self.layers[i], tokens.x)) if self.hooked else tokens
+
+    def probe(self, i, tokens):
+        layer, bias = self._projections(i, tokens), tokens.key_bias
+        return Evidence(lambda: self._norm1(i, tokens.x), layer, self.prefix, self.class_tokens, key_bias=bias)
+
+    def _projections(self, i: int, tokens: Tokens | None = None) -> SeparateProjections:
+        if tokens is None:
+            return SeparateProjections(self._attn(i))
+        prefix = self.prefix if tokens.layout is None else 0  # ragged rows come with the prefix tokens' own
+        return SeparateProjections(self._attn(i), tokens.rope_rows(i), prefix)
+
+    def _norm1(self, i: int, x: Tensor) -> Tensor:
+        return self.before(self._attn(i), self._part(i, self.template.norm1)(x))
+
+    def attend(self, i, tokens, h=None):
+        h = self._norm1(i, tokens.x) if h is None else h
+        layer = self._projections(i, tokens)
+        q, k, v = layer.project(h)
+        bias, layout = tokens.key_bias, tokens.layout
+        evidence = Evidence(
+            h, layer, self.prefix, self.class_tokens, q=q, k=k, v=v, key_bias=bias, layout=layout
+        )  # fmt: skip
+        out = self._projected(i, self._attended(i, q, k, v, tokens))
+        return tokens.with_x(self.add(tokens.x, self._branch(i, 0, out))), evidence
+
+    def _attended(self, i: int, q: Tensor, k: Tensor, v: Tensor, tokens: Tokens) -> Tensor:
+        share = self.config_dropout if self._attn(i).training else 0.0
+        return attention(
+            q, k, v, key_bias=tokens.key_bias, key_mask=tokens.key_mask, layout=tokens.layout, dropout=share
+        )  # fmt: skip
+
+    @property
+    def config_dropout(self) -> float:
+        """Share of the attention map that is dropped in training."""
+        names = ("attention_probs_dropout_prob", "attention_dropout")
+        return next(getattr(self.config, name) for name in names if hasattr(self.config, name))
+
+    def _projected(self, i: int, x: Tensor) -> Tensor:
+        attn = self._attn(i)
+        return self.after(attn, getattr(attn, self.template.out)(x))
+
+    def _branch(self, i: int, half: int, out: Tensor) -> Tensor:
+        """What attention (0) or MLP (1) gives, as it is added."""
+        template = self.template
+        out = out if template.scales is None else self._part(i, template.scales[half])(out)
+        return out if template.drop is None else self._part(i, template.drop)(out)
+
+    def mlp(self, i, tokens):
+        out = self._part(i, "mlp")(self._part(i, self.template.norm2)(tokens.x))
+        return tokens.with_x(self.add(tokens.x, self._branch(i, 1, out)))
+
+    def attend_prefix(self, i, tokens, h=None):
+        h = self._norm1(i, tokens.x) if h is None else h
+        layer, front = self._projections(i, tokens), h[:, : self.prefix]
+        q, k, v = layer.queries(front, prefix_only=True), layer.keys(h), layer.values(h)
+        out = self._projected(i, self._attended(i, q, k, v, tokens))
+        x = tokens.x[:, : self.prefix] + self._branch(i, 0, out)
+        return Tokens(x, prefix=self.prefix, grid=tokens.grid)
+
+    def norm(self, x):
+        return x if self.dialect.norm is None else getattr(self.tower, self.dialect.norm)(x)
+
+    def head(self, tokens, pre_logits=False):
+        return self.entry.head(self.model, self.tower, tokens, pre_logits)
+
+    def entry_pool(self, tokens: Tokens) -> Tensor:
+        """Pooled features of the tower, of tokens after the last norm."""
+        return self.entry.head.pool(self.tower, tokens)
+
+    # -- what it costs
+
+    def embed_macs(self, grid):
+        embed = self.tower.embeddings
+        patches = embed.patch_embedding if hasattr(embed, "patch_embedding") else embed.patch_embeddings
+        conv = next(module for module in patches.modules() if isinstance(module, nn.Conv2d))
+        return math.prod(grid) * math.prod(conv.weight.shape)
+
+    def query_macs(self, i):
+        return self.linear_macs(self._attn(i).q_proj, self.width)
+
+    def attention_macs(self, i, tokens):
+        inner = math.prod(self.heads(i))
+        out = self.linear_macs(getattr(self._attn(i), self.template.out), inner)
+        return tokens * (self._qkv_macs(i) + out) + 2 * tokens * tokens * inner
+
+    def _qkv_macs(self, i: int) -> int:
+        attn = self._attn(i)
+        return sum(self.linear_macs(part, self.width) for part in (attn.q_proj, attn.k_proj, attn.v_proj))
+
+    def prediction_macs(self, i, attended):
+        tokens, inner, query = attended + self.prefix, math.prod(self.heads(i)), self.query_macs(i)
+        front = query + self.linear_macs(getattr(self._attn(i), self.template.out), inner) + 2 * tokens * inner
+        return tokens * (self._qkv_macs(i) - query) + self.prefix * front + self.mlp_macs(i, self.prefix)
+
+    def mlp_macs(self, i, tokens):
+        return tokens * self.linear_macs(self._part(i, "mlp"), self.width)
+
+    def head_macs(self, tokens):
+        return self.entry.head.macs(self.model, self.tower, tokens)
+
+
+def pair(size: Any) -> tuple[int, int]:
+    height, width = (size, size) if isinstance(size, int) else size
+    return int(height), int(width)

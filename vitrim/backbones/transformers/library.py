@@ -1,0 +1,198 @@
+"""transformers as a `Library`: models by hub name or folder, and what their configurations say about them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ...common.extras import require
+from ...common.text import first_line
+from ..layers import kind
+from ..library import Library
+from .checks import installed_version
+from .dialects import ENTRIES, entry_of
+from .family import TransformersBackbone, pair
+
+PREFIX = "hf:"
+IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+_DATA = "_vitrim_data"  # where a model keeps how its images are prepared
+
+
+class TransformersLibrary(Library):
+    """Hugging Face's transformers. Its names are `hf:` and a repository of the hub or a folder."""
+
+    name = "transformers"
+    factory = "AutoModelForImageClassification.from_pretrained"
+    listing = "hf:NAME takes a repository of the Hugging Face hub, or a folder with config.json"
+    loggers = ("huggingface_hub", "transformers")
+
+    @property
+    def version(self) -> str:
+        return installed_version()
+
+    # -- by name
+
+    def has_model(self, name: str) -> bool:
+        return False
+
+    def near_names(self, name: str) -> list[str]:
+        return []
+
+    def looks_up(self, name: str) -> bool:
+        return name.startswith(PREFIX)
+
+    def has_weights(self, name: str) -> bool:
+        return self.looks_up(name)
+
+    def create(self, name: str, pretrained: bool = False, **arguments: Any) -> nn.Module:
+        require("transformers", f"--model {PREFIX}NAME")
+        import transformers
+
+        place = name.removeprefix(PREFIX)
+        if arguments:
+            raise ValueError(f"{name} is built as its config.json says: leave out {', '.join(arguments)}")
+        config: Any = _found(place, lambda: transformers.AutoConfig.from_pretrained(place))
+        cls = getattr(transformers, _class_name(config, place))
+        if not pretrained:
+            return cls(config)
+        model = _found(place, lambda: cls.from_pretrained(place))
+        self.record_data(model, _prepared_as(place))
+        return model
+
+    def family_of(self, name: str) -> list[str]:
+        return []
+
+    @property
+    def argument_names(self) -> frozenset[str]:
+        return frozenset()
+
+    # -- about a model: how it was made
+
+    def owns(self, model: nn.Module) -> bool:
+        return kind(model).__module__.startswith("transformers.")
+
+    def architecture(self, model: Any) -> str | None:
+        return model.config._name_or_path or None
+
+    def recorded_arguments(self, model: nn.Module) -> dict[str, Any]:
+        return {}
+
+    def current_arguments(self, model: nn.Module) -> dict[str, Any]:
+        return {}
+
+    def pruned_arguments(self, model: nn.Module) -> dict[str, Any]:
+        return {}
+
+    # -- about a model: what goes in and comes out
+
+    def classes(self, model: Any) -> int:
+        return 0 if self.gives_features(model) else model.config.num_labels
+
+    def classifier(self, model: Any) -> nn.Module:
+        names = ("classifier", "cls_classifier")
+        return next((getattr(model, name) for name in names if hasattr(model, name)), nn.Identity())
+
+    def gives_features(self, model: nn.Module) -> bool:
+        entry = entry_of(kind(model))
+        return entry is None or not entry.classifies or type(self.classifier(model)) is nn.Identity
+
+    def image_size(self, model: nn.Module) -> tuple[int, int] | None:
+        return pair(TransformersBackbone(model).config.image_size)
+
+    def patch_size(self, model: nn.Module) -> tuple[int, int] | None:
+        return pair(TransformersBackbone(model).config.patch_size)
+
+    def set_size(self, model: nn.Module, image_size: tuple[int, int], patch_size: tuple[int, int]) -> None:
+        raise ValueError(
+            f"{type(model).__name__} keeps its image size: call it with interpolate_pos_encoding=True for others"
+        )
+
+    def data_config(self, model: nn.Module) -> dict[str, Any]:
+        size = self.image_size(model) or (224, 224)
+        plain = {"interpolation": "bicubic", "crop_pct": 1.0, "crop_mode": "squash"}
+        return {"input_size": (3, *size), **IMAGENET, **plain, **vars(model).get(_DATA, {})}
+
+    def label_names(self, model: Any) -> dict[str, str]:
+        names = {} if self.gives_features(model) else model.config.id2label
+        return {str(index): str(name) for index, name in names.items() if str(name) != f"LABEL_{index}"}
+
+    def record_data(self, model: nn.Module, data: dict[str, Any]) -> None:
+        model.__dict__[_DATA] = {**vars(model).get(_DATA, {}), **data}
+
+    # -- about a model: training and weights
+
+    def set_drop_path(self, model: nn.Module, rate: float) -> None:
+        raise ValueError(f"{type(model).__name__} sets stochastic depth in its config: leave out drop_path")
+
+    def undecayed(self, model: nn.Module) -> set[str]:
+        return {name for name, _ in model.named_parameters() if _UNDECAYED.search(name)}
+
+    def layer_groups(self, model: nn.Module, coarse: bool = False) -> dict[str, Any]:
+        body = TransformersBackbone(model)
+        path = re.escape(".".join(filter(None, (body.entry.tower, body.dialect.layers))))
+        return {"stem": r"(^|\.)embeddings\.", "blocks": [(rf"^{path}\.(\d+)", None), (r"norm", (99999,))]}
+
+    def part_keys(self, model: nn.Module) -> dict[str, tuple[str, ...]]:
+        return {"classifier": ("classifier", "cls_classifier", "distillation_classifier"), "first_conv": ()}
+
+    def load_checkpoint(self, model: nn.Module, path: str | Path) -> tuple[str, ...]:
+        raise ValueError(f"a model of transformers comes with its weights: give the folder, --model {PREFIX}{path}")
+
+
+_UNDECAYED = re.compile(r"position_embedding|cls_token|class_embedding|mask_token|register_tokens|distillation_token")
+
+
+def _found(place: str, load: Any) -> Any:
+    """What `load` finds; ValueError in one line where a repository or folder is not to be had."""
+    try:
+        return load()
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(
+            f"hf:{place} cannot be loaded: {first_line(error)[:160]}; give a folder with config.json and weights, or a "
+            "repository of the hub (a gated one needs `hf auth login`)"
+        ) from error
+
+
+def _class_name(config: Any, place: str) -> str:
+    """The class that the weights were saved from. Raises ValueError for one that vitrim does not run."""
+    name = next(iter(config.architectures or ()), "")
+    if name not in ENTRIES:
+        raise ValueError(f"hf:{place} holds a {name or type(config).__name__}, and vitrim runs {', '.join(ENTRIES)}")
+    return name
+
+
+def _prepared_as(place: str) -> dict[str, Any]:
+    """What the model's image processor does, in timm's words; empty where it has none."""
+    from transformers import AutoImageProcessor
+
+    try:
+        processor: Any = AutoImageProcessor.from_pretrained(place)
+    except (OSError, ValueError, ImportError):
+        return {}
+    return as_data(processor.to_dict())
+
+
+def as_data(told: dict[str, Any]) -> dict[str, Any]:
+    """An image processor's settings as timm's data configuration.
+
+    Example:
+        >>> from vitrim.backbones.transformers.library import as_data
+        >>> crop = {"do_center_crop": True, "crop_size": {"height": 224, "width": 224}}
+        >>> as_data({"size": {"shortest_edge": 256}, **crop})
+        {'crop_pct': 0.875, 'crop_mode': 'center'}
+    """
+    data: dict[str, Any] = {}
+    if told.get("do_normalize", True) and told.get("image_mean"):
+        data |= {"mean": tuple(told["image_mean"]), "std": tuple(told["image_std"])}
+    if told.get("resample") in _RESAMPLE:
+        data["interpolation"] = _RESAMPLE[told["resample"]]
+    size, crop = told.get("size") or {}, told.get("crop_size") or {}
+    if told.get("do_center_crop") and "shortest_edge" in size and crop:
+        return {**data, "crop_pct": crop["height"] / size["shortest_edge"], "crop_mode": "center"}
+    return {**data, "crop_pct": 1.0, "crop_mode": "squash"} if "height" in size else data
+
+
+_RESAMPLE = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}  # PIL's numbers

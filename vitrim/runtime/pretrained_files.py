@@ -1,0 +1,113 @@
+"""Reduced models of transformers in a folder: the dense model's files, and in `config.json` what the reduction is.
+
+transformers alone reads such a folder too, and makes the dense model of it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from .._version import __version__
+from ..backbones.transformers.dialects import entry_of
+from ..common.text import few
+from .build import reduce_pretrained
+from .describing import methods_config
+from .model import ReducedViT
+from .pretrained import METHODS_KEY, ReducedPretrained
+from .rebuilding import build_method
+from .saved_config import parse_methods
+
+KEY = "vitrim"  # of config.json
+CONFIG = "config.json"
+
+
+def in_config(reduced: ReducedViT) -> dict[str, Any]:
+    """What `config.json` says of the reduction."""
+    only = {"prediction_only": True} if reduced.prediction_only else {}
+    return {"version": __version__, "methods": methods_config(reduced), **only}
+
+
+def save_pretrained(model: ReducedPretrained, folder: str | Path) -> Path:
+    """All files of the model, written into a folder beside it and moved: weights first, `config.json` last; returns
+    the folder.
+
+    Raises ValueError where the file system refuses.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as beside:
+            model.save_pretrained(beside)
+            for path in sorted(Path(beside).iterdir(), key=lambda path: path.name == CONFIG):
+                os.replace(path, folder / path.name)
+    except OSError as error:
+        raise ValueError(f"{folder} cannot be saved to: {error.strerror or error}") from error
+    return folder
+
+
+def is_pretrained(folder: str | Path) -> bool:
+    """Whether a folder holds a reduced model of transformers."""
+    return _said(Path(folder)) is not None
+
+
+def load_pretrained(folder: str | Path, cls: Any = None, **kwargs: Any) -> nn.Module:
+    """The reduced model that a folder holds, in eval mode.
+
+    cls:    transformers' class; default: the one that the config names
+    kwargs: for transformers' `from_pretrained`
+
+    Raises ValueError for a folder whose config names no reduction, or one that is not known.
+    """
+    folder = Path(folder)
+    said = _said(folder)
+    if said is None:
+        raise ValueError(f"{folder} holds no reduced model of transformers: load it as a dense one, and reduce it")
+    if cls is None:
+        import transformers
+
+        cls = getattr(transformers, said["class"], None)
+    if cls is None or entry_of(cls) is None:
+        raise ValueError(f"{folder} holds a {said['class']}, which vitrim does not run")
+    ignoring = [*(cls._keys_to_ignore_on_load_unexpected or []), rf"^{METHODS_KEY}\."]
+    quiet: Any = type(
+        cls.__name__, (cls,), {"_keys_to_ignore_on_load_unexpected": ignoring, "__module__": cls.__module__}
+    )
+    dense = quiet.from_pretrained(folder, **kwargs).eval()
+    dense.__class__ = cls
+    methods = [build_method(saved) for saved in parse_methods(said[KEY].get("methods"))]
+    model = reduce_pretrained(dense, methods, prediction_only=bool(said[KEY].get("prediction_only")))
+    _fill(model.reduced.methods, folder)
+    return model
+
+
+def _said(folder: Path) -> dict[str, Any] | None:
+    """The class and the reduction that `config.json` names; None where it names none."""
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    if not isinstance(config, dict) or not isinstance(config.get(KEY), dict) or not config.get("architectures"):
+        return None
+    return {KEY: config[KEY], "class": str(config["architectures"][0])}
+
+
+def _fill(methods: nn.Module, folder: Path) -> None:
+    """Learned parts of methods from the files of weights."""
+    wanted = methods.state_dict()
+    if not wanted:
+        return
+    found: dict[str, Tensor] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        found |= {key: value for key, value in load_file(path).items() if key.startswith(f"{METHODS_KEY}.")}
+    state = {key.removeprefix(f"{METHODS_KEY}."): value for key, value in found.items()}
+    missing = [key for key in wanted if key not in state]
+    if missing:
+        raise ValueError(f"{folder} has no weights for {few(missing)} of the method")
+    methods.load_state_dict(state, strict=True)
