@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from os.path import commonprefix
+from difflib import get_close_matches
 from typing import Any
 
 from torch import nn
@@ -36,8 +36,7 @@ def unsupported(model: object, libraries: Sequence[Library], families: Iterable[
     if not isinstance(model, nn.Module):
         return f'{named(model)} is no model: give one such as {factory}("{EXAMPLE}", pretrained=True)'
     if _home(model) == "transformers":
-        begins_alike = {name: len(commonprefix([name, type(model).__name__])) for name in ENTRIES}
-        near = sorted(ENTRIES, key=lambda name: -begins_alike[name])[:3]
+        near = get_close_matches(type(model).__name__, ENTRIES, n=3, cutoff=0.0)
         return f"{named(model)} is not supported: of transformers vitrim runs {', '.join(near)}, and others like them"
     same = _ELSEWHERE.get(_home(model))
     if same is not None:
