@@ -100,7 +100,7 @@ def _prepare() -> dict[str, Any]:
     strict = vitrim.reduce(timm.create_model("vit_tiny_patch16_224", depth=4), "evit")
     tower = torchvision.models.VisionTransformer(32, 16, 1, 1, 16, 16)
     hugging = type(
-        "ViTForImageClassification", (torch.nn.Module,), {"__module__": "transformers.models.vit.modeling_vit"}
+        "BeitForImageClassification", (torch.nn.Module,), {"__module__": "transformers.models.beit.modeling_beit"}
     )
     return {
         **{"vitrim": vitrim, "timm": timm, "torch": torch, "np": np},

@@ -37,7 +37,10 @@ WITHOUT = {
     "vitrim.METHODS": "a dict, which `vitrim methods` lists",
     "vitrim.methods.METHODS": "likewise",
     "vitrim.__version__": "a text",
-    **{f"vitrim.backbones.{name}": "a list, or what is in it" for name in ("FAMILIES", "LIBRARIES", "TIMM")},
+    **{
+        f"vitrim.backbones.{name}": "a list, or what is in it"
+        for name in ("FAMILIES", "LIBRARIES", "TIMM", "TRANSFORMERS")
+    },
     **{f"vitrim.backbones.{family.__name__}": "as its base, `Backbone`" for family in FAMILIES},
     "vitrim.data.StreamedPhotographs": "it takes a data set of somebody else's, such as a webdataset",
     "vitrim.training.RECIPES": "a dict; the example of `get_recipe` lists it",

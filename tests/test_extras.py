@@ -66,6 +66,9 @@ MESSAGES = {
         ("openvino", package, *OPENVINO): f'export to OpenVINO needs {package}: pip install "vitrim[openvino]"'
         for package in ("openvino", "nncf")
     },
+    ("transformers", "transformers", "profile", "--model", "hf:x", "--keep", "0.5"): (
+        '--model hf:NAME needs transformers: pip install "vitrim[transformers]"'
+    ),
     ("demo", "jinja2", "demo"): 'vitrim demo needs jinja2: pip install "vitrim[demo]"',
     ("demo", "sklearn", "demo"): 'vitrim demo needs scikit-learn: pip install "vitrim[demo]"',
     ("demo", "matplotlib", "demo"): 'vitrim demo needs matplotlib: pip install "vitrim[demo]"',

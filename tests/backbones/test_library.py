@@ -31,12 +31,18 @@ def on_meta(name: str, **arguments) -> nn.Module:
 def test_every_supported_model_and_any_other_of_timm_has_a_library():
     for name in ("test_vit", "lvvit_t", "swin_tiny_patch4_window7_224", "eva02_tiny_patch14_224", "resnet18"):
         assert library_of(on_meta(name)) is TIMM is library_with(name)
-    assert LIBRARIES == (TIMM,) and isinstance(TIMM, Library)
+    assert (
+        [library.name for library in LIBRARIES] == ["timm", "transformers"]
+        and LIBRARIES[0] is TIMM
+        and isinstance(TIMM, Library)
+    )
 
 
 @pytest.mark.parametrize("wrap", [nn.DataParallel, lambda model: vitrim.reduce(model, "evit")])
 def test_wrapped_and_reduced_models_and_others_have_none(wrap):
-    with pytest.raises(ValueError, match=r"is no model of timm: give the dense model itself, without wrappers"):
+    with pytest.raises(
+        ValueError, match=r"is no model of timm or transformers: give the dense model itself, without wrappers"
+    ):
         library_of(wrap(small()))
     with pytest.raises(ValueError, match=r"Linear is no model of timm"):
         library_of(nn.Linear(1, 1))
@@ -45,7 +51,9 @@ def test_wrapped_and_reduced_models_and_others_have_none(wrap):
 def test_names_that_nobody_has_are_refused_with_names_like_them():
     with pytest.raises(ValueError, match=r"^timm has no model 'deit_smal_patch16_224': did you mean deit_small_patch"):
         library_with("deit_smal_patch16_224")
-    with pytest.raises(ValueError, match=r"^timm has no model 'zzzzzzz': timm.list_models\(\) lists its names$"):
+    with pytest.raises(
+        ValueError, match=r"^timm has no model 'zzzzzzz': timm.list_models\(\) lists its names; hf:NAME takes"
+    ):
         library_with("zzzzzzz")
     assert library_with("hf-hub:somebody/something") is TIMM and not TIMM.has_model("hf-hub:somebody/something")
 

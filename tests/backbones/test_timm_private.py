@@ -126,6 +126,9 @@ MODULES = (
 # Private names that are neither timm's nor those of torch.nn.Module and its file.
 OTHERS = {"_is_mkldnn_bf16_supported", "_asdict", "_orig_mod"}
 OTHERS |= {"_inductor", "_cdata"}  # torch's: documented for AOTInductor; a storage's address
+# transformers': how attention runs, where a model came from, what is collected (tests/pretrained holds what they do).
+OTHERS |= {"_attn_implementation", "_name_or_path", "_active_collector", "_keys_to_ignore_on_load_unexpected"}
+OTHERS |= {"_reduces"}  # of a reduced model's class, set where the class is made
 OTHERS |= {"_linear_pointwise", "_reorder_linear_weight"}  # torch's; trouble_with_packing() tells where they are gone
 
 

@@ -54,7 +54,8 @@ def library_with(name: str) -> Library:
             return library
     near = [near_name for library in LIBRARIES for near_name in library.near_names(name)]
     hint = f"did you mean {', '.join(near)}?" if near else "; ".join(library.listing for library in LIBRARIES)
-    raise ValueError(f"{' and '.join(library.name for library in LIBRARIES)} has no model {name!r}: {hint}")
+    listed = " and ".join(library.name for library in LIBRARIES if library.has_list)
+    raise ValueError(f"{listed} has no model {name!r}: {hint}")
 
 
 def find_family(model: nn.Module) -> type[Backbone]:

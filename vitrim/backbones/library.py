@@ -30,6 +30,7 @@ class Library(ABC):
     name: ClassVar[str]  # as in messages and on PyPI
     factory: ClassVar[str]  # the call that builds a model by name, for messages
     listing: ClassVar[str]  # how to list the names, for messages
+    has_list: ClassVar[bool] = True  # whether it has a list of names; else every name is a place where it looks
     loggers: ClassVar[tuple[str, ...]] = ()  # that report every try while weights are fetched
     idle: ClassVar[tuple[type[nn.Module], ...]] = ()  # layers that pass their input on in eval mode, as Dropout does
     mlps: ClassVar[tuple[type[nn.Module], ...]] = ()  # MLPs that compute act(fc1(x)) first
@@ -38,6 +39,11 @@ class Library(ABC):
 
     def __init__(self, families: Sequence[type[Backbone]]):
         self.families = tuple(families)  # that run this library's models
+
+    @property
+    def in_use(self) -> bool:
+        """Whether it is imported: one that is an extra may not even be installed."""
+        return True
 
     @property
     @abstractmethod

@@ -46,10 +46,8 @@ def unsupported(model: object, libraries: Sequence[Library], families: Iterable[
     exact = [cls for family in families for cls in family.models]
     types = ", ".join(cls.__name__ for cls in exact)
     themselves = ", not subclasses, which may compute something else" if isinstance(model, tuple(exact)) else ""
-    return (
-        f"{named(model)} is not supported: vitrim runs {_names(libraries)}'s {types}{themselves}; "
-        "`vitrim methods` lists models"
-    )
+    listed = _names([library for library in libraries if library.has_list])
+    return f"{named(model)} is not supported: vitrim runs {listed}'s {types}{themselves}; `vitrim methods` lists models"
 
 
 def named(model: Any) -> str:

@@ -193,5 +193,5 @@ def _figures(answers: dict[str, dict[str, Answer]]) -> dict[str, Any]:
         }
         for family, kind, example in _kinds()
     ]
-    versions = {library.name: library.version for library in LIBRARIES}
+    versions = {library.name: library.version for library in LIBRARIES if library.in_use}
     return {"methods": methods, "models": models, "vitrim": __version__, **versions}

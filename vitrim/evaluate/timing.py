@@ -212,12 +212,13 @@ def environment(device: str | torch.device = "cpu", seed: int | None = None) -> 
     Raises ValueError for an unavailable device.
 
     Example:
-        >>> sorted(vitrim.evaluate.environment())
-        ['cores', 'device', 'processor', 'python', 'seed', 'threads', 'timm', 'torch', 'vitrim']
+        >>> {"processor", "cores", "threads", "torch", "timm", "vitrim"} <= vitrim.evaluate.environment().keys()
+        True
     """
     device = as_device(device)
+    libraries = [library.name for library in LIBRARIES if library.in_use]
     return {
-        **{package: _version(package) for package in ("torch", *(library.name for library in LIBRARIES), "vitrim")},
+        **{package: _version(package) for package in ("torch", *libraries, "vitrim")},
         "python": platform.python_version(),
         "processor": processor_name(device),
         "cores": os.cpu_count() or 1,

@@ -26,6 +26,7 @@ from .saved_config import parse_methods
 
 KEY = "vitrim"  # of config.json
 CONFIG = "config.json"
+LARGEST_CONFIG = 1 << 22  # bytes
 
 
 def in_config(reduced: ReducedViT) -> dict[str, Any]:
@@ -89,9 +90,12 @@ def load_pretrained(folder: str | Path, cls: Any = None, **kwargs: Any) -> nn.Mo
 
 def _said(folder: Path) -> dict[str, Any] | None:
     """The class and the reduction that `config.json` names; None where it names none."""
+    path = folder / CONFIG
     try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        if not path.is_file() or path.stat().st_size > LARGEST_CONFIG:
+            return None
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
         return None
     if not isinstance(config, dict) or not isinstance(config.get(KEY), dict) or not config.get("architectures"):
         return None

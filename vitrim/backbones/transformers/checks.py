@@ -13,7 +13,7 @@ from torch import nn
 
 from ..admission import Kinds
 from ..layers import kind, part_kind, wrapper_advice
-from .dialects import VERSIONS, Dialect
+from .dialects import VERSIONS, Dialect, entry_of
 
 
 def installed_version() -> str:
@@ -30,6 +30,21 @@ def check_version() -> None:
             f"transformers {version} is installed, and vitrim runs the models of {low} to before {high}: "
             f'pip install "transformers>={low},<{high}"'
         )
+
+
+def check_parts(model: nn.Module) -> nn.Module:
+    """The model. Raises ValueError where its tower or its layers are not where the table of names has them."""
+    entry = entry_of(kind(model))
+    path = "" if entry is None else ".".join(filter(None, (entry.tower, entry.dialect.layers)))
+    part: Any = model
+    for name in path.split("."):
+        part = getattr(part, name, None)
+    if not isinstance(part, nn.ModuleList):
+        raise ValueError(
+            f"{type(model).__name__} has no list of layers at {path}, where transformers {installed_version()} should "
+            "have put it: give the model as transformers builds it"
+        )
+    return model
 
 
 def check_config(config: Any, name: str) -> None:

@@ -18,7 +18,7 @@ from ...core.tokens import Tokens
 from ..admission import Around
 from ..base import Backbone
 from ..layers import kind
-from .checks import check_config, check_layers, check_version, kinds_of
+from .checks import check_config, check_layers, check_parts, check_version, kinds_of
 from .dialects import entry_of
 from .projections import SeparateProjections
 
@@ -47,7 +47,7 @@ class TransformersBackbone(Backbone):
     @classmethod
     def check(cls, model):
         check_version()
-        body = cls(model)
+        body = cls(check_parts(model))
         check_config(body.config, type(model).__name__)
         check_layers(body.dialect, list(body.all_blocks()))
 

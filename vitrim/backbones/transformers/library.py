@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,12 @@ class TransformersLibrary(Library):
     name = "transformers"
     factory = "AutoModelForImageClassification.from_pretrained"
     listing = "hf:NAME takes a repository of the Hugging Face hub, or a folder with config.json"
+    has_list = False
     loggers = ("huggingface_hub", "transformers")
+
+    @property
+    def in_use(self) -> bool:
+        return self.name in sys.modules
 
     @property
     def version(self) -> str:
