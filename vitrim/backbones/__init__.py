@@ -51,6 +51,7 @@ def library_with(name: str) -> Library:
     """
     for library in LIBRARIES:
         if library.looks_up(name) or library.has_model(name):
+            library.check_installed()
             return library
     near = [near_name for library in LIBRARIES for near_name in library.near_names(name)]
     hint = f"did you mean {', '.join(near)}?" if near else "; ".join(library.listing for library in LIBRARIES)

@@ -40,6 +40,9 @@ class Library(ABC):
     def __init__(self, families: Sequence[type[Backbone]]):
         self.families = tuple(families)  # that run this library's models
 
+    def check_installed(self) -> None:
+        """Raise ValueError, naming what to install, where the library is an extra and missing."""
+
     @property
     def in_use(self) -> bool:
         """Whether it is imported: one that is an extra may not even be installed."""

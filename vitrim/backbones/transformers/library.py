@@ -31,6 +31,9 @@ class TransformersLibrary(Library):
     has_list = False
     loggers = ("huggingface_hub", "transformers")
 
+    def check_installed(self) -> None:
+        require("transformers", f"{PREFIX}NAME")
+
     @property
     def in_use(self) -> bool:
         return self.name in sys.modules
@@ -54,7 +57,7 @@ class TransformersLibrary(Library):
         return self.looks_up(name)
 
     def create(self, name: str, pretrained: bool = False, **arguments: Any) -> nn.Module:
-        require("transformers", f"--model {PREFIX}NAME")
+        self.check_installed()
         import transformers
 
         place = name.removeprefix(PREFIX)
