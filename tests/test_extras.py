@@ -67,7 +67,7 @@ MESSAGES = {
         for package in ("openvino", "nncf")
     },
     ("transformers", "transformers", "profile", "--model", "hf:x", "--keep", "0.5"): (
-        'hf:NAME needs transformers: pip install "vitrim[transformers]"'
+        'a model of transformers needs transformers: pip install "vitrim[transformers]"'
     ),
     ("demo", "jinja2", "demo"): 'vitrim demo needs jinja2: pip install "vitrim[demo]"',
     ("demo", "sklearn", "demo"): 'vitrim demo needs scikit-learn: pip install "vitrim[demo]"',

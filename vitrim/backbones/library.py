@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 from torch import nn
 
+from ..common.extras import require
 from .base import Backbone
 
 
@@ -31,6 +32,7 @@ class Library(ABC):
     factory: ClassVar[str]  # the call that builds a model by name, for messages
     listing: ClassVar[str]  # how to list the names, for messages
     has_list: ClassVar[bool] = True  # whether it has a list of names; else every name is a place where it looks
+    extra: ClassVar[str | None] = None  # of vitrim, that brings it
     loggers: ClassVar[tuple[str, ...]] = ()  # that report every try while weights are fetched
     idle: ClassVar[tuple[type[nn.Module], ...]] = ()  # layers that pass their input on in eval mode, as Dropout does
     mlps: ClassVar[tuple[type[nn.Module], ...]] = ()  # MLPs that compute act(fc1(x)) first
@@ -42,6 +44,8 @@ class Library(ABC):
 
     def check_installed(self) -> None:
         """Raise ValueError, naming what to install, where the library is an extra and missing."""
+        if self.extra is not None:
+            require(self.extra, f"a model of {self.name}")
 
     @property
     def in_use(self) -> bool:

@@ -9,7 +9,6 @@ from typing import Any
 
 from torch import nn
 
-from ...common.extras import require
 from ...common.text import first_line
 from ..layers import kind
 from ..library import Library
@@ -29,10 +28,8 @@ class TransformersLibrary(Library):
     factory = "AutoModelForImageClassification.from_pretrained"
     listing = "hf:NAME takes a repository of the Hugging Face hub, or a folder with config.json"
     has_list = False
+    extra = "transformers"
     loggers = ("huggingface_hub", "transformers")
-
-    def check_installed(self) -> None:
-        require("transformers", f"{PREFIX}NAME")
 
     @property
     def in_use(self) -> bool:
