@@ -11,7 +11,7 @@ OLDEST_CANDIDATES := $(if $(PYTHON),$(PYTHON),python3.11 python3.12 python3.13 p
 
 # What runs with the lowest versions: the laws, the command line, storage, exports, and the parts of timm underneath.
 # In a random order; SEED=7 repeats the one of that seed.
-OLDEST_TESTS := tests/laws tests/cli tests/runtime tests/backbones/test_timm_interface.py tests/backbones/test_timm_private.py
+OLDEST_TESTS := tests/laws tests/cli tests/runtime tests/pretrained tests/backbones/test_timm_interface.py tests/backbones/test_timm_private.py
 SEED := $(shell date +%s)
 
 .PHONY: help demo check test test-oldest docs

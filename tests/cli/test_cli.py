@@ -178,6 +178,14 @@ def test_closed_pipe_ends_cleanly():
     assert process.wait(timeout=60) == cli.READER_GONE
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_a_full_disk_behind_standard_output_is_one_line(capfd, monkeypatch):
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        assert cli.main(["--version"]) == 2
+    assert "standard output cannot be written: no space left" in capfd.readouterr().err
+
+
 def test_interruption_is_one_line(capsys, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt

@@ -84,11 +84,18 @@ def test_the_command(capsys):
         table = list(csv.DictReader(file))
     assert [float(row["kept"]) for row in table] == [row["kept"] for row in report["rows"]]
     assert cli.main([*line, "--vs", "a.json"]) == 0
-    assert capsys.readouterr().out.count("batch 2, packed, float32") == 3, "its heading, and two rows beside"
+    out = capsys.readouterr().out
+    assert out.count("batch 2, packed, float32") == 3, "its heading, and two rows beside"
+    assert "the other run has another" not in out
+    Path("b.json").write_text(json.dumps({**report, "processor": "Other CPU", "threads": 99}))
+    assert cli.main([*line, "--vs", "b.json"]) == 0
+    out = capsys.readouterr().out
+    assert "the other run has another processor: Other CPU" in out and "another number of threads: 99" in out
     for wrong, said in (
         (["--csv", "a.csv"], "is there already"),
         (["--vs", "a.csv"], "is no JSON that vitrim benchmark wrote"),
-        (["--vs", "nowhere.json"], "is no JSON that vitrim benchmark wrote"),
+        (["--vs", "nowhere.json"], "there is no file nowhere.json"),
+        (["--csv", "same.csv", "--json", "same.csv"], "--csv and --json both name same.csv"),
         (["--batch-size", "0"], "give a whole number from 1"),
         (["--rounds", "0"], "give a whole number from 1"),
         (["--runtime", "trt"], "choose one of eager, packed, compiled, onnx"),
@@ -112,6 +119,9 @@ def test_exported_files_stand_beside_the_dense_model(capsys):
     rows = json.loads(Path("both.json").read_text())["rows"]
     assert [row["method"] for row in rows][:3] == ["dense", "tome", "evit"]
     assert all("fast.pt2" not in row.get("instead_of", ()) for row in rows)
+    other = ["test_vit2" if word == "test_vit" else word for word in arguments]
+    assert cli.main(["benchmark", *other]) == 2
+    assert "fast.pt2 is of test_vit, and the dense model is test_vit2: give --model test_vit" in capsys.readouterr().err
     with pytest.raises(ValueError, match="computes in float32"):
         benchmark({"file": open_exported("fast.pt2")}, torch.randn(2, 3, 32, 32), Case(2, "eager", "bfloat16"))
 

@@ -247,6 +247,13 @@ class Evil:
         return os.mkdir, (self.path,)
 
 
+def test_images_of_another_kind_are_refused(model, x, tmp_path):
+    for wrong, said in ((x[:, :1], r"takes 3 channels"), (x[0], "without a batch")):
+        with pytest.raises(ValueError, match=said):
+            vitrim.export(model, tmp_path / "a.pt2", images=wrong)
+    assert not any(tmp_path.iterdir())
+
+
 def test_nothing_in_a_pt2_is_unpickled(exported, tmp_path):
     evil = io.BytesIO()
     torch.save(Evil(str(tmp_path / "made")), evil)

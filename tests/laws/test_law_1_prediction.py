@@ -68,10 +68,13 @@ def test_features_traces_losses_and_training_get_every_token():
     for ours, theirs in zip(whole(x, trace=True)[1], alone(x, trace=True)[1], strict=True):
         assert torch.equal(ours.kept, theirs.kept)
     assert torch.equal(whole(x, losses=True)[1].tokens.x, alone(x, losses=True)[1].tokens.x)
-    seen = []
-    alone.backbone.blocks[-1].register_forward_hook(lambda module, inputs, output: seen.append(output.shape))
-    alone(x)
-    assert seen[0][1] == whole.forward_features(x).shape[1], "a hook on the last block sees all of its tokens"
+    last, norm = alone.backbone.blocks[-1], alone.backbone.norm
+    for module in (last, last.mlp, last.norm2, norm):
+        seen = []
+        handle = module.register_forward_hook(lambda module, inputs, output, seen=seen: seen.append(output.shape))
+        alone(x)
+        handle.remove()
+        assert seen[0][1] == whole.forward_features(x).shape[1], "a hook sees all tokens of the last block"
     assert torch.equal(whole.train()(x), alone.train()(x))
 
 

@@ -57,6 +57,12 @@ class Visitor(ABC):
         """Whether somebody has put hooks on these very modules, and not on all modules there are, as profilers do."""
         return self.hooked and any(has_hooks(module) for module, _ in self.around())
 
+    def hooks_at_the_end(self) -> bool:
+        """Whether somebody has put hooks on the last block, a part of it, or what comes after it."""
+        last = list(self.all_blocks())[-1]
+        after = (module for name, module in self.model.named_children() if "norm" in name or "head" in name)
+        return any(has_hooks(part) for module in (last, *after) for part in module.modules())
+
     def receive(self, images: Tensor) -> Tensor:
         """The images after the pre-hooks of the model itself, where all of it is run."""
         self.look()

@@ -6,6 +6,7 @@ output has gone. Anything else that goes wrong is our mistake, and its traceback
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import sys
@@ -56,6 +57,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         # What Python still holds for the closed pipe must go somewhere, or it complains at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return READER_GONE
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        print("vitrim: error: standard output cannot be written: no space left on the device", file=sys.stderr)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BAD_INPUT
 
 
 def _dispatch(argv: list[str]) -> None:

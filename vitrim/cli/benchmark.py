@@ -22,13 +22,13 @@ from ..evaluate import EvaluationResult, environment
 from ..evaluate.accuracy import evaluate_many
 from ..evaluate.timing import as_device
 from .shared.config_file import asked
-from .shared.exported import FilePlan, any_method, check_fits, file_plans
+from .shared.exported import FilePlan, any_method, check_fits, check_same_model, file_plans
 from .shared.measure import DENSE, Setting, best_device, open_images
 from .shared.model import Subject, open_model, open_untrained
 from .shared.options import ModelOptions
 from .shared.plans import Plan, many_plans
 from .shared.report import images_in_words
-from .shared.speed_options import read_rows
+from .shared.speed_options import read_run
 from .shared.speed_picture import draw_speeds
 from .shared.speed_report import (
     figures_of,
@@ -72,7 +72,7 @@ def run(config: Any) -> None:
     options = config.run
     if options.out is not None:
         require("plot", "vitrim benchmark --out")
-    before = None if options.vs is None else read_rows(options.vs)
+    before = None if options.vs is None else read_run(options.vs)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     device = as_device(options.device or best_device())
@@ -103,6 +103,7 @@ def _prepare(config: Any, options: ModelOptions, device: torch.device) -> Bench:
     subject = open_model(options) if weights else open_untrained(options, config.run.seed)
     files = file_plans(config.show.file)
     for plan in files:
+        check_same_model(plan.model, library_of(subject.dense).architecture(subject.dense) or subject.name)
         check_fits(plan.model, subject.dense)
     plans = [] if files and not any_method(config.method) else many_plans(subject, config.method, config.run.seed)
     for model in (subject.dense, *(plan.model for plan in plans)):
@@ -193,7 +194,7 @@ def _finish(printer: Printer, benches: Sequence[Bench], config: Any, before: Any
     figures = [row for bench in benches for row in _figures(bench)]
     options, names = config.run, [bench.subject.name for bench in benches]
     if before is not None:
-        show_other_run(printer, figures, before)
+        show_other_run(printer, figures, before, where)
     if options.csv is not None:
         write_csv(options.csv, figures)
     if options.out is not None:

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from ..backbones import find_family, library_of
+from ..backbones.images import trouble_with
 from ..common.files import check_new
+from ..methods import Method
 from ..runtime.model import ReducedViT, unwrap
 from .formats import ENDINGS, format_of
 from .int8 import check_int8
@@ -91,16 +93,25 @@ def check_file(path: Path, overwrite: bool) -> None:
 
 def _examples(dense: nn.Module, images: Tensor | None) -> Tensor:
     if images is not None:
-        return images.detach().cpu().float()
+        images = images.detach().cpu().float()
+        trouble = trouble_with(images, sharing(dense).cpu().float())
+        if trouble:
+            raise ValueError(trouble)
+        return images
     channels, height, width = library_of(dense).data_config(dense)["input_size"]
     size = library_of(dense).image_size(dense) or (height, width)
     return torch.randn(4, channels, *size, generator=torch.Generator().manual_seed(0))
 
 
+def has_fixed_counts(method: Method) -> bool:
+    """Whether all images of a batch keep as many tokens."""
+    return not method.ragged or method.masked
+
+
 def check_counts(model: nn.Module) -> None:
     """Raise ValueError for a method whose token counts differ from image to image."""
     for method in model.methods if isinstance(model, ReducedViT) else ():
-        if method.ragged and not method.masked:
+        if not has_fixed_counts(method):
             way_out = 'adaptive="batch", or ' if "adaptive" in method.option_names() else ""
             raise ValueError(
                 f"{method.name} keeps another number of tokens in each image, and a file has fixed ones: use {way_out}"

@@ -95,7 +95,7 @@ def _serialize(openvino: Any, model: Any, xml: str, weights: str) -> None:
     try:
         openvino.serialize(model, xml, weights)
     except RuntimeError as error:  # which OpenVINO raises for a disk that is full
-        raise OSError(f"OpenVINO cannot write it: {' '.join(str(error).split())[:120]}") from error
+        raise OSError(f"OpenVINO cannot write it (is the disk full?): {' '.join(str(error).split())[:120]}") from error
 
 
 def digest(path: Path) -> str:
@@ -110,7 +110,10 @@ def read(xml: Path, weights: Path) -> Any:
         try:
             return _core().read_model(str(xml), str(weights))
         except RuntimeError as error:
-            raise ValueError(f"{xml.name} and {weights.name} are no model that OpenVINO reads") from error
+            raise ValueError(
+                f"{xml.name} and {weights.name} are no model that OpenVINO reads: one is damaged, or they belong to "
+                "two exports"
+            ) from error
 
 
 def about(model: Any) -> dict[str, str]:

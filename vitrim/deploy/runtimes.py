@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..backbones import find_family
 from ..runtime.model import ReducedViT, unwrap
-from .export import check_counts, export
+from .export import check_counts, export, has_fixed_counts
 from .formats import FORMATS
 from .opened import OpenedFile
 from .optimize import optimize, sharing
@@ -50,8 +50,11 @@ def _packed(model: nn.Module, batch: Tensor, images: Tensor) -> Run:
 
 
 def _compiled(model: nn.Module, batch: Tensor, images: Tensor) -> Run:
-    """By inductor, with the weights as constants, which lets it pack them."""
-    return torch.compile(model, fullgraph=True, options={"freezing": True})
+    """By inductor, with the weights as constants, which lets it pack them. Graphs break where images keep different
+    numbers of tokens, and there alone."""
+    reduced = unwrap(model)
+    whole = not isinstance(reduced, ReducedViT) or all(has_fixed_counts(method) for method in reduced.methods)
+    return torch.compile(model, fullgraph=whole, options={"freezing": True})
 
 
 def _exported(model: nn.Module, batch: Tensor, images: Tensor, name: str) -> Run:

@@ -99,7 +99,7 @@ class Loop:
         """Whether the head, and nobody else, reads what the last block computes; ragged and masked batches, and hooks
         on the model, get all of it."""
         plain = self.request.prediction and tokens.layout is None and tokens.mask is None
-        return plain and not self.body.hooks_of_its_own()
+        return plain and not self.body.hooks_of_its_own() and not self.body.hooks_at_the_end()
 
     def _before(self, turn: Turn, tokens: Tokens, span: Span | None, record: BlockRecord):
         """Steps before the attention. Also returns h = norm1 of the tokens that go in, where it is known already."""

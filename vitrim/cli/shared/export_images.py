@@ -51,7 +51,7 @@ def open_export_images(subject: Subject, file: Any) -> ExportImages:
     """What the options name. Raises ValueError for what is no data set, and for too few images to calibrate on."""
     if file.data is None:
         return ExportImages()
-    data = DataOptions(data=file.data, limit=file.limit or (JUDGED if file.int8 else CHECKED))
+    data = DataOptions(data=file.data, limit=(JUDGED if file.int8 else CHECKED) if file.limit is None else file.limit)
     images, labels = _read(open_images(subject, data, Setting(as_device("cpu"), "float32", 32, 1, file.seed)))
     if file.calibration is None:
         return ExportImages(images, labels if file.int8 else None)

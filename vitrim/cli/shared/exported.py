@@ -77,6 +77,13 @@ def check_fits(opened: OpenedFile, dense: nn.Module) -> None:
             raise ValueError(f"{path} was made for images of {way} {told}, and the dense model has {said}: give {way}")
 
 
+def check_same_model(opened: OpenedFile, name: str) -> None:
+    """Raise ValueError where a file is of another model: what it saves would be taken for the method's doing."""
+    said = opened.about["model"]
+    if said != name:
+        raise ValueError(f"{opened.path} is of {said}, and the dense model is {name}: give --model {said}")
+
+
 def named_file(config: Any) -> Path | None:
     """The exported file that `--model` of `evaluate` names, if it names one.
 

@@ -54,10 +54,12 @@ class SpeedDataOptions(DataOptions):
 def check_speed(config: Any) -> None:
     """Raise ValueError for options that do not go together, and files that could not be read or written."""
     run, show, models = config.run, config.show, config.model.model
+    if run.csv is not None and str(run.csv) == config.output.json:
+        raise ValueError(f"--csv and --json both name {run.csv}: give each a file of its own")
     if run.csv is not None:
         check_new(run.csv, run.overwrite, (".csv",), flag="--csv")
     if run.vs is not None:
-        read_rows(run.vs)
+        read_run(run.vs)
     if config.model.checkpoint is not None and len(models) > 1:
         raise ValueError(
             f"--checkpoint {config.model.checkpoint} belongs to one model, and --model names {len(models)}: give one"
@@ -86,11 +88,22 @@ def _check_data(config: Any) -> None:
             raise ValueError(f"there is no checkpoint {file}: give --smaller-checkpoint files of weights")
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of an earlier run, each with its model. Raises ValueError for a file that holds none."""
+@dataclass(frozen=True)
+class OtherRun:
+    """An earlier run: its rows, each with its model, and what it ran on (`environment`)."""
+
+    rows: list[dict[str, Any]]
+    where: dict[str, Any]
+
+
+def read_run(path: Path) -> OtherRun:
+    """An earlier run. Raises ValueError for a file that holds none."""
+    if not path.expanduser().is_file():
+        raise ValueError(f"there is no file {path}: give --vs a JSON that vitrim benchmark wrote")
     try:
         report = json.loads(path.expanduser().read_bytes())
         rows = [{"model": report.get("model"), **row} for row in report["rows"]]
-        return [row for row in rows if row["ms"] > 0 and row["label"] and row["runtime"]]
+        where = {key: report.get(key) for key in ("processor", "threads", "torch", "vitrim")}
+        return OtherRun([row for row in rows if row["ms"] > 0 and row["label"] and row["runtime"]], where)
     except (AttributeError, OSError, ValueError, TypeError, KeyError) as error:
         raise ValueError(f"--vs {path} is no JSON that vitrim benchmark wrote") from error

@@ -15,6 +15,7 @@ from ...evaluate import EvaluationResult
 from .exported import FilePlan
 from .measure import DENSE, accuracy_of, change_of
 from .plans import Plan
+from .speed_options import OtherRun
 from .table import Column, Printer, percent, signed
 
 BUSY = 0.5  # of the median, between the tenth and the ninety-fifth percentile
@@ -135,14 +136,20 @@ def judged_figures(result: EvaluationResult | None, dense: EvaluationResult | No
     return {**values, "change": change_of(result, dense)}
 
 
-def show_other_run(printer: Printer, rows: Sequence[dict[str, Any]], before: Sequence[dict[str, Any]]) -> None:
-    """The same rows of another run beside these."""
-    known = {tuple(row.get(name) for name in KEY): row["ms"] for row in before}
+NAMES_OF_PLACES = {"processor": "processor", "threads": "number of threads", "torch": "torch", "vitrim": "vitrim"}
+
+
+def show_other_run(printer: Printer, rows: Sequence[dict[str, Any]], before: OtherRun, where: dict[str, Any]) -> None:
+    """The same rows of another run beside these; what differs between the machines is said first."""
+    known = {tuple(row.get(name) for name in KEY): row["ms"] for row in before.rows}
     pairs = [(row, known[found]) for row in rows if (found := tuple(row[name] for name in KEY)) in known]
     printer.line()
     if not pairs:
         printer.line("the other run has none of these rows")
         return
+    for name, other in before.where.items():
+        if other != where.get(name):
+            printer.line(f"the other run has another {NAMES_OF_PLACES[name]}: {other}, and here {where.get(name)}")
     titles = (Column("model", text=True), Column("case", text=True), Column("other ms"), Column("ms"), Column("faster"))
     several = len({row["model"] for row in rows}) > 1
     label = "{model}, {label}" if several else "{label}"
