@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from typing import Any
 
 import onnxruntime
@@ -76,7 +77,9 @@ class _Photographs(Dataset):
 
 
 def test_three_steps_of_trainer(tmp_path):
-    pytest.importorskip("accelerate")
+    accelerate = pytest.importorskip("accelerate")
+    if "keep_torch_compile" not in inspect.signature(accelerate.Accelerator.unwrap_model).parameters:
+        pytest.skip(f"accelerate {accelerate.__version__} is older than transformers' Trainer needs")
     fast = vitrim.reduce(build(CLASSIFIER), "tome", macs=0.7)
     before = [p.clone() for p in fast.parameters()]
     arguments = transformers.TrainingArguments(
@@ -206,5 +209,5 @@ def test_another_version_is_refused(monkeypatch):
     from vitrim.backbones.transformers import checks
 
     monkeypatch.setattr(checks, "installed_version", lambda: "5.8.1")
-    with pytest.raises(ValueError, match=r'transformers 5\.8\.1 is installed.*pip install "transformers>=5\.15,<6\.0"'):
+    with pytest.raises(ValueError, match=r'transformers 5\.8\.1 is installed.*pip install "transformers>=5\.18,<6\.0"'):
         vitrim.reduce(build(CLASSIFIER), "tome")

@@ -155,9 +155,11 @@ def _reduced_class(cls: type, tower: bool) -> type:
 
 
 def _tower_forward(cls: Any) -> Any:
+    names = list(inspect.signature(cls.forward).parameters)[2:]  # behind self and the images
+
     @functools.wraps(cls.forward)
     def forward(self, pixel_values: Tensor, *args: Any, passage: Passage | None = None, **kwargs: Any) -> Any:
-        _refuse(cls, args, kwargs)
+        _refuse({**dict(zip(names, args, strict=False)), **kwargs} if args else kwargs)
         passage = Passage(pixel_values) if passage is None else passage
         passage.images = pixel_values
         body = self.reduced.body
@@ -196,10 +198,9 @@ def _classify(model: Any, body: Any, pixel_values: Tensor, labels: Tensor | None
     return out.to_tuple() if as_tuple else out
 
 
-def _refuse(cls: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def _refuse(given: dict[str, Any]) -> None:
     """Raise ValueError for what a reduced model cannot give."""
-    names = list(inspect.signature(cls.forward).parameters)[2:]
-    for name, value in {**dict(zip(names, args, strict=False)), **kwargs}.items():
+    for name, value in given.items():
         if name in REFUSED and value is not None and value is not False:
             raise ValueError(f"{name} is not supported: {REFUSED[name]}; leave it out, or ask the dense model")
 

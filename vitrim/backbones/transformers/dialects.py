@@ -4,7 +4,7 @@
     B  x = x + drop_path(layer_scale1(attention(norm1(x))));   x = x + drop_path(layer_scale2(mlp(norm2(x))))
     C  x = x + self_attn(layer_norm1(x));                      x = x + mlp(layer_norm2(x))
 
-Source: transformers 5.15 to 5.24, `models/*/modeling_*.py`.
+Source: transformers 5.18 to 5.24, `models/*/modeling_*.py`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 from . import heads
 from .heads import Head
 
-VERSIONS = (5, 15), (6, 0)  # from, and before; tests run on both ends
+VERSIONS = (5, 18), (6, 0)  # from, and before; tests run on both ends
 
 
 @dataclass(frozen=True)
