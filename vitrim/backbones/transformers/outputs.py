@@ -23,8 +23,8 @@ def collectors(layers: Sequence[nn.Module]) -> list[Any]:
 
 def collect(hooks: Sequence[Any], states: Sequence[Tensor]) -> None:
     """Hand the hooks what goes into each layer and comes out of it: one state more than hooks."""
-    for hook, before, after in zip(hooks, states, states[1:], strict=False):
-        hook(None, (before,), after)
+    for i, hook in enumerate(hooks):
+        hook(None, (states[i],), states[i + 1])
 
 
 def classifier_output(loss: Tensor | None, logits: Tensor, hidden_states: Any) -> Any:
