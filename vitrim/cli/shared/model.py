@@ -18,6 +18,7 @@ from ...common.text import cut, first_line, first_sentence, shortened
 from ...deploy.opened import is_exported
 from ...runtime.loading import CONFIG, holds_file, load
 from ...runtime.model import ReducedViT
+from ...runtime.pretrained_files import is_pretrained
 from .options import ModelOptions
 from .table import say
 
@@ -52,8 +53,11 @@ def open_model(options: ModelOptions) -> Subject:
     Raises ValueError for names, sizes and checkpoints that do not fit, and weights that cannot be downloaded.
     """
     if options.checkpoint is not None and options.checkpoint.expanduser().is_dir():
+        if is_pretrained(options.checkpoint.expanduser()):
+            _check_called_with_images(f"hf:{options.checkpoint}")
         return _saved(options.checkpoint.expanduser(), options)
     name, arguments = _name(options), _arguments(options)
+    _check_called_with_images(name)
     _check_buildable(name, arguments)
     if options.checkpoint is None:
         return Subject(name, _normalised(_pretrained(name, arguments), options).eval())
@@ -71,9 +75,19 @@ def open_untrained(options: ModelOptions, seed: int) -> Subject:
     if options.checkpoint is not None:
         raise ValueError("--scratch starts from random weights: leave out --checkpoint")
     name, arguments = _name(options), _arguments(options)
+    _check_called_with_images(name)
     _check_buildable(name, arguments)
     torch.manual_seed(seed)
     return Subject(name, _normalised(_create(name, **arguments), options).eval())
+
+
+def _check_called_with_images(name: str) -> None:
+    """Raise ValueError for a model that is no function from images to logits, as transformers' are not."""
+    if not library_with(name).has_list:
+        raise ValueError(
+            f"--model {shortened(name)}: of transformers' models this command takes none yet, vitrim profile does; in "
+            "Python vitrim.reduce and vitrim.export take them"
+        )
 
 
 def open_model_without_weights(options: ModelOptions) -> Subject:
