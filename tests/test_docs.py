@@ -24,7 +24,11 @@ from vitrim.methods import METHODS
 
 SITE = [page for page in PAGES if page.is_relative_to(ROOT / "docs")]
 LANGUAGES = {"", "python", "diff", "text"}  # the diff is tried by tests/test_contributing.py
-SMALLER = {"finetuning": (96, 12), "performance": (64, 4)}  # (side of the images, blocks) of pages that train or export
+SMALLER = {
+    "finetuning": (96, 12),
+    "performance": (64, 4),
+    "deploy": (64, 4),
+}  # (side of the images, blocks) of pages that train or export
 # What stands for `...`, and options that a shape of a command leaves out.
 REQUIRED = {
     "finetune": {"--data": "x", "--out": "y"},

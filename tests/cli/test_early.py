@@ -32,7 +32,7 @@ WRONG = {
     "--data judges what --instead shows": ["benchmark", *ON],
     "--limit is about the images of --data": ["benchmark", *ON[:2], "--instead", "--limit", "3"],
     "there is no checkpoint x.pth": ["benchmark", *ON, "--instead", "--smaller-checkpoint", "x.pth"],
-    "is no JSON that vitrim benchmark wrote": ["benchmark", *ON[:2], "--vs", "nowhere.json"],
+    "there is no file nowhere.json": ["benchmark", *ON[:2], "--vs", "nowhere.json"],
     "several are separated by spaces: --keep 0.7 0.5": ["compare", *ON, "--keep", "0.7,0.5"],
     "give a number, such as 0.7": ["compare", *ON, "--keep", "0,7"],
     "give a number, a share such as 0.6": ["compare", *ON, "--macs", "60%"],

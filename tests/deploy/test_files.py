@@ -378,7 +378,7 @@ def test_the_command_keeps_what_is_judged_out_of_the_calibration(model, photogra
     assert "--calibration photos has 22 images that are not judged: give a folder with 32" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("format", ["onnx", "openvino"])
+@pytest.mark.parametrize("format", ["openvino"])
 def test_what_the_caller_has_switched_off_stays_off(model, x, tmp_path, format):
     ending = {"onnx": ".onnx", "openvino": ".xml"}[format]
     logging.disable(logging.CRITICAL)

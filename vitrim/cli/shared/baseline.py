@@ -18,7 +18,7 @@ from .plans import Plan
 from .table import Printer, interval, percent, signed
 
 NAME = "dense (before fine-tuning)"
-_LIBRARIES = " and ".join(library.name for library in LIBRARIES)
+_LIBRARIES = " and ".join(library.name for library in LIBRARIES if library.has_list)
 
 
 def open_baseline(given: str, subject: Subject) -> nn.Module:
