@@ -133,6 +133,12 @@ def test_prediction_only():
     torch.testing.assert_close(call(alone, x).logits, call(model, x).logits, rtol=1e-5, atol=1e-5)
     assert vitrim.profile(alone).macs < vitrim.profile(model).macs
     assert len(call(alone, x, output_hidden_states=True).hidden_states) == 5
+    for module in (alone.vit.layernorm, alone.vit.layers[-1], alone.vit.layers[-1].mlp):
+        seen = []
+        handle = module.register_forward_hook(lambda module, inputs, output, seen=seen: seen.append(output.shape))
+        call(alone, x)
+        handle.remove()
+        assert seen == [(2, 65, 48)], "a hook sees all tokens of the last layer"
     for name in ("ViTModel", "CLIPForImageClassification"):
         with pytest.raises(ValueError, match="prediction_only"):
             vitrim.reduce(build(name), [], prediction_only=True)

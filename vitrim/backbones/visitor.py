@@ -60,8 +60,11 @@ class Visitor(ABC):
     def hooks_at_the_end(self) -> bool:
         """Whether somebody has put hooks on the last block, a part of it, or what comes after it."""
         last = list(self.all_blocks())[-1]
-        after = (module for name, module in self.model.named_children() if "norm" in name or "head" in name)
-        return any(has_hooks(part) for module in (last, *after) for part in module.modules())
+        return any(has_hooks(part) for module in (last, *self.after_blocks()) for part in module.modules())
+
+    def after_blocks(self) -> Iterable[nn.Module]:
+        """What the model runs after its blocks."""
+        return (module for name, module in self.model.named_children() if "norm" in name or "head" in name)
 
     def receive(self, images: Tensor) -> Tensor:
         """The images after the pre-hooks of the model itself, where all of it is run."""

@@ -160,10 +160,9 @@ def _tower_forward(cls: Any) -> Any:
     @functools.wraps(cls.forward)
     def forward(self, pixel_values: Tensor, *args: Any, passage: Passage | None = None, **kwargs: Any) -> Any:
         _refuse({**dict(zip(names, args, strict=False)), **kwargs} if args else kwargs)
-        passage = Passage(pixel_values) if passage is None else passage
-        passage.images = pixel_values
         body = self.reduced.body
-        attends = hasattr(self, "head") and body.dialect.prefix == 0
+        attends = passage is None and hasattr(self, "head")  # who gives a passage pools by itself
+        passage = Passage(pixel_values) if passage is None else passage
         as_tuple = attends and kwargs.pop("return_dict", True) is False
         out = cls.forward(self, pixel_values, *args, passage=passage, **kwargs)
         if attends:

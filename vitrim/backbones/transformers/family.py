@@ -119,6 +119,10 @@ class TransformersBackbone(Backbone):
                 parts.append((attn, kinds_of(kind(attn))))
         return parts
 
+    def after_blocks(self):
+        norms = (module for name, module in self.tower.named_children() if "norm" in name)
+        return *norms, *(module for module in self.model.children() if module is not self.tower)
+
     def is_fresh(self):
         return False
 

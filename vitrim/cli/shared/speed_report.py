@@ -136,9 +136,6 @@ def judged_figures(result: EvaluationResult | None, dense: EvaluationResult | No
     return {**values, "change": change_of(result, dense)}
 
 
-NAMES_OF_PLACES = {"processor": "processor", "threads": "number of threads", "torch": "torch", "vitrim": "vitrim"}
-
-
 def show_other_run(printer: Printer, rows: Sequence[dict[str, Any]], before: OtherRun, where: dict[str, Any]) -> None:
     """The same rows of another run beside these; what differs between the machines is said first."""
     known = {tuple(row.get(name) for name in KEY): row["ms"] for row in before.rows}
@@ -149,7 +146,7 @@ def show_other_run(printer: Printer, rows: Sequence[dict[str, Any]], before: Oth
         return
     for name, other in before.where.items():
         if other != where.get(name):
-            printer.line(f"the other run has another {NAMES_OF_PLACES[name]}: {other}, and here {where.get(name)}")
+            printer.line(f"another {name} than in the other run: {where.get(name)} here, {other} there")
     titles = (Column("model", text=True), Column("case", text=True), Column("other ms"), Column("ms"), Column("faster"))
     several = len({row["model"] for row in rows}) > 1
     label = "{model}, {label}" if several else "{label}"
