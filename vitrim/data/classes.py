@@ -226,7 +226,7 @@ def english(name: str) -> str:
         ('tench', 'golf ball')
     """
     about = ImageNetInfo("imagenet-22k")
-    if WNID.fullmatch(name) and about.has_label(name):
+    if WNID.fullmatch(name) and name in about.label_names():
         return about.label_name_to_description(name).split(",")[0]
     return name.replace("_", " ")
 

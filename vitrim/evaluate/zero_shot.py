@@ -24,6 +24,12 @@ class ZeroShot(Adapter):
     Source: Radford et al., "Learning Transferable Visual Models From Natural Language Supervision" (2021), section 3.1
 
     texts: as `read_texts` gives them
+
+    Example: three sentences whose features are given, on a model whose features are two numbers.
+        >>> from vitrim.backbones.library import Texts
+        >>> texts = Texts(torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]]), scale=100.0, bias=0.0)
+        >>> vitrim.evaluate.ZeroShot(model, texts)(images).shape
+        torch.Size([2, 3])
     """
 
     features: Tensor
@@ -51,6 +57,11 @@ def read_texts(model: nn.Module, names: Sequence[str], prompt: str = PROMPT) -> 
     prompt: the sentence around each name, with {} in its place
 
     Raises ValueError for a model without a text tower or whose tokenizer is not there, and for a prompt without {}.
+
+    Example:
+        >>> vitrim.evaluate.read_texts(model, ["cat", "dog"])
+        Traceback (most recent call last):
+        ValueError: models of timm read no texts: give transformers' CLIPModel or SiglipModel
     """
     if "{}" not in prompt:
         raise ValueError(f"prompt {prompt!r} has no place for a class name: write {{}} where it goes")
