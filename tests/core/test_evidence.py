@@ -18,7 +18,7 @@ WITH_CLS = backbones(lambda b: b.cls and b.family == "plain")
 
 def _evidence(row: BackboneRow, x: Tensor, block: int = 2):
     """Tokens before block 2, the evidence of a probe, and that of the attention itself."""
-    body = vitrim.reduce(dense(row), "random", keep=1.0).body
+    body = nothing(row).body
     tokens = body.embed(x)
     for i in range(block):
         tokens = body.mlp(i, body.attend(i, tokens)[0])
