@@ -73,6 +73,11 @@ class OpenedFile(nn.Module):
         return torch.cat([self._run(part.contiguous()) for part in parts])[: len(images)]
 
     @property
+    def runtime(self) -> str:
+        """What it runs in, by the names of `--runtime` and of the formats: onnx, onnx-int8, torch ..."""
+        return f"{self.about['format']}-int8" if self.about.get("int8") else self.about["format"]
+
+    @property
     def cost(self) -> FileCost:
         """Of one image, as counted when the file was written."""
         about = self.about
