@@ -10,6 +10,7 @@ import threading
 import time
 from pathlib import Path
 
+import fresh
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -21,8 +22,8 @@ from vitrim.training import Interrupted, Settings, checkpoints, finetune, get_re
 from vitrim.training.signals import Signals
 from vitrim.training.steps import Stepper
 
-HERE = Path(__file__).parent
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+SCRIPT = Path(__file__).with_name("train_once.py")
+ENVIRONMENT = {**os.environ, **fresh.QUIET}
 
 
 @pytest.fixture(scope="module")
@@ -42,13 +43,8 @@ def run(photographs, out, **more):
 
 def once(photographs, out, *options, processes=1):
     """`train_once.py` in processes of its own: the exit code, and what it said."""
-    script = [str(HERE / "train_once.py"), str(photographs), str(out), *map(str, options)]
-    launch = [sys.executable]
-    if processes > 1:
-        launch += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-        script += ["--processes", str(processes)]
-    done = subprocess.run([*launch, *script], env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
-    return done.returncode, done.stderr
+    said = out.with_name(f"{out.name} said")
+    return fresh.run(SCRIPT, photographs, out, *options, "--processes", processes, folder=said, processes=processes)
 
 
 @pytest.fixture(scope="module")
