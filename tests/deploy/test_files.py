@@ -7,12 +7,12 @@ import io
 import json
 import logging
 import os
-import subprocess
 import sys
 import zipfile
 from functools import partial
 from pathlib import Path
 
+import fresh
 import numpy as np
 import onnx
 import pytest
@@ -159,6 +159,11 @@ def test_onnx_reads_and_writes_a_file_as_it_is(exported, x, tmp_path):
     assert "was changed after it was exported" in refusal(tmp_path / "other.onnx")
 
 
+def run_alone(program: str, folder: Path, argument: Path) -> tuple[int, str]:
+    (folder / "alone.py").write_text(program)
+    return fresh.run(folder / "alone.py", argument, folder=folder)
+
+
 COMPILED = """
 import sys, timm, torch, vitrim
 from vitrim.deploy import open_exported
@@ -188,9 +193,8 @@ for place in range(0, len(content), len(content) // 20):
 
 def test_a_compiled_file_answers_as_its_model(tmp_path):
     """In a process of its own: machine code that goes wrong takes no other test with it."""
-    command = [sys.executable, "-c", COMPILED, str(tmp_path / "compiled.pt2")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
+    code, said = run_alone(COMPILED, tmp_path, tmp_path / "compiled.pt2")
+    assert code == 0, said
 
 
 SIGNALLED = """
@@ -216,8 +220,8 @@ assert heard
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGUSR1")
 def test_signals_are_heard_after_openvino_has_come_and_gone(tmp_path):
-    done = subprocess.run([sys.executable, "-c", SIGNALLED, str(tmp_path)], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, f"{done.returncode} {done.stderr}"  # -11: a signal on a stack that has been freed
+    code, said = run_alone(SIGNALLED, tmp_path, tmp_path)
+    assert code == 0, f"{code} {said}"  # -11: a signal on a stack that has been freed
 
 
 @pytest.mark.parametrize("name", INT8)
