@@ -36,14 +36,14 @@ class Sent:
 
 
 def start(
-    script: Path,
+    script: Path | str,
     *arguments: object,
     folder: Path | str = ".",
     out: int | None = None,
     error: int | None = None,
     variables: Mapping[str, str | None] | None = None,
 ) -> ForkServerProcess:
-    """The script as `python script arguments` in a folder.
+    """The script as `python script arguments` in a folder; a module by its name as `python -m` does.
 
     out, error: open files, or terminals, that it writes to; variables: of its environment, None for those to leave out
     """
@@ -109,7 +109,10 @@ def _main(
     sys.path.insert(0, str(Path(script).parent))
     sys.argv = [script, *arguments]
     try:
-        runpy.run_path(script, run_name="__main__")
+        if script.endswith(".py"):
+            runpy.run_path(script, run_name="__main__")
+        else:
+            runpy.run_module(script, run_name="__main__", alter_sys=True)
     except KeyboardInterrupt:  # as Python ends then
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGINT)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -23,7 +21,6 @@ from vitrim.training.signals import Signals
 from vitrim.training.steps import Stepper
 
 SCRIPT = Path(__file__).with_name("train_once.py")
-ENVIRONMENT = {**os.environ, **fresh.QUIET}
 
 
 @pytest.fixture(scope="module")
@@ -185,7 +182,7 @@ def test_processes_stop_after_the_same_step_and_the_first_one_writes(photographs
 
 def wait_for(file, process):
     for _ in range(1200):
-        if file.exists() or process.poll() is not None:
+        if file.exists() or process.exitcode is not None:
             return
         time.sleep(0.05)
 
@@ -207,12 +204,13 @@ def test_the_command_says_in_one_line_how_to_go_on(photographs, tmp_path):
         "2",
     ]
     where = ["--data", str(photographs), "--out", str(tmp_path / "run"), "--log-every", "1"]
-    command = [sys.executable, "-m", "vitrim", "finetune", *model, *quick, *where]
-    process = subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    told = tmp_path / "told.txt"
+    with told.open("w") as error:
+        process = fresh.start("vitrim", "finetune", *model, *quick, *where, error=error.fileno())
     wait_for(tmp_path / "run" / "steps.csv", process)
     os.killpg(process.pid, signal.SIGINT)
-    _, said = process.communicate(timeout=120)
-    assert process.returncode == 130, said
+    code, said = fresh.finish(process, 120), told.read_text()
+    assert code == 130, said
     (line,) = (line for line in said.splitlines() if line.startswith("vitrim: stopped"))
     assert "go on with --resume" in line
     assert "Traceback" not in said
