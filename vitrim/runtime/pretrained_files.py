@@ -61,6 +61,11 @@ def is_pretrained(folder: str | Path) -> bool:
     return _said(Path(folder)) is not None
 
 
+def holds_pretrained(folder: str | Path) -> bool:
+    """Whether a folder holds a model of transformers, reduced or not."""
+    return {"architectures", "model_type"} <= _config(Path(folder)).keys()
+
+
 def load_pretrained(folder: str | Path, cls: Any = None, **kwargs: Any) -> nn.Module:
     """The reduced model that a folder holds, in eval mode.
 
@@ -103,16 +108,22 @@ def _dense(folder: Path, name: str, cls: Any, kwargs: dict[str, Any]) -> nn.Modu
 
 def _said(folder: Path) -> dict[str, Any] | None:
     """The class and the reduction that `config.json` names; None where it names none."""
+    config = _config(folder)
+    if not isinstance(config.get(KEY), dict) or not config.get("architectures"):
+        return None
+    return {KEY: config[KEY], "class": str(config["architectures"][0])}
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    """What `config.json` holds; empty where it is none."""
     path = folder / CONFIG
     try:
         if not path.is_file() or path.stat().st_size > LARGEST_CONFIG:
-            return None
+            return {}
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
-        return None
-    if not isinstance(config, dict) or not isinstance(config.get(KEY), dict) or not config.get("architectures"):
-        return None
-    return {KEY: config[KEY], "class": str(config["architectures"][0])}
+        return {}
+    return config if isinstance(config, dict) else {}
 
 
 def _fill(methods: nn.Module, folder: Path, names: Any) -> None:
