@@ -19,6 +19,7 @@ from contextlib import ExitStack
 from multiprocessing import forkserver, reduction
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 IMPORTED = ["torch", "timm", "pytest", "vitrim.cli.finetune", "vitrim.cli.evaluate", "vitrim.training"]
@@ -35,6 +36,15 @@ class Sent:
         return operator.methodcaller("detach"), (reduction.DupFd(self.descriptor),)
 
 
+def ready() -> Any:
+    """The context of processes that are forked from the one which has imported all; that one runs now."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(IMPORTED)
+    with mock.patch.dict(os.environ, QUIET):
+        forkserver.ensure_running()
+    return context
+
+
 def start(
     script: Path | str,
     *arguments: object,
@@ -47,10 +57,7 @@ def start(
 
     out, error: open files, or terminals, that it writes to; variables: of its environment, None for those to leave out
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(IMPORTED)
-    with mock.patch.dict(os.environ, QUIET):
-        forkserver.ensure_running()
+    context = ready()
     with open(os.devnull, "r+b") as nothing:
         streams = [Sent(nothing.fileno() if each is None else each) for each in (None, out, error)]
         known = {**os.environ, **QUIET, **(variables or {})}
