@@ -100,6 +100,11 @@ def _whole(n: Tensor, method: Method) -> list[int]:
     return n.tolist()
 
 
+def dense_macs(body: Backbone, grid: tuple[int, int]) -> int:
+    """MACs of one image in the dense model, what nobody reads included."""
+    return plan_macs(body, (), grid) + body.unread_macs(grid)
+
+
 def plan_macs(
     body: Backbone,
     methods: Sequence[Method],

@@ -81,7 +81,8 @@ class ReducedViT(TimmInterface, nn.Module):
         trace: bool = False,
         losses: bool | Literal["maps", "logits", "masks"] = False,
     ):
-        """Logits [b, classes], features where the model has no classifier.
+        """Logits [b, classes], features where the model has no classifier; of a vision-language model what it reads of
+        its tower, [b, patches, c].
 
         scores: from outside, one for each patch; guides the selection in place of the method's own (EViT Table 14).
                 In a stack, that of every method that takes scores
@@ -95,10 +96,11 @@ class ReducedViT(TimmInterface, nn.Module):
             body.check_prediction_only()  # also here: a model may get another head, or something on its layers
         # The older ONNX exporter binds defaults by position, and hands flags over as tensors.
         prediction = not (self.training or trace or losses)
-        request = Request(trace=bool(trace), losses=_maps(losses), prediction=prediction)
-        tokens, records = self._run(body, body.receive(images), scores, request)
+        whole = bool(body.reads)
+        request = Request(trace=bool(trace), remember=whole, losses=_maps(losses), prediction=prediction)
+        tokens, records, taken = self._run(body, body.receive(images), scores, request)
         tokens = tokens.with_x(body.norm(tokens.x))
-        out = (body.deliver(body.head(tokens)),)
+        out = (body.deliver(body.read(taken) if whole else body.head(tokens)),)
         if request.trace:
             out += ([record.trace for record in records],)
         if request.losses:
@@ -118,7 +120,7 @@ class ReducedViT(TimmInterface, nn.Module):
         if fill not in ("last", "zeros"):
             raise ValueError(f'fill={fill!r} is not "last" or "zeros"')
         body = self.body
-        tokens, _ = self._run(body, images, scores, Request(remember=restore))
+        tokens, _, _ = self._run(body, images, scores, Request(remember=restore))
         if restore:
             return body.as_features(features_of_every_patch(tokens, body, fill))
         if tokens.layout is not None:
@@ -146,11 +148,15 @@ class ReducedViT(TimmInterface, nn.Module):
 
     def _run(
         self, body: Backbone, images: Tensor, scores: Tensor | None, request: Request
-    ) -> tuple[Tokens, list[BlockRecord]]:
-        """The tokens after the last block, before the final norm, and what each block leaves behind."""
+    ) -> tuple[Tokens, list[BlockRecord], list[Tensor]]:
+        """The tokens after the last block, before the final norm, what each block leaves behind, and a token for every
+        patch after the blocks that somebody else reads, in the order in which it does."""
         loop = Loop(body, self._turns, request, self.grad_checkpointing)
-        tokens, records, _ = loop.run(body.begin(self._embed(body, images, scores)))
-        return body.finish(tokens), records
+        reads = body.reads if request.remember else ()
+        take = sorted(set(reads))
+        tokens, records, taken = loop.run(body.begin(self._embed(body, images, scores)), take)
+        whole = {block: then.full_grid() for block, then in zip(take, taken, strict=True)}
+        return body.finish(tokens), records, [whole[block] for block in reads]
 
     @property
     def turns(self) -> Sequence[Turn]:

@@ -1,11 +1,12 @@
-"""The transformers family: ViT, DeiT, I-JEPA, DINOv2 with and without registers, DINOv3, CLIP and SigLIP, as
-Hugging Face's transformers builds them. One adapter; the names of parts are in `dialects.py`, the heads in `heads.py`.
+"""The transformers family: ViT, DeiT, I-JEPA, DINOv2 with and without registers, DINOv3, CLIP, SigLIP, SigLIP 2, and
+the towers of vision-language models, as Hugging Face's transformers builds them. One adapter; the names of parts are in
+`dialects.py`, what is before and behind the layers in `stems.py` and `heads.py`, the models around in `towers.py`.
 """
 
 from __future__ import annotations
 
 import math
-from functools import reduce as fold
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,31 +19,35 @@ from ...core.tokens import Tokens
 from ..admission import Around
 from ..base import Backbone
 from ..layers import kind
+from . import towers
 from .checks import check_config, check_layers, check_parts, check_version, kinds_of
 from .dialects import entry_of
+from .heads import Head
 from .projections import SeparateProjections
+from .stems import patch_layer
 
 
 class TransformersBackbone(Backbone):
     """transformers' vision models, exactly the classes in `dialects.ENTRIES`; of models of two modalities the vision
-    tower.
+    tower, also of those in `towers.READERS`.
 
-    tower: the part that goes from images to tokens
+    tower:   the part that goes from images to tokens
+    reading: what a language model is given of it; None: it has a head of its own
     """
 
     family = "transformers"
 
     def __init__(self, model: nn.Module):
         super().__init__(model)
-        entry = entry_of(kind(model))
-        assert entry is not None  # `runs` has been asked
+        located = towers.locate(model)
+        entry, self.reader, self.reading, self.path = located.entry, located.reader, located.reading, located.path
         self.entry, self.dialect, self.template = entry, entry.dialect, entry.dialect.template
-        self.tower: Any = getattr(model, entry.tower) if entry.tower else model
+        self.tower: Any = located.tower
         self.config: Any = self.tower.config
 
     @classmethod
     def runs(cls, model_type):
-        return entry_of(model_type) is not None
+        return towers.runs(model_type)
 
     @classmethod
     def check(cls, model):
@@ -56,7 +61,7 @@ class TransformersBackbone(Backbone):
     @property
     def layers(self) -> Any:
         """The list of layers."""
-        return fold(getattr, self.dialect.layers.split("."), self.tower)
+        return towers.part_at(self.tower, self.dialect.layers)
 
     def all_blocks(self):
         return self.layers._modules.values()
@@ -69,7 +74,8 @@ class TransformersBackbone(Backbone):
 
     @property
     def depth(self):
-        return len(self.layers)
+        """Layers up to the last one that is read."""
+        return max(self.reading.states, default=len(self.layers)) if self.reading else len(self.layers)
 
     @property
     def width(self):
@@ -87,10 +93,13 @@ class TransformersBackbone(Backbone):
         attn = self._attn(i)
         return attn.q_proj.out_features // attn.head_dim, attn.head_dim
 
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) in pixels of the images that the model is made for."""
+        return self.dialect.stem.image_size(self.config)
+
     def grid(self, image_size=None):
-        height, width = pair(self.config.image_size) if image_size is None else image_size
-        patch = pair(self.config.patch_size)
-        return height // patch[0], width // patch[1]
+        return self.dialect.stem.grid(self.config, self.image_size if image_size is None else image_size)
 
     def check_ragged(self):
         """Every head pools what an image has left."""
@@ -131,7 +140,7 @@ class TransformersBackbone(Backbone):
     def _embed(self, images):
         tower, dialect = self.tower, self.dialect
         self._check_size(images)
-        x = tower.embeddings(images.to(self._dtype))
+        x = tower.embeddings(*dialect.stem.inputs(self.config, images.to(self._dtype)))
         if no_image(images.shape[0]):
             x = x.new_zeros(0, math.prod(self.grid(image_size(images))) + self.prefix, self.width)
         x = x if dialect.before is None else getattr(tower, dialect.before)(x)
@@ -148,12 +157,10 @@ class TransformersBackbone(Backbone):
     @property
     def _dtype(self) -> torch.dtype:
         """Of the patch embedding, to which transformers converts images."""
-        embed = self.tower.embeddings
-        patches = embed.patch_embedding if hasattr(embed, "patch_embedding") else embed.patch_embeddings
-        return next(patches.parameters()).dtype
+        return next(patch_layer(self.tower.embeddings).parameters()).dtype
 
     def _check_size(self, images: Tensor) -> None:
-        size, own = image_size(images), pair(self.config.image_size)
+        size, own = image_size(images), self.image_size
         if self.dialect.has_any_size or size == own:
             return
         raise ValueError(
@@ -204,14 +211,18 @@ class TransformersBackbone(Backbone):
         return next(getattr(self.config, name) for name in names if hasattr(self.config, name))
 
     def _projected(self, i: int, x: Tensor) -> Tensor:
-        attn = self._attn(i)
-        return self.after(attn, getattr(attn, self.template.out)(x))
+        attn, drop = self._attn(i), self.template.out_drop
+        out = getattr(attn, self.template.out)(x)
+        return self.after(attn, out if drop is None else getattr(attn, drop)(out))
 
     def _branch(self, i: int, half: int, out: Tensor) -> Tensor:
-        """What attention (0) or MLP (1) gives, as it is added."""
+        """What attention (0) or MLP (1) gives, as it is added. Dropping and scaling may change places."""
         template = self.template
-        out = out if template.scales is None else self._part(i, template.scales[half])(out)
-        return out if template.drop is None else self._part(i, template.drop)(out)
+        if template.scales is not None:
+            scale = self._part(i, template.scales[half])
+            out = scale * out if isinstance(scale, Tensor) else scale(out)
+        drop = template.drops[half]
+        return out if drop is None else self._part(i, drop)(out)
 
     def mlp(self, i, tokens):
         out = self._part(i, "mlp")(self._part(i, self.template.norm2)(tokens.x))
@@ -226,22 +237,47 @@ class TransformersBackbone(Backbone):
         return Tokens(x, prefix=self.prefix, grid=tokens.grid)
 
     def norm(self, x):
+        return x if self.reading is not None and self.reading.states else self.tower_norm(x)
+
+    def tower_norm(self, x: Tensor) -> Tensor:
+        """The tower's last norm of all tokens."""
         return x if self.dialect.norm is None else getattr(self.tower, self.dialect.norm)(x)
 
     def head(self, tokens, pre_logits=False):
         return self.entry.head(self.model, self.tower, tokens, pre_logits)
 
-    def entry_pool(self, tokens: Tokens) -> Tensor:
-        """Pooled features of the tower, of tokens after the last norm."""
-        return self.entry.head.pool(self.tower, tokens)
+    def tower_pool(self, tokens: Tokens) -> Tensor:
+        """What the tower itself returns as pooled, of tokens before its last norm."""
+        return self._tower_head.pool(self.tower, tokens.with_x(self.tower_norm(tokens.x)))
+
+    @property
+    def _tower_head(self) -> Head:
+        entry = entry_of(kind(self.tower))
+        return self.entry.head if entry is None else entry.head
+
+    @property
+    def reads(self):
+        if self.reading is None:
+            return ()
+        return tuple(state - 1 for state in self.reading.states) or (self.depth - 1,)
+
+    def read(self, taken: Sequence[Tensor]) -> Tensor:
+        assert self.reading is not None
+        parts = [self.norm(x)[:, self.reading.skips :] for x in taken]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 
     # -- what it costs
 
     def embed_macs(self, grid):
-        embed = self.tower.embeddings
-        patches = embed.patch_embedding if hasattr(embed, "patch_embedding") else embed.patch_embeddings
-        conv = next(module for module in patches.modules() if isinstance(module, nn.Conv2d))
-        return math.prod(grid) * math.prod(conv.weight.shape)
+        return self.dialect.stem.macs(self.tower.embeddings, grid)
+
+    def unread_macs(self, grid):
+        if self.reading is None:
+            return 0
+        n = math.prod(grid)
+        behind = range(self.depth, len(self.layers))
+        head = self._tower_head.macs(self.tower, self.tower, n + self.prefix)
+        return head + sum(self.block_macs(i, n, n, grid) for i in behind)
 
     def query_macs(self, i):
         return self.linear_macs(self._attn(i).q_proj, self.width)
@@ -264,9 +300,4 @@ class TransformersBackbone(Backbone):
         return tokens * self.linear_macs(self._part(i, "mlp"), self.width)
 
     def head_macs(self, tokens):
-        return self.entry.head.macs(self.model, self.tower, tokens)
-
-
-def pair(size: Any) -> tuple[int, int]:
-    height, width = (size, size) if isinstance(size, int) else size
-    return int(height), int(width)
+        return 0 if self.reading is not None else self.entry.head.macs(self.model, self.tower, tokens)
