@@ -44,7 +44,7 @@ def of_tower(cls: Any, output: str | None) -> Any:
         reads: tuple[int, ...] | None = None,
         **kwargs: Any,
     ) -> Any:
-        kwargs = {**dict(zip(names, args, strict=False)), **kwargs}
+        kwargs = {**dict(zip(names, args, strict=False)), **kwargs} if args else kwargs
         _refuse(kwargs)
         body = self.reduced.body
         pools = passage is None and reads is None and hasattr(self, "head")  # who gives a passage pools by itself
@@ -90,7 +90,8 @@ def of_model(cls: Any) -> Any:
         body = self.reduced.body
         if body.entry.head.prefix_only or not body.entry.classifies:
             return cls.forward(self, *args, **kwargs)
-        return _classify(self, body, **dict(zip(names, args, strict=False)), **kwargs)
+        kwargs = {**dict(zip(names, args, strict=False)), **kwargs} if args else kwargs
+        return _classify(self, body, **kwargs)
 
     return forward
 

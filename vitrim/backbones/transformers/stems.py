@@ -5,16 +5,20 @@ Shapes: b images, n tokens, p the side of a patch in pixels.
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from ...core.recording import length
+
+_CHANNELS = 2  # torch's counter does not see the product of a matrix and one vector
 
 
 @dataclass(frozen=True)
@@ -130,7 +134,9 @@ class PackedStem(Stem):
         return cut.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
 
     def macs(self, embed, grid):
-        return math.prod(grid) * math.prod(patch_layer(embed).weight.shape)
+        side = embed.position_embedding_size
+        resized = _resizing_macs(type(embed).resize_positional_embeddings, side, grid)
+        return math.prod(grid) * math.prod(patch_layer(embed).weight.shape) + resized * embed.embed_dim
 
 
 def packed(images: Float[Tensor, "b 3 h w"], patch: int) -> Float[Tensor, "b n pp3"]:
@@ -143,6 +149,15 @@ def packed(images: Float[Tensor, "b 3 h w"], patch: int) -> Float[Tensor, "b n p
     """
     cut = images.unflatten(2, (-1, patch)).unflatten(4, (-1, patch))
     return cut.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
+
+
+@functools.cache
+def _resizing_macs(resize: Callable[..., Tensor], side: int, grid: tuple[int, int]) -> int:
+    """Multiply-accumulates of one channel of the positions, resized to a grid; newer versions of transformers write it
+    as a product of matrices."""
+    with torch.device("cpu"), FlopCounterMode(display=False) as counter:
+        resize(torch.zeros(side, side, _CHANNELS), torch.tensor([grid]), math.prod(grid))
+    return counter.get_total_flops() // (2 * _CHANNELS)
 
 
 def _check_mask(mask: Tensor | None, grids: list[tuple[int, int]], n: int) -> None:
