@@ -11,13 +11,15 @@ from torch import nn
 from ..backbones import TransformersBackbone, find_family
 from ..backbones.admission import warn_of_unseen
 from ..backbones.layers import own_copy
+from ..backbones.transformers.wrapper import timm_inside
 from ..common.errors import OptionError
 from ..common.text import did_you_mean
 from ..methods import METHODS, Method
 from .budget import solve
-from .model import ReducedViT, unwrap
+from .model import REDUCED, ReducedViT, unwrap, unwrap_outer
 from .pretrained import as_pretrained, shared_copy
 from .stack import as_stack
+from .wrapped_timm import as_wrapper
 
 
 class UntrainedWarning(UserWarning):
@@ -61,8 +63,9 @@ def reduce(
         >>> fast(images).shape, vitrim.profile(fast).tokens
         (torch.Size([2, 2]), [64, 33, 18, 10])
     """
-    reduced = attach(model, method, macs=macs, dial=dial, copy=copy, prediction_only=prediction_only, **options)
-    learning = [m.name for m in reduced.methods if m.learns]
+    settings = {"macs": macs, "dial": dial, "prediction_only": prediction_only}
+    result: Any = _reduced(model, method, copy, settings, options)
+    learning = [m.name for m in result.methods if m.learns]
     if learning:
         warnings.warn(
             f"{', '.join(learning)}: the learned parts that decide are random until they are trained: run "
@@ -70,13 +73,22 @@ def reduce(
             UntrainedWarning,
             stacklevel=2,
         )
-    result: Any = as_pretrained(reduced) if isinstance(reduced.body, TransformersBackbone) else reduced
     return result
 
 
 def reduce_pretrained(model: nn.Module, methods: Sequence[Method], prediction_only: bool = False) -> Any:
     """A model of transformers with these methods, without a warning: trained weights come next."""
-    return as_pretrained(attach(model, methods, prediction_only=prediction_only))
+    return _reduced(model, methods, False, {"prediction_only": prediction_only}, {})
+
+
+def _reduced(model: nn.Module, method: Any, copy: bool, settings: dict[str, Any], options: dict[str, Any]) -> Any:
+    """The reduced model as one of its library."""
+    outer = unwrap_outer(model)
+    if isinstance(outer, nn.Module) and REDUCED not in vars(outer) and timm_inside(outer) is not None:
+        wrapper: Any = own_copy(outer) if copy else shared_copy(outer)
+        return as_wrapper(attach(wrapper.timm_model, method, **settings, **options), wrapper)
+    reduced = attach(model, method, copy=copy, **settings, **options)
+    return as_pretrained(reduced) if isinstance(reduced.body, TransformersBackbone) else reduced
 
 
 def attach(

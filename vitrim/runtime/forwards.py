@@ -9,12 +9,11 @@ import functools
 import inspect
 import sys
 from collections.abc import Mapping
-from dataclasses import fields
 from typing import Any
 
 from torch import Tensor
 
-from ..backbones.transformers.outputs import classifier_output, tower_forward
+from ..backbones.transformers.outputs import classifier_output, tower_forward, with_values
 from ..backbones.transformers.towers import states_of
 from .tower_layers import Passage
 
@@ -53,9 +52,9 @@ def of_tower(cls: Any, output: str | None) -> Any:
         as_tuple = (pools or reads is not None) and kwargs.pop("return_dict", True) is False
         out = run(self, pixel_values, passage=passage, **kwargs)
         if pools:
-            out = _with(out, pooler_output=passage.each(body.tower_pool))
+            out = with_values(out, pooler_output=passage.each(body.tower_pool))
         if reads:  # what stands behind the last state that is read has not been computed
-            out = _with(out, last_hidden_state=None, pooler_output=None)
+            out = with_values(out, last_hidden_state=None, pooler_output=None)
         return out.to_tuple() if as_tuple else out
 
     return forward
@@ -73,11 +72,6 @@ def _closed(output: Any) -> Any:
         return output(last_hidden_state=body.tower_norm(body.layers.run(embedded, passage=passage)))
 
     return tower_forward(forward)
-
-
-def _with(out: Any, **changes: Any) -> Any:
-    """An output of transformers with other values; such outputs cannot be set to None."""
-    return type(out)(**{f.name: changes.get(f.name, getattr(out, f.name)) for f in fields(out)})
 
 
 @functools.cache

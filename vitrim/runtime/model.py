@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..backbones import Backbone, find_family
 from ..backbones.admission import refuse_wrapper
 from ..backbones.timm.interface import TimmInterface
+from ..backbones.transformers.wrapper import timm_inside
 from ..common import unwrapping
 from ..core.recording import image_size
 from ..core.tokens import Tokens
@@ -127,24 +128,29 @@ class ReducedViT(TimmInterface, nn.Module):
             raise ValueError("the images keep different numbers of tokens: ask for restore=True, or call the model")
         return body.as_features(tokens.with_x(body.norm(tokens.x)))
 
-    def features_after(
+    def tokens_after(
         self, images: Tensor, take: Collection[int], last: int | None, norm: bool, fill: str
-    ) -> tuple[Tensor, list[Tokens]]:
-        """Final features, and the tokens with every patch in place after the blocks in `take`; nothing runs after block
-        `last`. The final features are those of `forward_features`; where images keep different numbers of tokens, of
-        every patch."""
+    ) -> tuple[Tokens, list[Tokens]]:
+        """The tokens that are left, before the final norm, and those with every patch in place after the blocks in
+        `take`; nothing runs after block `last`."""
         body = self.body
         turns = self._turns if last is None else self._turns[: last + 1]
         loop = Loop(body, turns, Request(remember=True), self.grad_checkpointing)
         tokens, _, taken = loop.run(self._embed(body, images), take)
-        fits = body.norm_fits(body.depth - 1 if last is None else last)
         whole = [
             features_of_every_patch(t, body, fill, norm and body.norm_fits(i))
             for i, t in zip(sorted(take), taken, strict=True)
         ]
-        if tokens.layout is not None:
-            return body.as_features(features_of_every_patch(tokens, body, fill, fits)), whole
-        return body.as_features(tokens.with_x(body.norm(tokens.x)) if fits else tokens), whole
+        return tokens, whole
+
+    def features_of(self, tokens: Tokens, last: int | None, fill: str, whole: bool = False) -> Tensor:
+        """The final features of tokens that are left after block `last`: those of `forward_features`; where images keep
+        different numbers of tokens, or `whole`, of every patch."""
+        body = self.body
+        fits = body.norm_fits(body.depth - 1 if last is None else last)
+        if whole or tokens.layout is not None:
+            return body.as_features(features_of_every_patch(tokens, body, fill, fits))
+        return body.as_features(tokens.with_x(body.norm(tokens.x)) if fits else tokens)
 
     def _run(
         self, body: Backbone, images: Tensor, scores: Tensor | None, request: Request
@@ -239,7 +245,14 @@ def _maps(losses: bool | str) -> Any:
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The model inside torch.compile's and DistributedDataParallel's wrappers; of a reduced model of transformers, the
-    one for images alone. Raises ValueError for hooks on wrappers."""
-    model = unwrapping.unwrap(model, refuse_wrapper)
-    return vars(model).get(REDUCED, model) if isinstance(model, nn.Module) else model
+    """The model inside torch.compile's, DistributedDataParallel's and transformers' wrappers; of a reduced model of
+    transformers, the one for images alone. Raises ValueError for hooks on wrappers."""
+    model = unwrap_outer(model)
+    if not isinstance(model, nn.Module):
+        return model
+    return vars(model).get(REDUCED) or timm_inside(model) or model
+
+
+def unwrap_outer(model: nn.Module) -> nn.Module:
+    """`unwrap` without a look into models of transformers."""
+    return unwrapping.unwrap(model, refuse_wrapper)

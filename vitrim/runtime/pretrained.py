@@ -68,15 +68,15 @@ def as_pretrained(reduced: ReducedViT) -> nn.Module:
     holder = part_at(tower, path)
     whole = not body.entry.classifies or dialect.stem.packs
     setattr(holder, name, ReducedLayers(getattr(holder, name), reduced, whole))
-    _become(tower, reduced, forward=forwards.of_tower(type(tower), dialect.output))
+    become(tower, reduced, forward=forwards.of_tower(type(tower), dialect.output))
     if body.reader is not None:
         reader = part_at(model, body.reader.holder)
         names = [name for name in ("get_image_features", "get_video_features") if hasattr(type(reader), name)]
-        _become(reader, reduced, **{name: forwards.of_features(type(reader), name) for name in names})
+        become(reader, reduced, **{name: forwards.of_features(type(reader), name) for name in names})
     elif model is not tower:
-        _become(model, reduced, forward=forwards.of_model(type(model)))
+        become(model, reduced, forward=forwards.of_model(type(model)))
     if REDUCED not in vars(model):
-        _become(model, reduced)
+        become(model, reduced)
     if reduced.methods.state_dict():
         model.add_module(METHODS_KEY, reduced.methods)
     if hasattr(tower, "use_head"):
@@ -84,7 +84,7 @@ def as_pretrained(reduced: ReducedViT) -> nn.Module:
     return model
 
 
-def _become(part: Any, reduced: ReducedViT, **own: Any) -> None:
+def become(part: Any, reduced: ReducedViT, **own: Any) -> None:
     """Give a part of the model a class of the same name over transformers' own, with these functions."""
     part.__class__ = _class_over(type(part), tuple(own.items()))
     part.__dict__[REDUCED] = reduced

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from .._version import __version__
 from ..backbones.transformers.towers import runs
+from ..backbones.transformers.wrapper import is_timm_wrapper
 from ..common.text import few
 from .build import reduce_pretrained
 from .describing import methods_config
@@ -74,7 +75,7 @@ def load_pretrained(folder: str | Path, cls: Any = None, **kwargs: Any) -> nn.Mo
         import transformers
 
         cls = getattr(transformers, said["class"], None)
-    if cls is None or not runs(cls):
+    if cls is None or not (runs(cls) or is_timm_wrapper(cls)):
         raise ValueError(f"{folder} holds a {said['class']}, which vitrim does not run")
     ignoring = [*(cls._keys_to_ignore_on_load_unexpected or []), rf"^{METHODS_KEY}\."]
     quiet: Any = type(

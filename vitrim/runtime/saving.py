@@ -19,7 +19,7 @@ from ..methods.parts.stored_shares import StoredShares
 from .comparison import differences, other_settings, other_tables
 from .describing import candidates
 from .loading import CONFIG, KEY, WEIGHTS, holds_save
-from .model import ReducedViT, unwrap
+from .model import ReducedViT, unwrap, unwrap_outer
 from .pretrained import ReducedPretrained
 from .pretrained_files import save_pretrained
 from .rebuilding import build_shapes, fill, give_memory, on
@@ -60,9 +60,9 @@ def save(model: nn.Module, folder: str | Path) -> Path:
     """
     if not os.fspath(folder):
         raise ValueError("the folder's name is empty: give one, '.' for the current folder")
-    backbone = getattr(unwrap(model), "backbone", None)
-    if isinstance(backbone, ReducedPretrained):
-        return save_pretrained(backbone, folder)
+    for whole in (unwrap_outer(model), getattr(unwrap(model), "backbone", None)):
+        if isinstance(whole, ReducedPretrained):
+            return save_pretrained(whole, folder)
     save_state = _made(model)
     folder = Path(folder)
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from torch import Tensor, nn
@@ -53,6 +53,11 @@ def classifier_output(loss: Tensor | None, logits: Tensor, hidden_states: Any) -
     from transformers.modeling_outputs import ImageClassifierOutput
 
     return ImageClassifierOutput(loss=loss, logits=logits, hidden_states=hidden_states)
+
+
+def with_values(out: Any, **values: Any) -> Any:
+    """An output of transformers with other values; setting one to None has no effect."""
+    return type(out)(**{f.name: values.get(f.name, getattr(out, f.name)) for f in fields(out)})
 
 
 def tower_forward(run: Any) -> Any:
