@@ -45,7 +45,7 @@ class Small:
     listed: bool = False
 
 
-CLIP = {**VISION, "projection_dim": 24}
+CLIP = {**VISION, "num_hidden_layers": 5}  # of which LLaVA reads four
 SIGLIP = {**VISION, "vision_use_head": False}
 KINDS = {
     "Llava": Small("LlavaConfig", "LlamaConfig", "CLIPVisionConfig", 64, tower=CLIP),
@@ -59,7 +59,7 @@ KINDS = {
     "SmolVLM": Small("SmolVLMConfig", "LlamaConfig", "SmolVLMVisionConfig", 16, listed=True),
     "InternVL": Small("InternVLConfig", "Qwen2Config", "InternVLVisionConfig", 16, tower=SQUARE),
 }
-# Among them a tower of another kind, and several layers that are read.
+# A tower of another kind, several layers that are read, an inner one.
 OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
     "of SigLIP": ("Llava", {"vision": "SiglipVisionConfig", "vision_feature_select_strategy": "full"}),
     "of three layers": ("Llava", {"vision_feature_layer": [-2, 1, -2]}),
