@@ -224,7 +224,7 @@ REFUSED = {
     "VideoLlavaModel is not supported: of transformers vitrim runs .*Llava": lambda: vitrim.reduce(
         _named("VideoLlavaModel"), "tome"
     ),
-    "vision_feature_layer is 0, and a tower of 5 layers has outputs 1 to 5": lambda: vitrim.reduce(
+    "vision_feature_layer is 0, and the tower's 5 layers have outputs 1 to 5": lambda: vitrim.reduce(
         build_vlm("LlavaModel", vision_feature_layer=0), "tome"
     ),
     "some images are padded .* or ask the dense model": _padded,

@@ -262,7 +262,7 @@ class Backbone(Visitor):
         return self.attention_macs(i, attended + self.prefix) + self.mlp_macs(i, left + self.prefix)
 
     def unread_macs(self, grid: tuple[int, int]) -> int:
-        """What the dense model computes of an image of `grid` patches that nobody reads, and a reduced one leaves out."""
+        """What the dense model computes of an image of `grid` patches and nobody reads; a reduced one leaves it out."""
         return 0
 
     def prediction_macs(self, i: int, attended: int) -> int:

@@ -9,14 +9,14 @@ from typing import Any
 from torch import nn
 
 from ..backbones import TransformersBackbone, find_family
-from ..backbones.admission import warn_of_unseen
+from ..backbones.admission import unwrapped, warn_of_unseen
 from ..backbones.layers import own_copy
 from ..backbones.transformers.wrapper import timm_inside
 from ..common.errors import OptionError
 from ..common.text import did_you_mean
 from ..methods import METHODS, Method
 from .budget import solve
-from .model import REDUCED, ReducedViT, unwrap, unwrap_outer
+from .model import REDUCED, ReducedViT, unwrap
 from .pretrained import as_pretrained, shared_copy
 from .stack import as_stack
 from .wrapped_timm import as_wrapper
@@ -83,7 +83,7 @@ def reduce_pretrained(model: nn.Module, methods: Sequence[Method], prediction_on
 
 def _reduced(model: nn.Module, method: Any, copy: bool, settings: dict[str, Any], options: dict[str, Any]) -> Any:
     """The reduced model as one of its library."""
-    outer = unwrap_outer(model)
+    outer = unwrapped(model)
     if isinstance(outer, nn.Module) and REDUCED not in vars(outer) and timm_inside(outer) is not None:
         wrapper: Any = own_copy(outer) if copy else shared_copy(outer)
         return as_wrapper(attach(wrapper.timm_model, method, **settings, **options), wrapper)

@@ -14,10 +14,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..backbones import Backbone, find_family
-from ..backbones.admission import refuse_wrapper
+from ..backbones.admission import unwrapped
 from ..backbones.timm.interface import TimmInterface
 from ..backbones.transformers.wrapper import timm_inside
-from ..common import unwrapping
 from ..core.recording import image_size
 from ..core.tokens import Tokens
 from ..methods import Method
@@ -247,12 +246,7 @@ def _maps(losses: bool | str) -> Any:
 def unwrap(model: nn.Module) -> nn.Module:
     """The model inside torch.compile's, DistributedDataParallel's and transformers' wrappers; of a reduced model of
     transformers, the one for images alone. Raises ValueError for hooks on wrappers."""
-    model = unwrap_outer(model)
+    model = unwrapped(model)
     if not isinstance(model, nn.Module):
         return model
     return vars(model).get(REDUCED) or timm_inside(model) or model
-
-
-def unwrap_outer(model: nn.Module) -> nn.Module:
-    """`unwrap` without a look into models of transformers."""
-    return unwrapping.unwrap(model, refuse_wrapper)

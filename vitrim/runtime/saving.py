@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from ..backbones import library_of
+from ..backbones.admission import unwrapped
 from ..backbones.packed import PackedLinear
 from ..common.tensor_files import digest, open_tensors, write_tensors
 from ..common.whole import Beside, held
@@ -19,7 +20,7 @@ from ..methods.parts.stored_shares import StoredShares
 from .comparison import differences, other_settings, other_tables
 from .describing import candidates
 from .loading import CONFIG, KEY, WEIGHTS, holds_save
-from .model import ReducedViT, unwrap, unwrap_outer
+from .model import ReducedViT, unwrap
 from .pretrained import ReducedPretrained
 from .pretrained_files import save_pretrained
 from .rebuilding import build_shapes, fill, give_memory, on
@@ -60,7 +61,7 @@ def save(model: nn.Module, folder: str | Path) -> Path:
     """
     if not os.fspath(folder):
         raise ValueError("the folder's name is empty: give one, '.' for the current folder")
-    for whole in (unwrap_outer(model), getattr(unwrap(model), "backbone", None)):
+    for whole in (unwrapped(model), getattr(unwrap(model), "backbone", None)):
         if isinstance(whole, ReducedPretrained):
             return save_pretrained(whole, folder)
     save_state = _made(model)

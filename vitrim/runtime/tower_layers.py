@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ..backbones.transformers.outputs import Collector, collector_of
@@ -40,12 +41,8 @@ class Passage:
     def each(self, pool: Callable[[Tokens], Tensor]) -> Tensor:
         """`pool` of the tokens that are left, for all images [b, ...]."""
         parts = [pool(tokens) for tokens in self.left]
-        if len(parts) == 1 and self.frames[0].rows is None:
-            return parts[0]
-        out = parts[0].new_zeros(self.pixels.shape[0], *parts[0].shape[1:])
-        for frame, part in zip(self.frames, parts, strict=True):
-            out = out.index_copy(0, frame.rows, part)
-        return out
+        rows = [frame.rows for frame in self.frames if frame.rows is not None]
+        return torch.cat(parts)[torch.cat(rows).argsort()] if rows else parts[0]
 
 
 class ReducedLayers(nn.ModuleList):

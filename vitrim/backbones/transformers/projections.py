@@ -15,8 +15,8 @@ from ..layers import is_bare_linear
 
 
 class SeparateProjections:
-    """`q_proj`, `k_proj` and `v_proj`, and the norm of queries and keys and the rotation of patch tokens where the model
-    has them.
+    """`q_proj`, `k_proj` and `v_proj`; where the model has them, norms of queries and keys, and the rotation of patch
+    tokens.
 
     rows:   sines and cosines [n, 2d] or [b, 1, n, 2d] of all tokens but the first `prefix`; None: nothing is rotated
     """

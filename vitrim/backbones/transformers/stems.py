@@ -95,8 +95,8 @@ class MaskedStem(Stem):
         mask = given.get("patch_attention_mask")
         if mask is not None and not bool(mask.all()):
             raise ValueError(
-                "some images are padded (pixel_attention_mask), and the language model reads what stands in the padding, "
-                "which a reduced tower does not compute: give images that fill their frame, or ask the dense model"
+                "some images are padded (pixel_attention_mask), and the language model reads the padding too, which a "
+                "reduced tower does not compute: give images that fill their frame, or ask the dense model"
             )
         return super().frames(config, pixels, given)
 
@@ -120,7 +120,7 @@ class PackedStem(Stem):
         if shapes is None:
             raise ValueError("spatial_shapes [b, 2] are missing: give (height, width) in patches of every image")
         if torch.jit.is_tracing() or torch.compiler.is_exporting():
-            raise ValueError("a traced or exported graph cannot depend on spatial_shapes: give model.reduced, which takes images")
+            raise ValueError("a recorded graph cannot depend on spatial_shapes: give model.reduced, which takes images")
         grids, n = [(h, w) for h, w in shapes.tolist()], pixels.shape[1]
         _check_mask(mask, grids, n)
         if len(set(grids)) == 1 and math.prod(grids[0]) == n:

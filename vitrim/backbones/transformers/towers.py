@@ -150,8 +150,8 @@ def states_of(reader: Reader, config: Any, layers: int, asked: Any = None) -> tu
     states = tuple(number + layers + 1 if number < 0 else number for number in numbers)
     if not states or not all(1 <= state <= layers for state in states):
         raise ValueError(
-            f"{reader.layer} is {named}, and a tower of {layers} layers has outputs 1 to {layers} (or -{layers} to -1): "
-            "there is nothing to reduce before the first"
+            f"{reader.layer} is {named}, and the tower's {layers} layers have outputs 1 to {layers} (or -{layers} to "
+            "-1): there is nothing to reduce before the first"
         )
     return states
 

@@ -1,4 +1,4 @@
-"""transformers' wrapper around a timm model, `AutoModel.from_pretrained("timm/...")`: timm's family runs what is in it."""
+"""transformers' wrapper around a timm model, as `AutoModel.from_pretrained("timm/...")` gives it."""
 
 from __future__ import annotations
 
