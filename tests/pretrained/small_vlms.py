@@ -99,6 +99,15 @@ def inputs(name: str, x: Tensor) -> dict[str, Tensor]:
     return given
 
 
-def written(model: Any, given: dict[str, Tensor]) -> Tensor:
-    """What the model writes after its prompt, greedily."""
-    return model.generate(**given, max_new_tokens=4, min_new_tokens=4, do_sample=False)
+def written(model: Any, given: dict[str, Tensor]) -> list[Tensor]:
+    """What the model writes after its prompt, greedily, and the logits that it chose it by."""
+    out = model.generate(
+        **given, max_new_tokens=4, min_new_tokens=4, do_sample=False, return_dict_in_generate=True, output_logits=True
+    )
+    return [out.sequences, *out.logits]
+
+
+def answer(model: nn.Module, given: dict[str, Any], **asked: Any) -> Tensor:
+    """Logits of the next words; hidden states where the model has no head."""
+    out = model(**given, **asked)
+    return out["logits"] if "logits" in out else out["last_hidden_state"]

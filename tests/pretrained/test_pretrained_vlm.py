@@ -1,4 +1,4 @@
-"""Vision-language models: the tower is reduced, and the language model reads one feature for every patch as before."""
+"""Laws of vision-language models: the tower is reduced, and the language model reads a feature for every patch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 from counting import counting
 from small_models import IMAGE, differing, images, transformers
-from small_vlms import OTHERS, build_vlm, inputs, kind_of, written
+from small_vlms import OTHERS, answer, build_vlm, inputs, written
 from torch import nn
 
 import vitrim
@@ -34,11 +34,6 @@ def tower(model: nn.Module) -> Any:
     return part_at(model, READERS[type(model).__name__].path)
 
 
-def answer(model: nn.Module, given: dict[str, Any], **asked: Any) -> torch.Tensor:
-    out = model(**given, **asked)
-    return out["logits"] if "logits" in out else out["last_hidden_state"]
-
-
 def features(model: nn.Module, given: dict[str, Any]) -> torch.Tensor:
     """What stands for the images in the language model."""
     told = {key: value for key, value in given.items() if key in ("pixel_values", "image_sizes")}
@@ -56,7 +51,7 @@ def test_nothing_reduced_is_transformers_bitwise(case):
     assert isinstance(fast, type(model)) and type(fast).__name__ == type(model).__name__ and fast is not model
     assert fast.config is not None and fast.state_dict().keys() == model.state_dict().keys()
     if case in GENERATING:
-        assert torch.equal(written(fast, given), written(model, given))
+        assert differing(written(fast, given), written(model, given)) == []
 
 
 @torch.no_grad()
@@ -87,7 +82,7 @@ def test_reduced_it_is_given_as_many_features_and_the_tower_costs_what_the_plan_
 def test_every_method_runs_and_the_model_goes_on_writing(method):
     fast = vitrim.reduce(build_vlm("LlavaForConditionalGeneration"), method)
     given = inputs("LlavaForConditionalGeneration", images())
-    assert written(fast, given).shape == (2, given["input_ids"].shape[1] + 4)
+    assert written(fast, given)[0].shape == (2, given["input_ids"].shape[1] + 4)
     wanted: list[torch.Tensor] = []
     handle = holder(fast).multi_modal_projector.register_forward_pre_hook(lambda module, args: wanted.append(args[0]))
     answer(fast, given)
@@ -157,35 +152,6 @@ def test_weights_are_shared_and_the_given_model_is_left_alone():
     assert type(tower(model)).__module__.startswith("transformers.") and "vitrim" not in model.config.to_dict()
 
 
-def test_gradients_reach_tower_and_language_model():
-    fast = vitrim.reduce(build_vlm("InternVLForConditionalGeneration"), "tome", macs=0.7).train()
-    given = inputs("InternVLForConditionalGeneration", images())
-    fast(**given, labels=given["input_ids"]).loss.backward()
-    assert all(p.grad is not None for name, p in fast.named_parameters() if "layer.0" in name or "layers.0" in name)
-
-
-@torch.no_grad()
-@pytest.mark.filterwarnings("ignore::vitrim.UntrainedWarning")
-@pytest.mark.parametrize("way", ["vitrim", "transformers"])
-@pytest.mark.parametrize(
-    ("name", "method"),
-    [
-        ("LlavaForConditionalGeneration", "evit"),
-        ("InternVLForConditionalGeneration", "dynamicvit"),
-        ("Gemma3Model", "tome"),
-        ("SmolVLMForConditionalGeneration", "tome"),
-    ],
-)
-def test_saved_and_loaded(name, method, way, tmp_path):
-    model, given = build(name)
-    fast = vitrim.reduce(model, method, macs=0.75)
-    vitrim.save(fast, tmp_path) if way == "vitrim" else fast.save_pretrained(tmp_path)
-    for again in (vitrim.load(tmp_path), type(fast).from_pretrained(tmp_path)):
-        assert torch.equal(answer(again, given), answer(fast, given)) and type(again) is type(fast)
-    dense = getattr(transformers, name).from_pretrained(tmp_path).eval()
-    assert torch.equal(answer(dense, given), answer(model, given))
-
-
 def _pixtral() -> Any:
     vision = transformers.PixtralVisionConfig(
         hidden_size=48, num_hidden_layers=1, num_attention_heads=3, image_size=IMAGE, patch_size=4, intermediate_size=48
@@ -246,4 +212,4 @@ def test_images_without_padding_may_say_so():
     model, given = build("Idefics3Model")
     given["pixel_attention_mask"] = torch.ones(2, 1, IMAGE, IMAGE, dtype=torch.long)
     fast = vitrim.reduce(model, "tome", r=0)
-    assert torch.equal(answer(fast, given), answer(model, given)) and kind_of("Idefics3Model") == "Idefics3"
+    assert torch.equal(answer(fast, given), answer(model, given))

@@ -43,12 +43,14 @@ def reduce(
     **options: Any,
 ) -> ReducedViT:
     """Put token reduction on a supported model of timm or transformers: the result has the same inputs, outputs and
-    weights. Of a model of transformers it is of the same class (`runtime/pretrained.py`); its vision tower is reduced.
+    weights. Of a model of transformers it is of the same class (`runtime/pretrained.py`); its vision tower is reduced,
+    and a language model around it is left alone.
 
     model:   a timm or transformers model; wrappers of torch.compile and DistributedDataParallel are taken off
     method:  `vitrim.EViT(keep=0.7)`; or a name with its options: `reduce(model, "evit", keep=0.7)`;
              or a list of methods that act one after the other: `[ToMe(r=8, at=range(6)), EViT(keep=0.6, at=8)]`
-    macs:    a share of the dense cost, in (0, 1]: sets the method's dial (keep, r) for the largest plan not above it
+    macs:    a share of the dense cost, in (0, 1]: sets the method's dial (keep, r) for the largest plan not above it;
+             of a model of images and text a share of the vision tower's cost
     dial:    in a stack, the name of the method whose dial `macs` sets; default the last
     copy:    give the result weights of its own; by default it shares the model's
     prediction_only: for models whose head reads nothing but class tokens: the last block computes these alone, which

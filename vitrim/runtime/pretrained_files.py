@@ -11,12 +11,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from .._version import __version__
 from ..backbones.transformers.towers import runs
 from ..backbones.transformers.wrapper import is_timm_wrapper
+from ..common.tensor_files import open_tensors
 from ..common.text import few
 from .build import reduce_pretrained
 from .describing import methods_config
@@ -110,7 +110,9 @@ def _fill(methods: nn.Module, folder: Path) -> None:
         return
     found: dict[str, Tensor] = {}
     for path in sorted(folder.glob("*.safetensors")):
-        found |= {key: value for key, value in load_file(path).items() if key.startswith(f"{METHODS_KEY}.")}
+        with open_tensors(path) as tensors:
+            own = [key for key in tensors.keys() if key.startswith(f"{METHODS_KEY}.")]  # noqa: SIM118  no mapping
+            found |= {key: tensors.get_tensor(key) for key in own}
     state = {key.removeprefix(f"{METHODS_KEY}."): value for key, value in found.items()}
     missing = [key for key in wanted if key not in state]
     if missing:

@@ -16,6 +16,7 @@ from .checks import installed_version
 from .dialects import ENTRIES, entry_of
 from .family import TransformersBackbone
 from .stems import pair
+from .towers import READERS
 
 PREFIX = "hf:"
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
@@ -166,7 +167,7 @@ def _found(place: str, load: Any) -> Any:
 def _class_name(config: Any, place: str) -> str:
     """The class that the weights were saved from. Raises ValueError for one that vitrim does not run."""
     name = next(iter(config.architectures or ()), "")
-    if name not in ENTRIES:
+    if name not in ENTRIES and name not in READERS:
         raise ValueError(f"hf:{place} holds a {name or type(config).__name__}, and vitrim runs {', '.join(ENTRIES)}")
     return name
 
