@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from counting import counted_macs
+from counting import counted_macs, counting
 from small_models import build, call, differing, images, tensors
 from torch import nn
 from twins import TWINS
@@ -94,6 +94,10 @@ def test_dense_plan_is_torchs_count(name):
     assert plan.macs == plan.dense_macs and plan.params == sum(p.numel() for p in model.parameters())
     one = vitrim.reduce(model, "grid", keep=0.9, at=3)  # little is gone, and that in the last layer
     assert counted_macs(one.reduced, images()) == 2 * vitrim.profile(one).macs
+    if not hasattr(model, "text_model"):
+        with counting() as count:
+            call(one, images())
+        assert count.macs == 2 * vitrim.profile(one).macs, "called as transformers' it costs the same"
 
 
 @torch.no_grad()
