@@ -82,18 +82,18 @@ class ReducedLayers(nn.ModuleList):
         last = max(passage.reads) if passage.reads else len(layers)
         out, states = hidden_states, {i: hidden_states for i in wanted}
         for frame in passage.frames:
-            tokens, taken = self._run_frame(body, passage, frame, hidden_states, position_embeddings, wanted, last)
+            tokens, grids = self._run_frame(body, passage, frame, hidden_states, position_embeddings, wanted, last)
             passage.left.append(tokens)
-            out = frame.into(out, self._given_back(tokens))
-            states |= {i: frame.into(states[i], then.full_grid()) for i, then in taken.items()}
+            out = frame.into(out, grids[last] if self.whole and last in grids else self._given_back(tokens))
+            states |= {i: frame.into(states[i], grid) for i, grid in grids.items()}
         if collector is not None:
             collector.fill(states)
         return out
 
     def _run_frame(
         self, body: Any, passage: Passage, frame: Frame, x: Tensor, rotation: Any, wanted: set[int], last: int
-    ) -> tuple[Tokens, dict[int, Tokens]]:
-        """The images of one frame: the tokens that are left, and those after the wanted states but the first."""
+    ) -> tuple[Tokens, dict[int, Tensor]]:
+        """The images of one frame: the tokens that are left, and the wanted states but the first, of every patch."""
         reduced: ReducedViT = self.__dict__["reduced"]
         planned = reduced.turns
         turns = (*planned, *(Turn(i) for i in range(len(planned), last)))[:last]  # methods plan for what is read
@@ -103,7 +103,7 @@ class ReducedLayers(nn.ModuleList):
         watched = self.whole or bool(wanted)
         request = Request(remember=watched, prediction=not (watched or self.training))
         tokens, _, taken = Loop(body, turns, request, reduced.grad_checkpointing).run(tokens, take)
-        return tokens, {block + 1: then for block, then in zip(take, taken, strict=True)}
+        return tokens, {block + 1: then.full_grid() for block, then in zip(take, taken, strict=True)}
 
     def _given_back(self, tokens: Tokens) -> Tensor:
         if self.whole:
