@@ -12,6 +12,7 @@ from small_vlms import IMAGE_TOKEN, answer, build_vlm, inputs
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 import vitrim
+from vitrim import cli
 
 LLAVA = "LlavaForConditionalGeneration"
 
@@ -96,6 +97,14 @@ def test_the_tower_is_exported_alone(name):
     fast, x = vitrim.reduce(build_vlm(name), "tome", macs=0.7), images()
     program = torch.export.export(fast.reduced, (x,))
     torch.testing.assert_close(program.module()(x), fast.reduced(x), rtol=1e-4, atol=1e-4)
+
+
+def test_profile_of_a_folder(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    build_vlm(LLAVA).save_pretrained("llava")
+    assert cli.main(["profile", "--model", "hf:llava", "--method", "tome", "--macs", "0.7"]) == 0
+    said = capsys.readouterr().out
+    assert "read by nobody" in said and "59 54 49 44 of 64 patch tokens left" in said
 
 
 def test_a_copy_has_weights_of_its_own():
