@@ -114,6 +114,15 @@ def test_refusals_say_what_to_do(said):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("name", NAMES)
+def test_the_dense_model_takes_images_too(name):
+    model = build(name)
+    same = vitrim.reduce(model, "tome", r=0).reduced
+    for x in (images(), images(2, 48, 24)):
+        assert torch.equal(vitrim.for_images(model)(x), same(x))
+
+
+@torch.no_grad()
 def test_exported_for_images():
     fast, x = vitrim.reduce(build("Siglip2ForImageClassification"), "tome", macs=0.7), images()
     program = torch.export.export(fast.reduced, (x,))

@@ -197,6 +197,9 @@ REFUSED = {
     "some images are padded .* or ask the dense model": _padded,
     "prediction_only": lambda: vitrim.reduce(build_vlm("LlavaModel"), [], prediction_only=True),
     "needs a \\[CLS\\] token": lambda: vitrim.reduce(build_vlm("PaliGemmaModel"), "evit"),
+    "answers prompts .*give its tower, model.model.vision_tower": lambda: vitrim.for_images(
+        build_vlm("LlavaForConditionalGeneration")
+    ),
     "reduced already": lambda: vitrim.reduce(vitrim.reduce(build_vlm("LlavaModel"), "tome"), "tome"),
 }
 

@@ -65,6 +65,7 @@ def test_sizes_reach_the_pooling_whatever_else_is_asked_for(name, kind, asked):
     assert torch.equal(answer, fast.reduced(x)) and torch.equal(answer, bare(x))
     assert vitrim.profile(fast) == vitrim.profile(bare)
     assert vitrim.profile(model).macs == vitrim.profile(fast).dense_macs
+    assert vitrim.for_images(model) is model.timm_model and vitrim.for_images(fast) is fast.reduced
 
 
 @torch.no_grad()

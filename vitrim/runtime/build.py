@@ -65,9 +65,10 @@ def reduce(
         >>> fast(images).shape, vitrim.profile(fast).tokens
         (torch.Size([2, 2]), [64, 33, 18, 10])
     """
-    settings = {"macs": macs, "dial": dial, "prediction_only": prediction_only}
-    result: Any = _reduced(model, method, copy, settings, options)
-    learning = [m.name for m in result.methods if m.learns]
+    wrapper = _wrapper_of(model, copy)
+    dense, copy = (model, copy) if wrapper is None else (wrapper.timm_model, False)
+    reduced = attach(dense, method, macs=macs, dial=dial, copy=copy, prediction_only=prediction_only, **options)
+    learning = [m.name for m in reduced.methods if m.learns]
     if learning:
         warnings.warn(
             f"{', '.join(learning)}: the learned parts that decide are random until they are trained: run "
@@ -75,22 +76,27 @@ def reduce(
             UntrainedWarning,
             stacklevel=2,
         )
-    return result
+    return as_given(reduced) if wrapper is None else as_wrapper(reduced, wrapper)
 
 
-def reduce_pretrained(model: nn.Module, methods: Sequence[Method], prediction_only: bool = False) -> Any:
-    """A model of transformers with these methods, without a warning: trained weights come next."""
-    return _reduced(model, methods, False, {"prediction_only": prediction_only}, {})
+def as_given(reduced: ReducedViT) -> Any:
+    """The reduced model as `reduce` gives it: one of transformers is of the dense one's class. Its backbone must be
+    nobody else's."""
+    return as_pretrained(reduced) if is_of_transformers(reduced) else reduced
 
 
-def _reduced(model: nn.Module, method: Any, copy: bool, settings: dict[str, Any], options: dict[str, Any]) -> Any:
-    """The reduced model as one of its library."""
+def is_of_transformers(reduced: ReducedViT) -> bool:
+    """Whether the model is one of transformers."""
+    return isinstance(reduced.body, TransformersBackbone)
+
+
+def _wrapper_of(model: nn.Module, copy: bool) -> Any:
+    """transformers' wrapper around a timm model, as nobody else's, over the same weights or a copy; None for every
+    other model."""
     outer = unwrapped(model)
-    if isinstance(outer, nn.Module) and REDUCED not in vars(outer) and timm_inside(outer) is not None:
-        wrapper: Any = own_copy(outer) if copy else shared_copy(outer)
-        return as_wrapper(attach(wrapper.timm_model, method, **settings, **options), wrapper)
-    reduced = attach(model, method, copy=copy, **settings, **options)
-    return as_pretrained(reduced) if isinstance(reduced.body, TransformersBackbone) else reduced
+    if not isinstance(outer, nn.Module) or REDUCED in vars(outer) or timm_inside(outer) is None:
+        return None
+    return own_copy(outer) if copy else shared_copy(outer)
 
 
 def attach(

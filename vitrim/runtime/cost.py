@@ -100,11 +100,6 @@ def _whole(n: Tensor, method: Method) -> list[int]:
     return n.tolist()
 
 
-def dense_macs(body: Backbone, grid: tuple[int, int]) -> int:
-    """MACs of one image in the dense model, what nobody reads included."""
-    return plan_macs(body, (), grid) + body.unread_macs(grid)
-
-
 def plan_macs(
     body: Backbone,
     methods: Sequence[Method],
@@ -116,3 +111,8 @@ def plan_macs(
     blocks, left = plan_cost(body, methods, grid, own_counts, prediction_only)
     ends = body.embed_macs(grid) + body.head_macs(left + body.prefix)
     return ends + sum(b.macs + b.method_macs for b in blocks)
+
+
+def whole_macs(body: Backbone, grid: tuple[int, int]) -> int:
+    """Total MACs of one image in the dense model, with what it computes and nobody reads."""
+    return plan_macs(body, (), grid) + body.unread_macs(grid)

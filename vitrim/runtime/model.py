@@ -13,10 +13,11 @@ from typing import Any, ClassVar, Literal
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..backbones import Backbone, find_family
+from ..backbones import LIBRARIES, Backbone, find_family
 from ..backbones.admission import unwrapped
 from ..backbones.timm.interface import TimmInterface
 from ..backbones.transformers.wrapper import timm_inside
+from ..common.unwrapping import innermost
 from ..core.recording import image_size
 from ..core.tokens import Tokens
 from ..methods import Method
@@ -250,3 +251,24 @@ def unwrap(model: nn.Module) -> nn.Module:
     if not isinstance(model, nn.Module):
         return model
     return vars(model).get(REDUCED) or timm_inside(model) or model
+
+
+def for_images(model: nn.Module) -> nn.Module:
+    """A model, dense or reduced, as a function from images [b, 3, h, w] to logits [b, classes], or to features [b, c]
+    without a classifier, with timm's attributes `num_classes` and `pretrained_cfg`: what `vitrim.evaluate` and
+    `vitrim.data` take. timm's models are that already; transformers' return outputs of their own.
+
+    Raises ValueError for transformers' Backbone classes, which give feature maps alone.
+
+    Example:
+        >>> vitrim.for_images(model) is model  # timm's
+        True
+    """
+    inner: Any = innermost(model)
+    if inner is model and REDUCED in vars(inner):
+        return vars(inner)[REDUCED]
+    inside = timm_inside(inner)
+    if inner is model and inside is not None:
+        return inside
+    library = next((library for library in LIBRARIES if library.owns(inner)), None)
+    return model if library is None else library.for_images(model)

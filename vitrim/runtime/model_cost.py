@@ -124,7 +124,7 @@ def cost_of_model(model: nn.Module, body: Backbone, methods: Sequence[Method], g
     unread = body.unread_macs(grid)
     dense = embed + dense_head + sum(block.macs for block in dense_blocks) + unread
     costs = tuple(blocks), embed, head, dense, grid[0] * grid[1], count_params(model), tuple(dense_blocks)
-    return Profile(*costs, 0 if methods else unread, unread)
+    return Profile(*costs, 0 if hasattr(model, "prediction_only") else unread, unread)
 
 
 def tokens_left(patches: int, tokens: Sequence[int]) -> str:

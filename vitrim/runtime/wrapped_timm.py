@@ -62,7 +62,7 @@ class ReducedTimm(nn.Module):
         return body.head(tokens.with_x(body.norm(tokens.x)))
 
 
-def as_wrapper(reduced: ReducedViT, wrapper: Any) -> nn.Module:
+def as_wrapper(reduced: ReducedViT, wrapper: Any) -> Any:
     """The wrapper with the reduced model in the place of the dense one. It must be nobody else's."""
     wrapper.timm_model = ReducedTimm(reduced)
     cls = type(wrapper)

@@ -16,6 +16,7 @@ from ...core.evidence import Evidence
 from ...core.recording import image_size, no_image
 from ...core.tokens import Tokens
 from .checks import check_config, check_layers, check_parts, check_version
+from .heads import MAP
 from .projections import SeparateProjections
 from .stems import patch_layer
 from .structure import TransformersStructure
@@ -147,6 +148,10 @@ class TransformersBackbone(TransformersStructure):
     def head(self, tokens, pre_logits=False):
         return self.entry.head(self.model, self.tower, tokens, pre_logits)
 
+    def entry_pool(self, tokens: Tokens) -> Tensor:
+        """Pooled features of the tower, of tokens after the last norm."""
+        return self.entry.head.pool(self.tower, tokens)
+
     def tower_pool(self, tokens: Tokens) -> Tensor:
         """What the tower itself returns as pooled, of tokens before its last norm."""
         return self._tower_head.pool(self.tower, tokens.with_x(self.tower_norm(tokens.x)))
@@ -162,9 +167,10 @@ class TransformersBackbone(TransformersStructure):
         return self.dialect.stem.macs(self.tower.embeddings, grid)
 
     def unread_macs(self, grid):
-        if self.reading is None:
-            return 0
         n = math.prod(grid)
+        if self.reading is None:  # SigLIP's classifier averages patches, and its tower pools them by attention beside
+            pools = self.entry.classifies and hasattr(self.tower, "head")
+            return MAP.pool_macs(self.tower, n + self.prefix) if pools else 0
         behind = range(self.depth, len(self.layers))
         head = self._tower_head.macs(self.tower, self.tower, n + self.prefix)
         return head + sum(self.block_macs(i, n, n, grid) for i in behind)

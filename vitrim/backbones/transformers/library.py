@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +13,15 @@ from torch import nn
 
 from ...common.text import first_line
 from ..layers import kind
-from ..library import Library
+from ..library import Library, Texts
 from .checks import installed_version
 from .dialects import ENTRIES, entry_of
 from .family import TransformersBackbone
+from .images import ForImages
 from .stems import pair
+from .texts import read_texts
 from .towers import READERS
+from .wrapper import CLASSES
 
 PREFIX = "hf:"
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
@@ -63,12 +68,10 @@ class TransformersLibrary(Library):
         if arguments:
             raise ValueError(f"{name} is built as its config.json says: leave out {', '.join(arguments)}")
         config: Any = _found(place, lambda: transformers.AutoConfig.from_pretrained(place))
-        cls = getattr(transformers, _class_name(config, place))
+        cls = class_named(next(iter(config.architectures or ()), type(config).__name__), f"hf:{place}")
         if not pretrained:
             return cls(config)
-        model = _found(place, lambda: cls.from_pretrained(place))
-        self.record_data(model, _prepared_as(place))
-        return model
+        return _found(place, lambda: cls.from_pretrained(place))
 
     def family_of(self, name: str) -> list[str]:
         return []
@@ -83,7 +86,7 @@ class TransformersLibrary(Library):
         return kind(model).__module__.startswith("transformers.")
 
     def architecture(self, model: Any) -> str | None:
-        return model.config._name_or_path or None
+        return f"{PREFIX}{model.config._name_or_path}" if model.config._name_or_path else None
 
     def recorded_arguments(self, model: nn.Module) -> dict[str, Any]:
         return {}
@@ -121,19 +124,46 @@ class TransformersLibrary(Library):
     def data_config(self, model: nn.Module) -> dict[str, Any]:
         size = self.image_size(model) or (224, 224)
         plain = {"interpolation": "bicubic", "crop_pct": 1.0, "crop_mode": "squash"}
-        return {"input_size": (3, *size), **IMAGENET, **plain, **vars(model).get(_DATA, {})}
+        return {"input_size": (3, *size), **IMAGENET, **plain, **self.recorded_data(model)}
+
+    def recorded_data(self, model: Any) -> dict[str, Any]:
+        """What is known of how images are prepared: what was recorded, else what the image processor says that is
+        where the model came from, on this machine."""
+        if _DATA not in vars(model):
+            place = model.config._name_or_path
+            model.__dict__[_DATA] = _prepared_as(place) if place else {}
+        return vars(model)[_DATA]
+
+    def guessed(self, model: Any) -> str:
+        if self.recorded_data(model):
+            return ""
+        return "no image processor lies beside the weights, so images get ImageNet's mean and std and are not cropped"
 
     def label_names(self, model: Any) -> dict[str, str]:
         names = {} if self.gives_features(model) else model.config.id2label
         return {str(index): str(name) for index, name in names.items() if str(name) != f"LABEL_{index}"}
 
-    def record_data(self, model: nn.Module, data: dict[str, Any]) -> None:
-        model.__dict__[_DATA] = {**vars(model).get(_DATA, {}), **data}
+    def record_data(self, model: Any, data: dict[str, Any]) -> None:
+        names = data.get("label_names")
+        if names:
+            model.config.id2label = dict(enumerate(names))
+            model.config.label2id = {name: index for index, name in enumerate(names)}
+        kept = {key: value for key, value in data.items() if key != "label_names"}
+        model.__dict__[_DATA] = {**self.recorded_data(model), **kept}
+
+    def for_images(self, model: nn.Module) -> nn.Module:
+        return ForImages(model, self)
+
+    def read_texts(self, model: nn.Module, texts: Sequence[str]) -> Texts:
+        return read_texts(model, texts)
 
     # -- about a model: training and weights
 
     def set_drop_path(self, model: nn.Module, rate: float) -> None:
-        raise ValueError(f"{type(model).__name__} sets stochastic depth in its config: leave out drop_path")
+        if rate:
+            raise ValueError(
+                f"drop_path {rate:g}: {type(model).__name__} has its stochastic depth from its config: set it to 0"
+            )
 
     def undecayed(self, model: nn.Module) -> set[str]:
         return {name for name, _ in model.named_parameters() if _UNDECAYED.search(name)}
@@ -156,7 +186,8 @@ _UNDECAYED = re.compile(r"position_embedding|cls_token|class_embedding|mask_toke
 def _found(place: str, load: Any) -> Any:
     """What `load` finds; ValueError in one line where a repository or folder is not to be had."""
     try:
-        return load()
+        with without_bars():
+            return load()
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(
             f"hf:{place} cannot be loaded: {first_line(error)[:160]}; give a folder with config.json and weights, or a "
@@ -164,12 +195,28 @@ def _found(place: str, load: Any) -> Any:
         ) from error
 
 
-def _class_name(config: Any, place: str) -> str:
-    """The class that the weights were saved from. Raises ValueError for one that vitrim does not run."""
-    name = next(iter(config.architectures or ()), "")
-    if name not in ENTRIES and name not in READERS:
-        raise ValueError(f"hf:{place} holds a {name or type(config).__name__}, and vitrim runs {', '.join(ENTRIES)}")
-    return name
+@contextmanager
+def without_bars() -> Generator[None]:
+    """transformers shows no progress meanwhile."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def class_named(name: str, place: str) -> Any:
+    """transformers' class of that name, from which the weights at `place` were saved. Raises ValueError for one that
+    vitrim does not run."""
+    import transformers
+
+    if name not in (*ENTRIES, *READERS, *CLASSES) or not hasattr(transformers, name):
+        raise ValueError(f"{place} holds a {name}, and vitrim runs {', '.join(ENTRIES)}")
+    return getattr(transformers, name)
 
 
 def _prepared_as(place: str) -> dict[str, Any]:
@@ -177,7 +224,7 @@ def _prepared_as(place: str) -> dict[str, Any]:
     from transformers import AutoImageProcessor
 
     try:
-        processor: Any = AutoImageProcessor.from_pretrained(place)
+        processor: Any = AutoImageProcessor.from_pretrained(place, local_files_only=True)
     except (OSError, ValueError, ImportError):
         return {}
     return as_data(processor.to_dict())

@@ -66,6 +66,10 @@ class Stem:
         """What the model's embeddings are given for these images."""
         return (images,)
 
+    def keywords(self, config: Any, images: Float[Tensor, "b 3 h w"]) -> dict[str, Tensor]:
+        """What the model itself is given for these images."""
+        return {"pixel_values": images}
+
     def frames(self, config: Any, pixels: Tensor, given: Mapping[str, Any]) -> list[Frame]:
         """The grids of a batch. pixels, given: the first and the other arguments of the model's forward.
 
@@ -114,6 +118,11 @@ class PackedStem(Stem):
         grid = self.grid(config, (length(images, -2), length(images, -1)))
         shapes = torch.tensor([grid], device=images.device).expand(images.shape[0], 2)
         return packed(images, config.patch_size), shapes
+
+    def keywords(self, config, images):
+        pixels, shapes = self.inputs(config, images)
+        mask = torch.ones(pixels.shape[:2], dtype=torch.int32, device=images.device)
+        return {"pixel_values": pixels, "pixel_attention_mask": mask, "spatial_shapes": shapes}
 
     def frames(self, config, pixels, given):
         shapes, mask = given.get("spatial_shapes"), given.get("pixel_attention_mask")
