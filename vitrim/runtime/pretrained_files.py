@@ -11,11 +11,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from .._version import __version__
 from ..backbones.transformers.library import class_named, without_bars
+from ..backbones.transformers.wrapper import is_timm_wrapper
+from ..common.tensor_files import open_tensors
 from ..common.text import few
 from .build import attach
 from .describing import methods_config
@@ -23,6 +24,7 @@ from .model import ReducedViT
 from .pretrained import METHODS_KEY, ReducedPretrained, as_pretrained
 from .rebuilding import build_method
 from .saved_config import parse_methods
+from .wrapped_timm import as_wrapper
 
 KEY = "vitrim"  # of config.json
 CONFIG = "config.json"
@@ -74,7 +76,8 @@ def load_pretrained(folder: str | Path, cls: Any = None, **kwargs: Any) -> nn.Mo
 
     Raises ValueError for a folder whose config names no reduction, or one that is not known.
     """
-    return as_pretrained(open_pretrained(folder, cls, **kwargs)[1])
+    dense, reduced = open_pretrained(folder, cls, **kwargs)
+    return as_wrapper(reduced, dense) if is_timm_wrapper(type(dense)) else as_pretrained(reduced)
 
 
 def open_pretrained(folder: str | Path, cls: Any = None, **kwargs: Any) -> tuple[nn.Module, ReducedViT]:
@@ -133,7 +136,9 @@ def _fill(methods: nn.Module, folder: Path, names: Any) -> None:
         return
     found: dict[str, Tensor] = {}
     for path in sorted(folder.glob("*.safetensors")):
-        found |= {key: value for key, value in load_file(path).items() if key.startswith(f"{METHODS_KEY}.")}
+        with open_tensors(path) as tensors:
+            own = [key for key in tensors.keys() if key.startswith(f"{METHODS_KEY}.")]  # noqa: SIM118  no mapping
+            found |= {key: tensors.get_tensor(key) for key in own}
     names = names if isinstance(names, list) else []
     state = {name: found.get(f"{METHODS_KEY}.{number}") for number, name in enumerate(names)}
     missing = [key for key, value in wanted.items() if getattr(state.get(key), "shape", None) != value.shape]

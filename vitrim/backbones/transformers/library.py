@@ -16,9 +16,12 @@ from ..layers import kind
 from ..library import Library, Texts
 from .checks import installed_version
 from .dialects import ENTRIES, entry_of
-from .family import TransformersBackbone, pair
+from .family import TransformersBackbone
 from .images import ForImages
+from .stems import pair
 from .texts import read_texts
+from .towers import READERS
+from .wrapper import CLASSES
 
 PREFIX = "hf:"
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
@@ -108,7 +111,7 @@ class TransformersLibrary(Library):
         return entry is None or not entry.classifies or type(self.classifier(model)) is nn.Identity
 
     def image_size(self, model: nn.Module) -> tuple[int, int] | None:
-        return pair(TransformersBackbone(model).config.image_size)
+        return TransformersBackbone(model).image_size
 
     def patch_size(self, model: nn.Module) -> tuple[int, int] | None:
         return pair(TransformersBackbone(model).config.patch_size)
@@ -167,7 +170,7 @@ class TransformersLibrary(Library):
 
     def layer_groups(self, model: nn.Module, coarse: bool = False) -> dict[str, Any]:
         body = TransformersBackbone(model)
-        path = re.escape(".".join(filter(None, (body.entry.tower, body.dialect.layers))))
+        path = re.escape(".".join(filter(None, (body.path, body.dialect.layers))))
         return {"stem": r"(^|\.)embeddings\.", "blocks": [(rf"^{path}\.(\d+)", None), (r"norm", (99999,))]}
 
     def part_keys(self, model: nn.Module) -> dict[str, tuple[str, ...]]:
@@ -211,7 +214,7 @@ def class_named(name: str, place: str) -> Any:
     vitrim does not run."""
     import transformers
 
-    if name not in ENTRIES or not hasattr(transformers, name):
+    if name not in (*ENTRIES, *READERS, *CLASSES) or not hasattr(transformers, name):
         raise ValueError(f"{place} holds a {name}, and vitrim runs {', '.join(ENTRIES)}")
     return getattr(transformers, name)
 
