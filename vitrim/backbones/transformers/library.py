@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from .family import TransformersBackbone
 from .images import ForImages
 from .stems import pair
 from .texts import read_texts
-from .towers import READERS
+from .towers import READERS, why_not
 from .wrapper import CLASSES
 
 PREFIX = "hf:"
@@ -214,8 +215,11 @@ def class_named(name: str, place: str) -> Any:
     vitrim does not run."""
     import transformers
 
-    if name not in (*ENTRIES, *READERS, *CLASSES) or not hasattr(transformers, name):
-        raise ValueError(f"{place} holds a {name}, and vitrim runs {', '.join(ENTRIES)}")
+    known = (*ENTRIES, *READERS, *CLASSES)
+    if name not in known or not hasattr(transformers, name):
+        near = get_close_matches(name, known, n=3, cutoff=0.0)
+        why = why_not(name) or f"of transformers vitrim runs {', '.join(near)}, and others like them"
+        raise ValueError(f"{place} holds a {name}, which is not supported: {why}")
     return getattr(transformers, name)
 
 
