@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     )
     from .runtime.build import UntrainedWarning, reduce
     from .runtime.loading import load
-    from .runtime.model import ReducedViT
+    from .runtime.model import ReducedViT, for_images
     from .runtime.profile import Profile, image_macs, profile
     from .runtime.records import BlockTrace
     from .runtime.saving import save
@@ -81,6 +81,7 @@ __all__ = [
     "UntrainedWarning",
     "__version__",
     "export",
+    "for_images",
     "image_macs",
     "load",
     "optimize",
@@ -104,7 +105,7 @@ _HOMES = {
         *("Method", "Random", "ToFe", "ToMe", "TopK", "register_method"),
     ),
     "runtime.build": ("UntrainedWarning", "reduce"),
-    "runtime.model": ("ReducedViT",),
+    "runtime.model": ("ReducedViT", "for_images"),
     "runtime.profile": ("Profile", "image_macs", "profile"),
     "runtime.records": ("BlockTrace",),
     "runtime.loading": ("load",),

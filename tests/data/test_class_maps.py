@@ -8,9 +8,10 @@ import pytest
 from made_pictures import fill, flat, small_vit
 
 import vitrim
+from vitrim.backbones import TIMM
 from vitrim.data import open_dataset
 from vitrim.data.class_map import read_class_map
-from vitrim.data.classes import Classes, check_same_classes, in_words, indices_of, match_classes, name_classes
+from vitrim.data.classes import Classes, check_same_classes, in_words, indices_of, match_classes, names_to_carry
 
 NUMBERED = [f"c{i}" for i in range(1, 11)]
 TORCHVISION = {name: index for index, name in enumerate(sorted(NUMBERED))}
@@ -211,7 +212,7 @@ def test_the_same_classes_and_those_with_known_places_do():
 
 def test_class_names_go_with_the_saved_model(tmp_path):
     model = small_vit(2, depth=4)
-    name_classes(model, by_order("cat", "dog"))
+    TIMM.record_data(model, {"label_names": names_to_carry(by_order("cat", "dog"), 2, None)})
     vitrim.reduce(model, "evit", keep=0.5).save(tmp_path / "saved")
     again = vitrim.load(tmp_path / "saved")
     root = fill(tmp_path / "data", ["dog"], each=1)
@@ -221,12 +222,8 @@ def test_class_names_go_with_the_saved_model(tmp_path):
 
 
 def test_names_are_given_only_where_they_are_all_and_new():
-    model = small_vit(2)
-    before = model.pretrained_cfg
-    name_classes(model, Classes(("cat",), (1,), "by the class map"))
-    name_classes(model, Classes((), (), "integers"))
-    assert model.pretrained_cfg is before and "label_names" not in before
-    name_classes(model, Classes(("dog", "cat"), (1, 0), "by the class map"))
-    assert model.pretrained_cfg["label_names"] == ["cat", "dog"] and "label_names" not in before
-    name_classes(model, by_order("x", "y"))
-    assert model.pretrained_cfg["label_names"] == ["cat", "dog"], "a model keeps the names that it has"
+    assert names_to_carry(Classes(("cat",), (1,), "by the class map"), 2, None) == []
+    assert names_to_carry(Classes((), (), "integers"), 2, None) == []
+    both = Classes(("dog", "cat"), (1, 0), "by the class map")
+    assert names_to_carry(both, 2, None) == ["cat", "dog"]
+    assert names_to_carry(by_order("x", "y"), 2, ["cat", "dog"]) == [], "a model keeps the names that it has"

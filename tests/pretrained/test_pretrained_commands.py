@@ -1,4 +1,4 @@
-"""Models of transformers on the command line: folders of theirs, and one line for what is not taken."""
+"""Models of transformers on the command line, as folders of theirs and of vitrim."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 from small_models import IMAGE, build, transformers
 
 import vitrim
 from vitrim import cli
 from vitrim.backbones import TRANSFORMERS
+from vitrim.data import open_dataset, open_loader
 
 
 @pytest.fixture
@@ -32,25 +34,80 @@ def test_profile_of_a_folder(folder, capsys):
     assert told["gmacs"] == vitrim.profile(vitrim.load("fast")).gmacs and "64 > 54" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    "line",
-    [
-        ["export", "--model", "hf:vit", "--out", "a.onnx"],
-        ["evaluate", "--model", "hf:vit", "--data", "x"],
-        ["compare", "--checkpoint", "fast", "--data", "x"],
-        ["benchmark", "--model", "hf:vit"],
-        ["finetune", "--model", "hf:vit", "--data", "x", "--out", "y"],
-    ],
-    ids=lambda line: line[0],
-)
-def test_other_commands_say_that_they_take_none(folder, capsys, line):
-    for label in "ab":
+@pytest.fixture
+def data(folder) -> str:
+    for number, label in enumerate("abcde"):
         Path("x", label).mkdir(parents=True)
-        Image.new("RGB", (IMAGE, IMAGE)).save(Path("x", label, "0.png"))
-    assert cli.main(line) == 2
-    said = capsys.readouterr().err.strip().splitlines()[-1]
-    assert "of transformers' models this command takes none yet, vitrim profile does" in said
-    assert not Path("a.onnx").exists()
+        for shade in (0, 90):
+            colour = (40 * number, shade, 200 - 40 * number)
+            Image.new("RGB", (IMAGE, IMAGE), colour).save(Path("x", label, f"{shade}.png"))
+    return "x"
+
+
+RUN = ("--rounds", "1", "--batch-size", "8", "--workers", "0", "--json", "a.json")
+
+
+def told(command: str, *line: str) -> dict:
+    """The JSON of a command that does what it is asked to."""
+    assert cli.main([command, *line]) == 0
+    return json.loads(Path("a.json").read_text())
+
+
+def test_evaluate_a_classifier_beside_itself(data):
+    figures = told("evaluate", "--model", "hf:vit", "--data", data, "--method", "tome", "--macs", "0.7", *RUN)
+    model = transformers.ViTForImageClassification.from_pretrained("vit").eval()
+    images = torch.cat([batch[0] for batch in open_loader(open_dataset(data, vitrim.for_images(model)), 8, 0)])
+    fast = vitrim.reduce(model, "tome", macs=0.7)
+    with torch.inference_mode():
+        dense, reduced = (each(pixel_values=images).logits.argmax(dim=1) for each in (model, fast))
+    assert figures["agreement"] == 10 * int((dense == reduced).sum())
+    assert figures["dense"]["top1"] == 10 * int((dense == torch.arange(5).repeat_interleave(2)).sum())
+
+
+@pytest.mark.parametrize("name", ["Dinov2Model", "CLIPModel", "IJepaModel"])
+def test_evaluate_features(data, name):
+    build(name).save_pretrained("features")
+    figures = told("evaluate", "--model", "hf:features", "--data", data, "--method", "random", "--keep", "1", *RUN)
+    assert figures["cosine"] == pytest.approx(1, abs=1e-6) and "knn" in figures and "top1" not in figures
+
+
+def test_feature_maps_are_no_features(data, capsys):
+    build("Dinov2Backbone").save_pretrained("maps")
+    assert cli.main(["evaluate", "--model", "hf:maps", "--data", data]) == 2
+    assert "Dinov2Backbone gives feature maps and no features of an image: give Dinov2Model" in capsys.readouterr().err
+
+
+def test_compare_a_saved_folder(data):
+    figures = told("compare", "--checkpoint", "fast", "--data", data, *RUN)
+    assert [row["method"] for row in figures["rows"]] == ["dense", "tome"] and figures["rows"][1]["share"] <= 0.7
+
+
+def test_benchmark(folder):
+    line = ("--method", "tome", "--macs", "0.7", "--batch-size", "2", "--rounds", "1", "--runtime", "eager", "packed")
+    figures = told("benchmark", "--model", "hf:vit", *line, "--json", "a.json")
+    assert [(row["method"], row["runtime"]) for row in figures["rows"]] == [
+        (method, runtime) for runtime in ("eager", "packed") for method in ("dense", "tome")
+    ]
+
+
+def test_export_and_its_file(data):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    build("ViTForImageClassification", num_hidden_layers=1).save_pretrained("small")
+    line = ("--method", "grid", "--at", "0", "--keep", "0.5", "--out", "a.onnx")
+    made = told("export", "--model", "hf:small", *line, *RUN[-2:])
+    figures = told("evaluate", "--model", "a.onnx", "--baseline", "hf:small", "--data", data, *RUN)
+    assert made["prediction_only"] and figures["gmacs"] == made["gmacs"] and figures["agreement"] == 100
+
+
+def test_finetune_and_its_folder(data):
+    pytest.importorskip("accelerate")
+    line = ("--method", "tofe", "--macs", "0.7", "--recipe", "tofe", "--epochs", "1", "--batch-size", "4")
+    assert cli.main(["finetune", "--model", "hf:vit", "--data", data, *line, "--workers", "0", "--out", "run"]) == 0
+    fast = vitrim.load("run")
+    assert type(fast).__name__ == "ViTForImageClassification" and fast.config.id2label[1] == "b"
+    figures = told("evaluate", "--checkpoint", "run", "--data", data, *RUN)
+    assert figures["method"] == "tofe" and figures["share"] < 0.75
 
 
 def test_what_is_not_there_or_not_run(folder, capsys):

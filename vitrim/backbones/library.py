@@ -152,6 +152,11 @@ class Library(ABC):
     def record_data(self, model: nn.Module, data: dict[str, Any]) -> None:
         """Let the model carry these entries of `data_config`, and `label_names`, in the place of those that it has."""
 
+    def for_images(self, model: nn.Module) -> nn.Module:
+        """The model, wrapped or not, as a function from images to one tensor, with timm's attributes `num_classes` and
+        `pretrained_cfg`. Raises ValueError where it gives no such tensor."""
+        return model
+
     # -- about a model: training and weights
 
     @abstractmethod

@@ -15,6 +15,7 @@ from ..backbones import library_of
 from ..common.extras import require
 from ..common.files import write_json
 from ..common.progress import counted_off, progress
+from ..common.text import counted
 from ..deploy.benchmark import Case, Timed, benchmark
 from ..deploy.detail import Detail, detail
 from ..deploy.instead import FAMILY, Alternatives, Resized
@@ -140,7 +141,7 @@ def _read_smaller(bench: Bench, file: Path) -> str:
 
 
 def _tell(printer: Printer, bench: Bench, where: dict[str, Any]) -> None:
-    threads = f", {where['threads']} threads" if bench.images.device.type == "cpu" else ""
+    threads = f", {counted(where['threads'], 'thread')}" if bench.images.device.type == "cpu" else ""
     printer.line(f"{bench.subject.name}: {where['processor']}{threads}, torch {where['torch']}")
     for kind, reason in (bench.instead.missing if bench.instead is not None else {}).items():
         printer.line(f"no {kind}: {reason}")

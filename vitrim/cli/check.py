@@ -10,15 +10,13 @@ import torch
 from torch import Tensor
 
 from .._version import __version__
-from ..backbones import LIBRARIES, library_of, library_with
+from ..backbones import LIBRARIES, library_of
 from ..common.files import write_json
 from ..common.progress import progress
 from ..common.text import counted, few
 from ..data.loading import open_dataset, open_loader
 from ..evaluate.timing import as_device
 from ..methods import METHODS, Method
-from ..runtime.loading import load
-from ..runtime.pretrained_files import is_pretrained
 from ..testing.check_method import random_images
 from ..testing.check_model import IMAGES as RANDOM
 from ..testing.check_model import MethodOnModel, ModelReport, check_model
@@ -41,7 +39,7 @@ def run(config: Any) -> None:
     """Check what the arguments name. Raises SystemExit(1) where a check fails."""
     _take_word(config)
     with progress("preparing the model"):
-        subject = _opened(config.model)
+        subject = open_model(config.model)
         images = _images(subject, config.check)
         stacks = _stacks(subject, config)
     device = as_device(config.check.device)
@@ -69,28 +67,13 @@ def _take_word(config: Any) -> None:
     config.given[name] = config.word  # so that the JSON of this run repeats it
 
 
-def _opened(options: Any) -> Subject:
-    """The dense model with its weights, and what it was saved with."""
-    folder = None if options.checkpoint is None else options.checkpoint.expanduser()
-    if folder is not None and folder.is_dir() and is_pretrained(folder):
-        dense = library_with(f"hf:{folder}").create(f"hf:{folder}", pretrained=True)
-        return Subject(str(folder), dense.eval(), load(folder).reduced)
-    if options.model is not None and not library_with(options.model).has_list:
-        return Subject(options.model, library_with(options.model).create(options.model, pretrained=True).eval())
-    return open_model(options)
-
-
 def _images(subject: Subject, check: Any) -> Tensor:
     """Those of --data as the model wants them, else random ones."""
     if check.data is None:
         if check.limit is not None:
             raise ValueError(f"--limit {check.limit} is for images of --data: give that too")
         return random_images(subject.dense, RANDOM)
-    library = library_of(subject.dense)
-    data = library.data_config(subject.dense)
-    size = library.image_size(subject.dense) or data["input_size"][1:]
-    config = {**data, "input_size": (data["input_size"][0], *size)}
-    dataset = open_dataset(check.data, config, labels=False, limit=check.limit or IMAGES, seed=0)
+    dataset = open_dataset(check.data, subject.for_images, labels=False, limit=check.limit or IMAGES, seed=0)
     images, _ = read_all(open_loader(dataset, IMAGES))
     return images.to(next(subject.dense.parameters()).dtype)
 

@@ -41,7 +41,7 @@ def run(config: Any) -> None:
         torch.set_num_threads(config.machine.threads)
     with progress("preparing"):
         subject, plan = _start(config)
-        recipe, judge_on = recipe_of(config), _judging(config, subject.dense)
+        recipe, judge_on = recipe_of(config), _judging(config, subject.for_images)
     try:
         trained = finetune(
             subject.dense,

@@ -10,6 +10,18 @@ from torch import nn
 _PARALLEL = (nn.parallel.DistributedDataParallel, nn.DataParallel)
 
 
+class Adapter(nn.Module):
+    """A model that is called in another way, and says of images and classes what timm's models say: no wrapper for
+    `innermost`, which is asked for just that.
+
+    called: the model as it was
+    """
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.called = model
+
+
 def innermost(model: Any) -> nn.Module:
     """The model inside wrappers of every kind: what is held as `module` (parallel training, averages of weights), as
     `_orig_mod` (torch.compile), or as `ema` by an average that is no module itself. For reading what a model says."""
@@ -25,13 +37,14 @@ def innermost(model: Any) -> nn.Module:
 
 
 def unwrap(model: nn.Module, check: Callable[[nn.Module], None]) -> nn.Module:
-    """The model inside torch.compile's and DistributedDataParallel's wrappers alone, to be run without them. Other
-    wrappers stay, so that they can be refused by name.
+    """The model inside torch.compile's and DistributedDataParallel's wrappers, and `Adapter`, alone, to be run without
+    them. Other wrappers stay, so that they can be refused by name.
 
     check: called with each wrapper before it is taken off; raises ValueError where something on it would be lost
     """
     while True:
         inner = getattr(model, "_orig_mod", None) or (model.module if isinstance(model, _PARALLEL) else None)
+        inner = model.called if isinstance(model, Adapter) else inner
         if inner is None:
             return model
         check(model)

@@ -6,7 +6,6 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from timm.data import ImageNetInfo, infer_imagenet_subset
 
@@ -197,15 +196,17 @@ def check_same_classes(
         )
 
 
-def name_classes(model: Any, classes: Classes) -> None:
-    """Let a model that is trained on these classes carry their names, in its `pretrained_cfg["label_names"]`.
+def names_to_carry(classes: Classes, num_classes: int, known: LabelNames) -> list[str]:
+    """The names, by index, that a model trained on these classes is to carry; empty where it needs none: where they are
+    not all of its classes, where it has names (`known`), and for wnids.
 
-    Only where they are all of the model's classes and it has no names for them yet; wnids need none.
+    Example:
+        >>> names_to_carry(Classes(("cat", "dog"), (1, 0), "by the class map"), 2, None)
+        ['dog', 'cat']
     """
-    cfg = getattr(model, "pretrained_cfg", None) or {}
-    complete = sorted(classes.indices) == list(range(model.num_classes)) and classes.names
-    if complete and not classes.by_wnid and not indices_of(cfg.get("label_names"), model.num_classes):
-        model.pretrained_cfg = {**cfg, "label_names": list(classes.mapping)}
+    complete = sorted(classes.indices) == list(range(num_classes)) and classes.names
+    needed = complete and not classes.by_wnid and not indices_of(known, num_classes)
+    return list(classes.mapping) if needed else []
 
 
 def in_words(classes: Classes) -> str:

@@ -29,7 +29,18 @@ def data_config(model: nn.Module, img_size: int | tuple[int, int] | None = None)
         ((3, 128, 128), 0.9)
     """
     model = innermost(model)
-    return config_of(model, getattr(model, "pretrained_cfg", None) or {}, None, img_size)
+    return config_of(model, carried_config(model), None, img_size)
+
+
+def carried_config(model: nn.Module) -> dict:
+    """What a model carries about its images and classes, by timm's names; it may be nothing.
+
+    Raises ValueError for a model of transformers, which says such things elsewhere.
+    """
+    if type(model).__module__.startswith("transformers."):
+        name = type(model).__name__
+        raise ValueError(f"{name} is a model of transformers: give vitrim.for_images(model), which knows its images")
+    return getattr(model, "pretrained_cfg", None) or {}
 
 
 def config_of(

@@ -19,7 +19,7 @@ from ..common.unwrapping import innermost
 from .choose import drawn, first_of_each
 from .class_map import read_class_map
 from .classes import Classes, LabelNames, empty_are_classes, match_classes
-from .config import config_of, data_config
+from .config import carried_config, config_of, data_config
 from .folders import flat_files
 from .labels import classes_of_labels, read_labels
 from .photographs import Batch, Photographs, StreamedPhotographs, Unreadable, collate
@@ -66,7 +66,7 @@ def open_dataset(
 
     path: a folder of class folders; a flat folder (with `label_file`); a .tar file; or a name that
           `timm.data.create_dataset` reads: `hfds/`, `hfids/`, `tfds/`, `wds/`, `torch/`
-    model_or_cfg: a timm model, a reduced one, or a timm `pretrained_cfg`
+    model_or_cfg: a timm model, a reduced one, `vitrim.for_images` of one of transformers, or a timm `pretrained_cfg`
     crop_pct: share of the image's side that the centre crop keeps, in (0, 1]; None: the model's own
     img_size: side in pixels, or (height, width); None: the model's own
     labels: False: take every photograph below the folder, without labels; None: so for a folder with photographs but no
@@ -118,7 +118,7 @@ def _asked(
 ) -> tuple[dict, _Knowledge]:
     """How the model wants its images, and what it knows of its classes."""
     model = innermost(model_or_cfg) if isinstance(model_or_cfg, nn.Module) else None
-    cfg: Any = (getattr(model, "pretrained_cfg", None) or {}) if model is not None else model_or_cfg
+    cfg: Any = carried_config(model) if model is not None else model_or_cfg
     num_classes = getattr(model, "num_classes", cfg.get("num_classes", 0))
     given = None if class_map is None else read_class_map(class_map, num_classes)
     known = _Knowledge(num_classes, cfg.get("label_names"), given)

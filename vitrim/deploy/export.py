@@ -12,7 +12,7 @@ from ..backbones import find_family, library_of
 from ..backbones.images import trouble_with
 from ..common.files import check_new
 from ..methods import Method
-from ..runtime.model import ReducedViT, unwrap
+from ..runtime.model import ReducedViT, for_images, unwrap
 from .formats import ENDINGS, format_of
 from .int8 import check_int8
 from .optimize import sharing
@@ -72,7 +72,7 @@ def export(
     check_int8(kind, int8, images, labels, calibration)
     example = _examples(dense, images)
     about: dict[str, Any] = about_model(model, dense, preprocessing, batch_size, example) | {"format": kind.name}
-    bare = [sharing(each).cpu().float().eval() for each in dict.fromkeys((model, dense))]
+    bare = [for_images(sharing(each)).cpu().float().eval() for each in dict.fromkeys((model, dense))]
     taking = [Prepared(each, about["mean"], about["std"]).eval() if preprocessing else each for each in bare]
     if preprocessing:
         example = as_pixels(example, about)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..common.extras import require
+from ..common.quiet import quiet
 from ..common.whole import Beside
 from . import aotinductor, onnx_int8, openvino
 from .recording import Program
@@ -66,8 +66,7 @@ def _make_onnx(program: Program, example: Tensor, any_batch: bool, output: str) 
     size = sum(tensor.numel() * tensor.element_size() for tensor in program.state_dict.values())
     if size >= LARGEST_ONNX:
         raise ValueError(f"the weights take {size / 1e9:.1f} GB, and one ONNX file holds 2.1: export to .xml or .pt2")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with quiet():
         options: Any = {"input_names": ["images"], "output_names": [output], "verbose": False}
         made: Any = torch.onnx.export(program, (example,), dynamo=True, external_data=False, **options)
     return _named(made.model_proto)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..backbones import find_family
-from ..runtime.model import ReducedViT, unwrap
+from ..runtime.model import ReducedViT, for_images, unwrap
 from .export import check_counts, export, has_fixed_counts
 from .formats import FORMATS
 from .opened import OpenedFile
@@ -42,11 +42,11 @@ def prepare(model: nn.Module, runtime: str, batch: Tensor, images: Tensor | None
 
 
 def _eager(model: nn.Module, batch: Tensor, images: Tensor) -> Run:
-    return model
+    return for_images(model)
 
 
 def _packed(model: nn.Module, batch: Tensor, images: Tensor) -> Run:
-    return optimize(model)
+    return for_images(optimize(model))
 
 
 def _compiled(model: nn.Module, batch: Tensor, images: Tensor) -> Run:
@@ -54,7 +54,7 @@ def _compiled(model: nn.Module, batch: Tensor, images: Tensor) -> Run:
     numbers of tokens, and there alone."""
     reduced = unwrap(model)
     whole = not isinstance(reduced, ReducedViT) or all(has_fixed_counts(method) for method in reduced.methods)
-    return torch.compile(model, fullgraph=whole, options={"freezing": True})
+    return torch.compile(for_images(model), fullgraph=whole, options={"freezing": True})
 
 
 def _exported(model: nn.Module, batch: Tensor, images: Tensor, name: str) -> Run:
@@ -76,7 +76,7 @@ def prepare_int8(model: nn.Module, batch: Tensor, images: Tensor, name: str, way
     model = unwrap(model)
     find_family(model.backbone if isinstance(model, ReducedViT) else model)
     check_counts(model)
-    bare, size = sharing(model).cpu().float().eval(), len(batch)
+    bare, size = for_images(sharing(model)).cpu().float().eval(), len(batch)
     made = kind.make(record(bare, torch.zeros_like(batch), any_batch=False), batch, False, "logits")
     parts = [part for part in images.split(size) if len(part) == size]
     with tempfile.TemporaryDirectory() as folder, beside(kind, Path(folder) / f"model{kind.ending}") as files:

@@ -13,6 +13,7 @@ from ..common.progress import progress as show_progress
 from ..common.unwrapping import innermost
 from ..data.classes import check_same_classes
 from ..data.photographs import Unreadable
+from ..runtime.model import for_images
 from .intervals import wilson_interval
 from .judges import ClassifierJudge, EvaluationResult, FeatureJudge, without_classifier
 from .neighbours import knn_hits
@@ -77,8 +78,8 @@ def evaluate_many(
     """Judge several models in one pass over the data, so that each photograph is decoded once.
 
     Args:
-        models: by name; the one called "dense", if any, is what agreement and cosine compare with. They are moved to
-            `device` and come back in the mode (training or not) that they were in.
+        models: by name, of timm or transformers, reduced or not; the one called "dense", if any, is what agreement and
+            cosine compare with. They are moved to `device` and come back in the mode (training or not) they were in.
         loader: batches of `(images [b, c, h, w], class indices [b])`, or what `open_loader` gives, which also names the
             images that it skipped. Without labels (None in place of the indices) there are agreement and cosine alone.
         dtype: "float32", or "bfloat16" and "float16" by autocast; weights stay as they are.
@@ -93,6 +94,7 @@ def evaluate_many(
     """
     device = as_device(device)
     dtype = as_dtype(dtype, device)
+    models = {name: for_images(model) for name, model in models.items()}
     judges = _judges(models, features, neighbours, device)
     for model in models.values():  # not in inference mode: what is moved there could never be trained again
         model.to(device)

@@ -11,7 +11,7 @@ from torchmetrics import SumMetric
 from ..backbones import LIBRARIES
 from ..common.unwrapping import innermost
 from ..data.photographs import Unreadable
-from ..runtime.model import ReducedViT
+from ..runtime.model import ReducedViT, for_images
 from .intervals import MeanCosine, wilson_interval
 from .neighbours import knn_hits
 
@@ -65,13 +65,13 @@ class EvaluationResult:
 
 
 def without_classifier(model: nn.Module) -> bool:
-    """Whether a model's outputs are features: no classifier, or the image tower of a CLIP model of timm's.
+    """Whether a model's outputs are features: no classifier, or the image tower of a CLIP model.
 
     Example:
         >>> vitrim.evaluate.without_classifier(model)
         False
     """
-    model = innermost(model)
+    model = innermost(for_images(model))
     dense = model.backbone if isinstance(model, ReducedViT) else model
     known = [library for library in LIBRARIES if library.owns(dense)]  # a model of somebody's own is judged too
     classes: Any = model.num_classes

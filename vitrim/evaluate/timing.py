@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ..backbones import LIBRARIES
 from ..common.errors import OptionError
 from ..common.progress import counted_off, hidden
+from ..runtime.model import for_images
 
 SPREAD = 0.25  # of the speed-up, between the tenth and the ninetieth percentile, on a machine that does nothing else
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -138,6 +139,7 @@ def throughput_in_turn(
         raise ValueError(f"{len(models)} models, {len(batch)} images, {rounds} rounds: give at least one of each")
     device = as_device(device)
     dtype, batch = as_dtype(dtype, device), batch.to(device)
+    models = {name: for_images(model) for name, model in models.items()}
     for model in models.values():
         model.to(device)
     with evaluation_mode(models), inference(device, dtype), hidden(not progress):

@@ -70,13 +70,18 @@ def reduce(
             UntrainedWarning,
             stacklevel=2,
         )
-    result: Any = as_pretrained(reduced) if isinstance(reduced.body, TransformersBackbone) else reduced
-    return result
+    return as_given(reduced)
 
 
-def reduce_pretrained(model: nn.Module, methods: Sequence[Method], prediction_only: bool = False) -> Any:
-    """A model of transformers with these methods, without a warning: trained weights come next."""
-    return as_pretrained(attach(model, methods, prediction_only=prediction_only))
+def as_given(reduced: ReducedViT) -> Any:
+    """The reduced model as `reduce` gives it: one of transformers is of the dense one's class. Its backbone must be
+    nobody else's."""
+    return as_pretrained(reduced) if is_of_transformers(reduced) else reduced
+
+
+def is_of_transformers(reduced: ReducedViT) -> bool:
+    """Whether the model is one of transformers."""
+    return isinstance(reduced.body, TransformersBackbone)
 
 
 def attach(

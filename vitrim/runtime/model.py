@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..backbones import Backbone, find_family
+from ..backbones import LIBRARIES, Backbone, find_family
 from ..backbones.admission import refuse_wrapper
 from ..backbones.timm.interface import TimmInterface
 from ..common import unwrapping
@@ -237,3 +237,21 @@ def unwrap(model: nn.Module) -> nn.Module:
     one for images alone. Raises ValueError for hooks on wrappers."""
     model = unwrapping.unwrap(model, refuse_wrapper)
     return vars(model).get(REDUCED, model) if isinstance(model, nn.Module) else model
+
+
+def for_images(model: nn.Module) -> nn.Module:
+    """A model, dense or reduced, as a function from images [b, 3, h, w] to logits [b, classes], or to features [b, c]
+    without a classifier, with timm's attributes `num_classes` and `pretrained_cfg`: what `vitrim.evaluate` and
+    `vitrim.data` take. timm's models are that already; transformers' return outputs of their own.
+
+    Raises ValueError for transformers' Backbone classes, which give feature maps alone.
+
+    Example:
+        >>> vitrim.for_images(model) is model  # timm's
+        True
+    """
+    inner: Any = unwrapping.innermost(model)
+    if inner is model and REDUCED in vars(inner):
+        return vars(inner)[REDUCED]
+    library = next((library for library in LIBRARIES if library.owns(inner)), None)
+    return model if library is None else library.for_images(model)

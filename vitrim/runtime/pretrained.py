@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
@@ -23,7 +23,7 @@ from ..core.tokens import Tokens
 from .loop import Loop, Request
 from .model import REDUCED, ReducedViT
 
-METHODS_KEY = "vitrim_methods"  # in front of the keys of learned parts
+METHODS_KEY = "vitrim_methods"  # in front of the keys of learned parts, which are numbered in files
 
 REFUSED = {
     "output_attentions": "a reduced model forms no attention maps",
@@ -90,6 +90,14 @@ class ReducedLayers(nn.ModuleList):
         return tokens.x if tokens.layout is None else tokens.layout.prefix_rows(tokens.x)
 
 
+def numbered(state: Mapping[str, Any]) -> dict[str, Any]:
+    """A state dict in which learned parts of methods are numbered, in the order of their names: transformers renames
+    parts of its models when it saves them, by patterns that a method's own names may match."""
+    learned = sorted(key for key in state if key.startswith(f"{METHODS_KEY}."))
+    numbers = {key: f"{METHODS_KEY}.{number}" for number, key in enumerate(learned)}
+    return {numbers.get(key, key): value for key, value in state.items()}
+
+
 class ReducedPretrained:
     """What a reduced model of transformers has beside its class.
 
@@ -101,10 +109,12 @@ class ReducedPretrained:
     _in_config: ClassVar[Callable[[ReducedViT], dict[str, Any]]]
     _load: ClassVar[Callable[..., nn.Module]]
 
-    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> Any:
+    def save_pretrained(self, save_directory: Any, *args: Any, state_dict: Any = None, **kwargs: Any) -> Any:
         """As transformers' own; `config.json` also says what the reduction is."""
+        model: Any = super()
         self.config.vitrim = type(self)._in_config(self.reduced)  # ty: ignore[missing-attribute]
-        return super().save_pretrained(save_directory, *args, **kwargs)  # ty: ignore[missing-attribute]
+        state = self.state_dict() if state_dict is None else state_dict  # ty: ignore[missing-attribute]
+        return model.save_pretrained(save_directory, *args, state_dict=numbered(state), **kwargs)
 
     @classmethod
     def from_pretrained(cls, folder: Any, **kwargs: Any) -> nn.Module:

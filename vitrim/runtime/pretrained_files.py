@@ -16,11 +16,12 @@ from torch import Tensor, nn
 
 from .._version import __version__
 from ..backbones.transformers.dialects import entry_of
+from ..backbones.transformers.library import without_bars
 from ..common.text import few
-from .build import reduce_pretrained
+from .build import attach
 from .describing import methods_config
 from .model import ReducedViT
-from .pretrained import METHODS_KEY, ReducedPretrained
+from .pretrained import METHODS_KEY, ReducedPretrained, as_pretrained
 from .rebuilding import build_method
 from .saved_config import parse_methods
 
@@ -32,7 +33,9 @@ LARGEST_CONFIG = 1 << 22  # bytes
 def in_config(reduced: ReducedViT) -> dict[str, Any]:
     """What `config.json` says of the reduction."""
     only = {"prediction_only": True} if reduced.prediction_only else {}
-    return {"version": __version__, "methods": methods_config(reduced), **only}
+    learned = sorted(reduced.methods.state_dict())
+    named = {"learned": learned} if learned else {}
+    return {"version": __version__, "methods": methods_config(reduced), **only, **named}
 
 
 def save_pretrained(model: ReducedPretrained, folder: str | Path) -> Path:
@@ -45,7 +48,8 @@ def save_pretrained(model: ReducedPretrained, folder: str | Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as beside:
-            model.save_pretrained(beside)
+            with without_bars():
+                model.save_pretrained(beside)
             for path in sorted(Path(beside).iterdir(), key=lambda path: path.name == CONFIG):
                 os.replace(path, folder / path.name)
     except OSError as error:
@@ -66,26 +70,41 @@ def load_pretrained(folder: str | Path, cls: Any = None, **kwargs: Any) -> nn.Mo
 
     Raises ValueError for a folder whose config names no reduction, or one that is not known.
     """
+    return as_pretrained(open_pretrained(folder, cls, **kwargs)[1])
+
+
+def open_pretrained(folder: str | Path, cls: Any = None, **kwargs: Any) -> tuple[nn.Module, ReducedViT]:
+    """The dense model that a folder holds, and the reduced one over the same weights for images alone, in eval mode.
+
+    Arguments and errors are those of `load_pretrained`.
+    """
     folder = Path(folder)
     said = _said(folder)
     if said is None:
         raise ValueError(f"{folder} holds no reduced model of transformers: load it as a dense one, and reduce it")
+    dense = _dense(folder, said["class"], cls, kwargs)
+    methods = [build_method(saved) for saved in parse_methods(said[KEY].get("methods"))]
+    reduced = attach(dense, methods, prediction_only=bool(said[KEY].get("prediction_only")))
+    _fill(reduced.methods, folder, said[KEY].get("learned", []))
+    return dense, reduced
+
+
+def _dense(folder: Path, name: str, cls: Any, kwargs: dict[str, Any]) -> nn.Module:
+    """The dense model; keys of methods among its weights are no surprise."""
     if cls is None:
         import transformers
 
-        cls = getattr(transformers, said["class"], None)
+        cls = getattr(transformers, name, None)
     if cls is None or entry_of(cls) is None:
-        raise ValueError(f"{folder} holds a {said['class']}, which vitrim does not run")
+        raise ValueError(f"{folder} holds a {name}, which vitrim does not run")
     ignoring = [*(cls._keys_to_ignore_on_load_unexpected or []), rf"^{METHODS_KEY}\."]
     quiet: Any = type(
         cls.__name__, (cls,), {"_keys_to_ignore_on_load_unexpected": ignoring, "__module__": cls.__module__}
     )
-    dense = quiet.from_pretrained(folder, **kwargs).eval()
+    with without_bars():
+        dense = quiet.from_pretrained(folder, **kwargs).eval()
     dense.__class__ = cls
-    methods = [build_method(saved) for saved in parse_methods(said[KEY].get("methods"))]
-    model = reduce_pretrained(dense, methods, prediction_only=bool(said[KEY].get("prediction_only")))
-    _fill(model.reduced.methods, folder)
-    return model
+    return dense
 
 
 def _said(folder: Path) -> dict[str, Any] | None:
@@ -102,16 +121,17 @@ def _said(folder: Path) -> dict[str, Any] | None:
     return {KEY: config[KEY], "class": str(config["architectures"][0])}
 
 
-def _fill(methods: nn.Module, folder: Path) -> None:
-    """Learned parts of methods from the files of weights."""
+def _fill(methods: nn.Module, folder: Path, names: Any) -> None:
+    """Learned parts of methods from the files of weights, which number them in the order of `names`."""
     wanted = methods.state_dict()
     if not wanted:
         return
     found: dict[str, Tensor] = {}
     for path in sorted(folder.glob("*.safetensors")):
         found |= {key: value for key, value in load_file(path).items() if key.startswith(f"{METHODS_KEY}.")}
-    state = {key.removeprefix(f"{METHODS_KEY}."): value for key, value in found.items()}
-    missing = [key for key in wanted if key not in state]
+    names = names if isinstance(names, list) else []
+    state = {name: found.get(f"{METHODS_KEY}.{number}") for number, name in enumerate(names)}
+    missing = [key for key, value in wanted.items() if getattr(state.get(key), "shape", None) != value.shape]
     if missing:
         raise ValueError(f"{folder} has no weights for {few(missing)} of the method")
-    methods.load_state_dict(state, strict=True)
+    methods.load_state_dict({key: state[key] for key in wanted}, strict=True)

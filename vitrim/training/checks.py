@@ -77,6 +77,6 @@ def check_inference(student: ReducedViT) -> None:
     Raises ValueError as the model does.
     """
     training = student.training
-    size = data_config(student.backbone)["input_size"]
+    size = data_config(student)["input_size"]
     student.eval()(torch.randn(2, *size, generator=torch.Generator().manual_seed(0)))
     student.train(training)

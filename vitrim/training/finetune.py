@@ -16,12 +16,13 @@ from ..backbones import library_of
 from ..common.errors import OptionError
 from ..common.extras import require
 from ..common.progress import hidden, progress
-from ..data.classes import Classes, OtherCount, check_same_classes, name_classes
+from ..data.classes import Classes, OtherCount, check_same_classes, names_to_carry
 from ..data.loading import data_config, open_dataset
 from ..data.photographs import Photographs
 from ..methods import Method
+from ..runtime.build import as_given
 from ..runtime.describing import methods_config
-from ..runtime.model import ReducedViT, unwrap
+from ..runtime.model import ReducedViT, for_images, unwrap
 from ..runtime.profile import profile
 from .calibration import some_of
 from .checks import check_inference, check_model, check_processes, check_recipe, check_start
@@ -40,7 +41,7 @@ from .validation import Validation
 class FinetuneResult:
     """What a run ends with.
 
-    model:       the trained model, as it was saved
+    model:       the trained model, as it was saved and as `vitrim.load` gives it
     figures:     those of `EvaluationResult` that apply to it, in float32, and the dense model's `dense_top1` or
                  `dense_knn`; empty without photographs to judge by
     steps:       optimiser steps
@@ -48,7 +49,7 @@ class FinetuneResult:
     photographs: those that it learned from
     """
 
-    model: ReducedViT
+    model: Any
     figures: dict[str, float]
     steps: int
     unreadable: dict[str, str]
@@ -108,7 +109,7 @@ def _trained(run: Run, start: _Start, judge: Validation | None, settings: Settin
             save_and_compare(trained, settings.out)
     figures = judge.final(trained) if judge is not None else {}
     start.accelerator.wait_for_everyone()
-    return FinetuneResult(trained, figures, run.step, run.unreadable, start.photographs.photographs)
+    return FinetuneResult(as_given(trained), figures, run.step, run.unreadable, start.photographs.photographs)
 
 
 @dataclass(frozen=True)
@@ -129,14 +130,15 @@ def _prepared(
     limit: int | None, scratch: bool, class_map: Any, options: dict[str, Any],
 ) -> _Start:  # fmt: skip
     """Everything checked that can be missed before training, in the order in which it is cheap."""
+    described: Any = for_images(model)
     check_model(model)
-    check_recipe(recipe, model)
+    check_recipe(recipe, described)
     seed_everything(settings.seed)  # learned parts start from random weights
     student, recipe = make_student(model, method, recipe, macs, options)
     check_start(recipe, scratch)
     check_result_saves(student)
     check_inference(student)
-    photographs = open_photographs(data, model, recipe, settings, limit, class_map)
+    photographs = open_photographs(data, described, recipe, settings, limit, class_map)
     accelerator = make_accelerator(settings, any(m.learns for m in student.methods))
     check_processes(accelerator)
     teacher = make_teacher(model, student, recipe) if recipe.teaches else None
@@ -152,11 +154,18 @@ def _validation(
     learned = start.photographs.photographs.classes
     if isinstance(judged := getattr(getattr(loader, "dataset", None), "classes", None), Classes):
         check_same_classes(learned, judged, "the validation folder")
-    name_classes(start.student.backbone, learned)
+    record_names(start.student, learned)
     if loader is None or not start.accelerator.is_main_process:
         return None
     beside = None if dense is None else start.teacher.model if start.teacher else copy.deepcopy(dense)
     return Validation(beside, loader, settings, partial(as_saved, some=some), signals.leave_if_told)
+
+
+def record_names(student: ReducedViT, learned: Classes) -> None:
+    """Let the student carry the names of its classes, where it has none."""
+    names = names_to_carry(learned, student.num_classes, student.pretrained_cfg.get("label_names"))
+    if names:
+        library_of(student.backbone).record_data(student.backbone, {"label_names": names})
 
 
 def make_teacher(model: nn.Module, student: ReducedViT, recipe: Recipe) -> Teacher:
@@ -203,11 +212,11 @@ def objective_of(recipe: Recipe, student: ReducedViT, macs: float | None) -> Obj
 
 def identity_of(model: nn.Module, student: ReducedViT, data, images: int, macs: float | None) -> dict[str, Any]:
     """What makes this run this run."""
-    architecture = library_of(model).architecture(model) or type(model).__name__
+    architecture, described = library_of(model).architecture(model) or type(model).__name__, for_images(model)
     return {
         "model": architecture,
-        "classes": model.num_classes,
-        "image_size": list(data_config(model)["input_size"][1:]),
+        "classes": described.num_classes,
+        "image_size": list(data_config(described)["input_size"][1:]),
         "methods": repr(methods_config(student)),
         "macs": macs,
         "data": str(data),

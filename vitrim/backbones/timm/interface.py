@@ -29,11 +29,16 @@ class TimmInterface:
 
     @property
     def num_classes(self) -> int:
-        return self.backbone.num_classes
+        return self._described.num_classes
 
     @property
     def num_features(self) -> int:
-        return self.backbone.num_features
+        return self._described.num_features
+
+    @property
+    def _described(self) -> Any:
+        """The model, or what says of it what timm's models say."""
+        return library_of(self.backbone).for_images(self.backbone)
 
     @property
     def head_hidden_size(self) -> int:
@@ -57,7 +62,7 @@ class TimmInterface:
 
     @property
     def pretrained_cfg(self) -> dict[str, Any]:
-        return getattr(self.backbone, "pretrained_cfg", {})  # a model not made by create_model has none
+        return getattr(self._described, "pretrained_cfg", {})  # a model not made by create_model has none
 
     @property
     def default_cfg(self) -> dict[str, Any]:

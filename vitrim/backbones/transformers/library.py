@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from ..library import Library
 from .checks import installed_version
 from .dialects import ENTRIES, entry_of
 from .family import TransformersBackbone, pair
+from .images import ForImages
 
 PREFIX = "hf:"
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
@@ -64,9 +67,7 @@ class TransformersLibrary(Library):
         cls = getattr(transformers, _class_name(config, place))
         if not pretrained:
             return cls(config)
-        model = _found(place, lambda: cls.from_pretrained(place))
-        self.record_data(model, _prepared_as(place))
-        return model
+        return _found(place, lambda: cls.from_pretrained(place))
 
     def family_of(self, name: str) -> list[str]:
         return []
@@ -81,7 +82,7 @@ class TransformersLibrary(Library):
         return kind(model).__module__.startswith("transformers.")
 
     def architecture(self, model: Any) -> str | None:
-        return model.config._name_or_path or None
+        return f"{PREFIX}{model.config._name_or_path}" if model.config._name_or_path else None
 
     def recorded_arguments(self, model: nn.Module) -> dict[str, Any]:
         return {}
@@ -119,19 +120,38 @@ class TransformersLibrary(Library):
     def data_config(self, model: nn.Module) -> dict[str, Any]:
         size = self.image_size(model) or (224, 224)
         plain = {"interpolation": "bicubic", "crop_pct": 1.0, "crop_mode": "squash"}
-        return {"input_size": (3, *size), **IMAGENET, **plain, **vars(model).get(_DATA, {})}
+        return {"input_size": (3, *size), **IMAGENET, **plain, **self.recorded_data(model)}
+
+    def recorded_data(self, model: Any) -> dict[str, Any]:
+        """What is known of how images are prepared: what was recorded, else what the image processor says that is
+        where the model came from, on this machine."""
+        if _DATA not in vars(model):
+            place = model.config._name_or_path
+            model.__dict__[_DATA] = _prepared_as(place) if place else {}
+        return vars(model)[_DATA]
 
     def label_names(self, model: Any) -> dict[str, str]:
         names = {} if self.gives_features(model) else model.config.id2label
         return {str(index): str(name) for index, name in names.items() if str(name) != f"LABEL_{index}"}
 
-    def record_data(self, model: nn.Module, data: dict[str, Any]) -> None:
-        model.__dict__[_DATA] = {**vars(model).get(_DATA, {}), **data}
+    def record_data(self, model: Any, data: dict[str, Any]) -> None:
+        names = data.get("label_names")
+        if names:
+            model.config.id2label = dict(enumerate(names))
+            model.config.label2id = {name: index for index, name in enumerate(names)}
+        kept = {key: value for key, value in data.items() if key != "label_names"}
+        model.__dict__[_DATA] = {**self.recorded_data(model), **kept}
+
+    def for_images(self, model: nn.Module) -> nn.Module:
+        return ForImages(model, self)
 
     # -- about a model: training and weights
 
     def set_drop_path(self, model: nn.Module, rate: float) -> None:
-        raise ValueError(f"{type(model).__name__} sets stochastic depth in its config: leave out drop_path")
+        if rate:
+            raise ValueError(
+                f"drop_path {rate:g}: {type(model).__name__} has its stochastic depth from its config: set it to 0"
+            )
 
     def undecayed(self, model: nn.Module) -> set[str]:
         return {name for name, _ in model.named_parameters() if _UNDECAYED.search(name)}
@@ -154,12 +174,27 @@ _UNDECAYED = re.compile(r"position_embedding|cls_token|class_embedding|mask_toke
 def _found(place: str, load: Any) -> Any:
     """What `load` finds; ValueError in one line where a repository or folder is not to be had."""
     try:
-        return load()
+        with without_bars():
+            return load()
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(
             f"hf:{place} cannot be loaded: {first_line(error)[:160]}; give a folder with config.json and weights, or a "
             "repository of the hub (a gated one needs `hf auth login`)"
         ) from error
+
+
+@contextmanager
+def without_bars() -> Generator[None]:
+    """transformers shows no progress meanwhile."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _class_name(config: Any, place: str) -> str:
@@ -175,7 +210,7 @@ def _prepared_as(place: str) -> dict[str, Any]:
     from transformers import AutoImageProcessor
 
     try:
-        processor: Any = AutoImageProcessor.from_pretrained(place)
+        processor: Any = AutoImageProcessor.from_pretrained(place, local_files_only=True)
     except (OSError, ValueError, ImportError):
         return {}
     return as_data(processor.to_dict())

@@ -31,7 +31,7 @@ def open_bank(subject: Subject, data: DataOptions, setting: Setting, judged: Dat
     if dataset.classes.unlabelled:
         raise ValueError(f"--bank {data.bank}: {data.data} has no labels, which nearest neighbours need")
     with progress("looking for the bank"):
-        bank = open_dataset(data.bank, subject.dense, crop_pct=data.crop_pct, class_map=data.class_map)
+        bank = open_dataset(data.bank, subject.for_images, crop_pct=data.crop_pct, class_map=data.class_map)
     mapping = bank.classes.mapping
     if bool(mapping) != bool(dataset.classes.names):
         raise ValueError(f"--bank {data.bank}: it and {data.data} must both name their classes, or both number them")

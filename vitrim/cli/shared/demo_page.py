@@ -118,10 +118,11 @@ def examples(subject: Subject, plans: Sequence[Plan], dataset: Any, device: torc
     if not samples:
         return []
     images = torch.stack([image for image, _ in samples]).to(device)
-    names = _names(dataset, subject.dense)
-    dense = _answers(subject.dense(images), subject, names)
+    dense_model: Any = subject.for_images
+    names = _names(dataset, dense_model.num_classes)
+    dense = _answers(dense_model(images), subject, names)
     shown = [_shown(plan, images, subject, names) for plan in plans if plan.budget in (SHOWN_COST, None)]
-    pixels = as_pixels(images, data_config(subject.dense))
+    pixels = as_pixels(images, data_config(dense_model))
     labels = [names.get(int(label), f"class {int(label)}") for _, label in samples]
     methods = [list(each) for each in zip(*shown, strict=True)] if shown else [[] for _ in samples]
     return [Example(*parts) for parts in zip(pixels, labels, dense, methods, strict=True)]
@@ -145,15 +146,15 @@ def _shown(plan: Plan, images: Tensor, subject: Subject, names: dict[int, str]) 
 
 def _answers(logits: Tensor, subject: Subject, names: dict[int, str]) -> list[str]:
     """The class that is said of every picture; nothing where the model has no classifier."""
-    if not getattr(subject.dense, "num_classes", 0):
+    if not getattr(subject.for_images, "num_classes", 0):
         return [""] * len(logits)
     return [names.get(index, f"class {index}") for index in logits.argmax(dim=1).tolist()]
 
 
-def _names(dataset: Any, model: Any) -> dict[int, str]:
+def _names(dataset: Any, num_classes: int) -> dict[int, str]:
     """The model's class index -> name."""
     classes = dataset.classes
-    return dict(enumerate(classes)) if isinstance(classes, list) else names_by_index(classes, model.num_classes)
+    return dict(enumerate(classes)) if isinstance(classes, list) else names_by_index(classes, num_classes)
 
 
 def as_pixels(images: Tensor, config: dict[str, Any]) -> list[UInt8[np.ndarray, "h w *channels"]]:

@@ -57,7 +57,7 @@ def open_export_images(subject: Subject, file: Any) -> ExportImages:
         return ExportImages(images, labels if file.int8 else None)
     with progress("looking for images to calibrate on"):
         wanted = CALIBRATION + len(images)  # as many as may be among those
-        dataset = open_dataset(file.calibration, subject.dense, labels=False, limit=wanted, seed=file.seed)
+        dataset = open_dataset(file.calibration, subject.for_images, labels=False, limit=wanted, seed=file.seed)
     found, _ = read_all(open_loader(dataset, 32))
     left = unseen(found, images)[:CALIBRATION]
     if len(left) < LEAST_CALIBRATION:

@@ -94,7 +94,7 @@ def best_device() -> str:
 
 def open_images(subject: Subject, data: DataOptions, setting: Setting) -> DataLoader:
     """The images as the model wants them. Raises ValueError for what is no data set or does not match the model."""
-    return images_for(subject.dense, data, setting)
+    return images_for(subject.for_images, data, setting)
 
 
 def images_for(wanting: nn.Module | dict[str, Any], data: DataOptions, setting: Setting) -> DataLoader:
@@ -121,7 +121,7 @@ def measure(
 
     Raises ValueError where no image can be read, or an output does not fit the labels.
     """
-    models = {DENSE: subject.dense, **{plan.label: plan.model for plan in plans}}
+    models = {DENSE: subject.for_images, **{plan.label: plan.model for plan in plans}}
     batches = _FirstBatch(loader)
     where: dict[str, Any] = {"device": setting.device, "dtype": setting.dtype}
     results = evaluate_many(models, batches, bank=bank, progress=True, **where)

@@ -17,8 +17,8 @@ from ...backbones.weights import check_tensors
 from ...common.text import cut, first_line, first_sentence, shortened
 from ...deploy.opened import is_exported
 from ...runtime.loading import CONFIG, holds_file, load
-from ...runtime.model import ReducedViT
-from ...runtime.pretrained_files import is_pretrained
+from ...runtime.model import ReducedViT, for_images
+from ...runtime.pretrained_files import is_pretrained, open_pretrained
 from .options import ModelOptions
 from .table import say
 
@@ -46,6 +46,11 @@ class Subject:
     saved: ReducedViT | None = None
     label: str = "dense"
 
+    @property
+    def for_images(self) -> nn.Module:
+        """The dense model as a function from images to logits or features."""
+        return for_images(self.dense)
+
 
 def open_model(options: ModelOptions) -> Subject:
     """The dense model with its weights, in evaluation mode, on the CPU.
@@ -53,11 +58,8 @@ def open_model(options: ModelOptions) -> Subject:
     Raises ValueError for names, sizes and checkpoints that do not fit, and weights that cannot be downloaded.
     """
     if options.checkpoint is not None and options.checkpoint.expanduser().is_dir():
-        if is_pretrained(options.checkpoint.expanduser()):
-            _check_called_with_images(f"hf:{options.checkpoint}")
         return _saved(options.checkpoint.expanduser(), options)
     name, arguments = _name(options), _arguments(options)
-    _check_called_with_images(name)
     _check_buildable(name, arguments)
     if options.checkpoint is None:
         return Subject(name, _normalised(_pretrained(name, arguments), options).eval())
@@ -75,19 +77,9 @@ def open_untrained(options: ModelOptions, seed: int) -> Subject:
     if options.checkpoint is not None:
         raise ValueError("--scratch starts from random weights: leave out --checkpoint")
     name, arguments = _name(options), _arguments(options)
-    _check_called_with_images(name)
     _check_buildable(name, arguments)
     torch.manual_seed(seed)
     return Subject(name, _normalised(_create(name, **arguments), options).eval())
-
-
-def _check_called_with_images(name: str) -> None:
-    """Raise ValueError for a model that is no function from images to logits, as transformers' are not."""
-    if not library_with(name).has_list:
-        raise ValueError(
-            f"--model {shortened(name)}: of transformers' models this command takes none yet, vitrim profile does; in "
-            "Python vitrim.reduce and vitrim.export take them"
-        )
 
 
 def open_model_without_weights(options: ModelOptions) -> Subject:
@@ -214,7 +206,8 @@ def _pretrained(name: str, arguments: dict[str, Any]) -> nn.Module:
     library = library_with(name)
     if not library.looks_up(name) and not library.has_weights(name):
         raise ValueError(f"{library.name} has no pretrained weights for {name}: give --checkpoint FILE")
-    say(f"reading {library.name}'s pretrained weights of {name} (downloaded at first use)")
+    whose = "the" if library.looks_up(name) else f"{library.name}'s pretrained"
+    say(f"reading {whose} weights of {name} (downloaded at first use)")
     try:
         return _create(name, pretrained=True, **arguments)
     except Exception as error:  # every transport, cache and hub raises its own
@@ -246,15 +239,23 @@ def _saved(folder: Path, options: ModelOptions) -> Subject:
             f"{folder} was saved with its image size, classes, channels and normalisation: leave out "
             f"{' and '.join(typed)}"
         )
-    if not holds_file(folder, CONFIG):
-        raise ValueError(
-            f"{folder} is a folder without {CONFIG}: give a checkpoint file, or a folder written by save()"
-        )
-    saved = load(folder)
+    dense, saved = _opened(folder)
     check_tensors(saved.state_dict(), folder)
     name = library_of(saved.backbone).architecture(saved.backbone) or ""
     if options.model not in (None, name):
         raise ValueError(f"{folder} holds a {name}, not a {options.model}: leave out --model")
     trained = (folder / STEPS).exists()  # a run of `vitrim finetune` has written it
     label = "dense (fine-tuned backbone)" if trained else "dense (saved backbone)"
-    return Subject(name, saved.backbone.eval(), saved, label)
+    return Subject(name, dense.eval(), saved, label)
+
+
+def _opened(folder: Path) -> tuple[nn.Module, ReducedViT]:
+    """The dense model and the reduced one of a saved folder, over the same weights."""
+    if is_pretrained(folder):
+        return open_pretrained(folder)
+    if not holds_file(folder, CONFIG):
+        raise ValueError(
+            f"{folder} is a folder without {CONFIG}: give a checkpoint file, or a folder written by save()"
+        )
+    saved = load(folder)
+    return saved.backbone, saved

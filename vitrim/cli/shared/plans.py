@@ -10,7 +10,7 @@ from ...backbones import library_of
 from ...common.text import did_you_mean
 from ...methods import METHODS, LastClassAttention, Method
 from ...runtime.build import attach, make_method, reduce
-from ...runtime.model import ReducedViT
+from ...runtime.model import ReducedViT, unwrap
 from .method_options import SHARED, given_options
 from .model import Subject, open_guide
 
@@ -68,7 +68,7 @@ def one_plan(subject: Subject, config: Any, seed: int) -> Plan:
         if dial in given:
             raise ValueError(f"--macs solves for --{dial}: give one of the two")
         return _budgeted(subject, name, options, *_one("--macs", budgets), config.prediction_only)
-    return plan_of(reduce(subject.dense, make_method(name, **options), prediction_only=config.prediction_only))
+    return plan_of(_reduced(subject, make_method(name, **options), prediction_only=config.prediction_only))
 
 
 def many_plans(subject: Subject, config: Any, seed: int) -> list[Plan]:
@@ -83,7 +83,7 @@ def many_plans(subject: Subject, config: Any, seed: int) -> list[Plan]:
     names = _known(subject, names)
     _check_taken(names, given)
     _check_dials(names, given, budgets)
-    dense = [plan_of(reduce(subject.dense, [], prediction_only=True))] if config.prediction_only else []
+    dense = [plan_of(_reduced(subject, [], prediction_only=True))] if config.prediction_only else []
     plans = [*dense, *(plan for name in names for plan in _rows(subject, config, name, given, seed))]
     return list({plan.label: plan for plan in plans}.values())
 
@@ -115,7 +115,7 @@ def _rows(subject: Subject, config: Any, name: str, given: dict[str, Any], seed:
     settings = [{**options, dial: value} for value in _values(options.pop(dial, None), dial, budgets)]
     if not settings and not budgets:
         settings = [options]
-    rows = [plan_of(reduce(subject.dense, make_method(name, **setting), prediction_only=only)) for setting in settings]
+    rows = [plan_of(_reduced(subject, make_method(name, **setting), prediction_only=only)) for setting in settings]
     return rows + [_budgeted(subject, name, options, budget, only) for budget in budgets]
 
 
@@ -237,7 +237,13 @@ def _singles(given: dict[str, Any]) -> dict[str, Any]:
 
 def _budgeted(subject: Subject, name: str, options: dict[str, Any], budget: float, only: bool = False) -> Plan:
     free = {key: value for key, value in options.items() if key != METHODS[name].dial}
-    return plan_of(reduce(subject.dense, make_method(name, **free), macs=budget, prediction_only=only), budget)
+    return plan_of(_reduced(subject, make_method(name, **free), macs=budget, prediction_only=only), budget)
+
+
+def _reduced(subject: Subject, method: Any, **options: Any) -> ReducedViT:
+    """The model for images alone, of whatever library."""
+    reduced: Any = unwrap(reduce(subject.dense, method, **options))
+    return reduced
 
 
 def plan_of(model: ReducedViT, budget: float | None = None) -> Plan:

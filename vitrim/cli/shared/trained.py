@@ -10,6 +10,7 @@ from ...common.files import write_json
 from ...common.text import counted
 from ...data.classes import in_words
 from ...evaluate import environment
+from ...runtime.model import unwrap
 from ...runtime.profile import Profile, profile
 from ...training import FinetuneResult, Recipe
 from .baseline import NAME as BEFORE
@@ -24,7 +25,8 @@ NAMES = {"top1": "top-1", "knn": "nearest-neighbour accuracy", "agreement": "agr
 
 def tell(config: Any, name: str, recipe: Recipe, trained: FinetuneResult, judge_on: DataLoader | None) -> None:
     """Print what a run came to, and write its JSON. config: the command's options."""
-    printer, cost, plan = Printer(config.output.json), profile(trained.model), plan_of(trained.model)
+    reduced: Any = unwrap(trained.model)
+    printer, cost, plan = Printer(config.output.json), profile(reduced), plan_of(reduced)
     _tell_of(printer, trained.photographs, "training")
     if judge_on is not None:
         _tell_of(printer, judge_on.dataset, "validation")
