@@ -22,6 +22,7 @@ from ..core.recording import image_size
 from ..core.tokens import Tokens
 from .loop import Loop, Request
 from .model import REDUCED, ReducedViT
+from .pretrained_checks import ADAPTED, check_whole
 
 METHODS_KEY = "vitrim_methods"  # in front of the keys of learned parts, which are numbered in files
 
@@ -98,6 +99,11 @@ def numbered(state: Mapping[str, Any]) -> dict[str, Any]:
     return {numbers.get(key, key): value for key, value in state.items()}
 
 
+def dense_part(state: Mapping[str, Any]) -> dict[str, Any]:
+    """A state dict without the learned parts of methods."""
+    return {key: value for key, value in state.items() if not key.startswith(f"{METHODS_KEY}.")}
+
+
 class ReducedPretrained:
     """What a reduced model of transformers has beside its class.
 
@@ -110,10 +116,13 @@ class ReducedPretrained:
     _load: ClassVar[Callable[..., nn.Module]]
 
     def save_pretrained(self, save_directory: Any, *args: Any, state_dict: Any = None, **kwargs: Any) -> Any:
-        """As transformers' own; `config.json` also says what the reduction is."""
+        """As transformers' own; `config.json` also says what the reduction is. Raises ValueError for a model that would
+        not come back whole. Of one that transformers has put an adapter in, it saves the adapter alone, as ever."""
         model: Any = super()
         self.config.vitrim = type(self)._in_config(self.reduced)  # ty: ignore[missing-attribute]
         state = self.state_dict() if state_dict is None else state_dict  # ty: ignore[missing-attribute]
+        if not getattr(self, ADAPTED, False):
+            check_whole(self, dense_part(state))
         return model.save_pretrained(save_directory, *args, state_dict=numbered(state), **kwargs)
 
     @classmethod
