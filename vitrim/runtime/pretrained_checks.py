@@ -1,4 +1,4 @@
-"""Whether a folder can hold a model of transformers: what `from_pretrained` makes of its config takes all its weights."""
+"""Whether a folder can hold a model of transformers: what is made of its config takes all its weights."""
 
 from __future__ import annotations
 

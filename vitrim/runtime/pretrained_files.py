@@ -46,7 +46,7 @@ def save_pretrained(model: ReducedPretrained, folder: str | Path) -> Path:
     Raises ValueError for a model that would not come back whole, and where the file system refuses.
     """
     folder = Path(folder)
-    check_whole(model, dense_part(model.state_dict()))  # ty: ignore[unresolved-attribute]
+    check_whole(model, dense_part(model.state_dict()))  # ty: ignore[missing-attribute]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as beside:
