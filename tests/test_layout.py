@@ -71,15 +71,15 @@ def imported_modules(path: Path) -> set[str]:
     return {name if name in MODULES else name.rpartition(".")[0] for name in names} & MODULES.keys()
 
 
-def imported_timm(path: Path) -> set[str]:
-    """The modules of timm that a file imports, or imports from."""
+def imported_from(library: str, path: Path) -> set[str]:
+    """The modules of a library that a file imports, or imports from."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and not node.level:
             found.add(node.module)
         elif isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
-    return {name for name in found if name.partition(".")[0] == "timm"}
+    return {name for name in found if name.partition(".")[0] == library}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -90,9 +90,22 @@ def test_imports_go_one_way(path):
 
 
 def test_timm_is_imported_by_the_backbones_and_where_its_pipeline_and_optimisers_are():
-    found = {str(path.relative_to(ROOT)): imported_timm(path) for path in MODULES.values()}
+    found = {str(path.relative_to(ROOT)): imported_from("timm", path) for path in MODULES.values()}
     outside = {file: names for file, names in found.items() if names and not file.startswith("backbones/")}
     assert outside == TIMM_IN_USE, "ask vitrim.backbones.library_of(model), or change TIMM_IN_USE"
+
+
+def test_transformers_is_imported_by_its_backbones_alone_and_only_when_asked_for():
+    users = {str(path.relative_to(ROOT)) for path in MODULES.values() if imported_from("transformers", path)}
+    assert all(file.startswith("backbones/transformers/") for file in users), "ask vitrim.backbones.library_of(model)"
+    at_start = {file for file in users for node in ast.parse((ROOT / file).read_text()).body if _imports(node)}
+    assert not at_start, "import transformers inside the function that needs it: it is an extra, and slow"
+
+
+def _imports(node: ast.stmt) -> bool:
+    names = [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+    names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+    return any(name.partition(".")[0] == "transformers" for name in names)
 
 
 def test_no_module_imports_itself_by_way_of_others():

@@ -8,7 +8,7 @@ import torch
 from test_evaluate import Told, batches, clusters, plain_knn, told_images
 
 from vitrim.data import Batch, Unreadable
-from vitrim.evaluate import evaluate, evaluate_many, knn_hits, wilson_interval
+from vitrim.evaluate import evaluate, evaluate_many, knn_hits, recall_hits, wilson_interval
 
 
 def unlabelled(images, size):
@@ -97,6 +97,19 @@ def test_neighbours_in_a_bank_agree_with_a_plain_version(k):
     plain = [plain_knn(torch.cat([bank[0], row[None]]), torch.cat([labels[:40], label[None]]), k)[-1]
              for row, label in zip(rest[0], labels[40:], strict=True)]  # fmt: skip
     assert hits.tolist() == plain and 0 < hits.sum() < 50
+
+
+@pytest.mark.parametrize("k", [1, 5])
+def test_recall_is_one_of_the_same_class_among_the_nearest(k):
+    features, labels = clusters(spread=4.0)
+    cosines = torch.nn.functional.normalize(features.double(), dim=1)
+    cosines = (cosines @ cosines.T).fill_diagonal_(-2)
+    plain = [
+        bool((labels[row.argsort(descending=True)[:k]] == label).any())
+        for row, label in zip(cosines, labels, strict=True)
+    ]
+    assert recall_hits(features, labels, k, chunk=7).tolist() == plain and 0 < sum(plain) < len(plain)
+    assert recall_hits(features[:3], labels[:3] + 10, k, bank=(features, labels)).sum() == 0
 
 
 def test_a_label_that_the_bank_lacks_is_never_found():

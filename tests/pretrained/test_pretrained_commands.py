@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,9 @@ import vitrim
 from vitrim import cli
 from vitrim.backbones import TRANSFORMERS
 from vitrim.data import open_dataset, open_loader
+from vitrim.evaluate import ZeroShot, read_texts
+
+tokenizers = pytest.importorskip("tokenizers")  # comes with transformers
 
 
 @pytest.fixture
@@ -69,6 +73,55 @@ def test_evaluate_features(data, name):
     build(name).save_pretrained("features")
     figures = told("evaluate", "--model", "hf:features", "--data", data, "--method", "random", "--keep", "1", *RUN)
     assert figures["cosine"] == pytest.approx(1, abs=1e-6) and "knn" in figures and "top1" not in figures
+
+
+def tokenizer() -> Any:
+    """One token for each letter."""
+    letters = {letter: 4 + i for i, letter in enumerate("abcdefghijklmnopqrstuvwxyz .")}
+    model = tokenizers.models.WordLevel({"<pad>": 0, "<s>": 1, "</s>": 2, "<unk>": 3, **letters}, unk_token="<unk>")
+    made = tokenizers.Tokenizer(model)
+    made.pre_tokenizer = tokenizers.pre_tokenizers.Split("", "isolated")
+    special = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=made, **special)
+
+
+@pytest.mark.parametrize("name", ["CLIPModel", "SiglipModel"])
+def test_zero_shot_is_what_the_model_says_of_texts(data, name):
+    model = build(name)
+    model.save_pretrained("both")
+    tokenizer().save_pretrained("both")
+    loaded = type(model).from_pretrained("both").eval()
+    images = torch.cat([batch[0] for batch in open_loader(open_dataset(data, vitrim.for_images(loaded)), 8, 0)])
+    texts = tokenizer()([f"this is a photo of {label}." for label in "abcde"], padding=True, return_tensors="pt")
+    texts = {key: texts[key] for key in ("input_ids", "attention_mask")}
+    if name == "SiglipModel":
+        texts = {key: torch.nn.functional.pad(ids, (0, 64 - ids.shape[1])) for key, ids in texts.items()}
+    with torch.inference_mode():
+        wanted = loaded(pixel_values=images, **texts).logits_per_image
+        zero_shot = ZeroShot(loaded, read_texts(loaded, list("abcde"), "this is a photo of {}."))
+        assert torch.allclose(zero_shot(images), wanted, atol=1e-4)
+    line = ("--method", "tome", "--macs", "0.7", "--class-names", "folders", "--prompt", "this is a photo of {}.")
+    figures = told("evaluate", "--model", "hf:both", "--data", data, *line, *RUN)
+    assert figures["dense"]["top1"] == 10 * int((wanted.argmax(1) == torch.arange(5).repeat_interleave(2)).sum())
+    assert figures["class_names"] == list("abcde") and "agreement" in figures
+
+
+def test_class_names_that_do_not_go(data, capsys):
+    Path("names").write_text("cat\ndog\n")
+    build("CLIPModel").save_pretrained("mute")
+    for line, said in (
+        (
+            ("--model", "hf:vit", "--class-names", "folders"),
+            "ViTForImageClassification reads no texts",
+        ),
+        (("--model", "hf:vit", "--class-names", "names"), "lists 2 names, and x has 5 classes (a, b, c and 2 more)"),
+        (("--model", "hf:vit", "--class-names", "nowhere"), "--class-names nowhere cannot be read"),
+        (("--model", "hf:vit", "--prompt", "a {}"), "give --class-names too"),
+        (("--model", "hf:mute", "--class-names", "folders"), "no tokenizer lies beside the weights of mute"),
+        (("--model", "hf:vit", "--class-names", "folders", "--prompt", "a"), "has no place for a class name"),
+    ):
+        assert cli.main(["evaluate", "--data", data, *line]) == 2
+        assert said in capsys.readouterr().err
 
 
 def test_feature_maps_are_no_features(data, capsys):

@@ -8,13 +8,28 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from ..common.extras import require
 from .base import Backbone
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Sentences as a model of images and texts reads them. Logits are scale * (image . text) + bias, of features of
+    length 1.
+
+    features: [k, c], of length 1
+    """
+
+    features: Float[Tensor, "k c"]
+    scale: float
+    bias: float
 
 
 class Library(ABC):
@@ -144,6 +159,10 @@ class Library(ABC):
         """How images are prepared: `input_size` (channels, height, width), `mean`, `std` (one for each channel),
         `interpolation`, `crop_pct` (share of the side), `crop_mode`."""
 
+    def guessed(self, model: nn.Module) -> str:
+        """What of that is a guess, in a clause; empty where all is known."""
+        return ""
+
     @abstractmethod
     def label_names(self, model: nn.Module) -> dict[str, str]:
         """The names of the classes by index, {"0": "cat"}; an index may have none, and a model no names at all."""
@@ -156,6 +175,11 @@ class Library(ABC):
         """The model, wrapped or not, as a function from images to one tensor, with timm's attributes `num_classes` and
         `pretrained_cfg`. Raises ValueError where it gives no such tensor."""
         return model
+
+    def read_texts(self, model: nn.Module, texts: Sequence[str]) -> Texts:
+        """What the model's text tower makes of sentences. Raises ValueError where it has none, or its tokenizer is not
+        there."""
+        raise ValueError(f"models of {self.name} read no texts: give transformers' CLIPModel or SiglipModel")
 
     # -- about a model: training and weights
 

@@ -17,6 +17,7 @@ from .shared.picture import draw
 from .shared.plans import Plan, many_plans, remarks
 from .shared.report import about, comparison, judged
 from .shared.table import Printer
+from .shared.zero_shot import names_figures, on_names, open_names
 
 
 def run(config: Any) -> None:
@@ -31,16 +32,18 @@ def run(config: Any) -> None:
         subject = open_model(config.model)
         plans = _plans(subject, config, setting.seed)
     loader = open_images(subject, config.data, setting)
-    bank = open_bank(subject, config.data, setting, loader)
+    bank, names = open_bank(subject, config.data, setting, loader), open_names(subject, config.data, loader)
     printer = Printer(config.output.json, config.output.wide)
     about(printer, subject.name, loader, setting)
     for remark in remarks([plan for plan in plans if isinstance(plan, Plan)], config.method):
         printer.line(remark)
-    rows = measure(subject, plans, loader, setting, bank)
+    rows = measure(subject, plans, loader, setting, bank, **on_names(names))
     printer.line()
     comparison(printer, rows)
     printer.line()
     judged(printer, rows, loader, config.data)
+    if names is not None:
+        printer.line(names.words)
     if remark := disturbed(rows):
         printer.line(remark)
     for sentence in conclusions(rows, config):
@@ -52,6 +55,7 @@ def run(config: Any) -> None:
         **data_figures(config.model, config.data, loader),
         **common_figures(subject.name, rows, setting),
         **bank_figures(rows[0].result, config.data),
+        **names_figures(names),
     }
     write_json(config.output.json, {**common, "rows": [row.figures(rows[0]) for row in rows]})
 

@@ -10,6 +10,7 @@ from torch import nn
 from ..common.files import write_json
 from ..common.progress import progress
 from ..evaluate import EvaluationResult
+from ..evaluate.judges import RECALLS
 from .shared.bank import bank_figures, open_bank
 from .shared.baseline import beside_figures, judge_beside, open_baseline, tell_beside
 from .shared.config_file import asked
@@ -30,6 +31,7 @@ from .shared.model import Subject, open_model
 from .shared.plans import one_plan
 from .shared.report import about, judged
 from .shared.table import Column, Printer, interval, percent, signed, tokens_left
+from .shared.zero_shot import names_figures, on_names, open_names
 
 
 def run(config: Any) -> None:
@@ -44,15 +46,17 @@ def run(config: Any) -> None:
     with progress("preparing the models"):
         subject, plan, baseline = _models(config, path, setting.seed)
     loader = open_images(subject, config.data, setting)
-    bank = open_bank(subject, config.data, setting, loader)
+    bank, names = open_bank(subject, config.data, setting, loader), open_names(subject, config.data, loader)
     printer = Printer(config.output.json, config.output.wide)
     about(printer, subject.name, loader, setting)
-    dense, reduced = rows = measure(subject, [plan], loader, setting, bank)
+    dense, reduced = rows = measure(subject, [plan], loader, setting, bank, **on_names(names))
     printer.line()
     columns = [Column("", text=True), Column(dense.label), Column(plan.label), Column("change")]
     printer.table(columns, _lines(dense, reduced))
     printer.line()
     judged(printer, rows, loader, config.data)
+    if names is not None:
+        printer.line(names.words)
     if remark := disturbed(rows):
         printer.line(remark)
     common = {
@@ -60,6 +64,7 @@ def run(config: Any) -> None:
         **data_figures(config.model, config.data, loader),
         **common_figures(subject.name, rows, setting),
         **bank_figures(rows[0].result, config.data),
+        **names_figures(names),
     }
     figures = {**common, **reduced.figures(dense), "dense": dense.figures(dense), "dense_label": dense.label}
     if baseline is not None and config.more.baseline is not None:
@@ -92,6 +97,10 @@ def _accuracies(dense: Row, reduced: Row) -> list[list[str]]:
     if a.top1 is None:
         lines = [["nearest-neighbour accuracy, %", percent(a.knn), percent(b.knn), signed(change_of(b, a))]]
         lines.append(["  95 % interval", interval(a.knn_interval), interval(b.knn_interval), ""])
+        for k in RECALLS:
+            before, after = (getattr(each, f"recall_at_{k}") for each in (a, b))
+            if before is not None and after is not None:
+                lines.append([f"recall@{k}, %", percent(before), percent(after), signed(after - before)])
         return [*lines, [f"cosine with the features of {dense.label}", "", percent(b.cosine, 4), ""]]
     lines = [["top-1, %", percent(a.top1), percent(b.top1), signed(change_of(b, a))]]
     lines.append(["  95 % interval", interval(a.top1_interval), interval(b.top1_interval), ""])

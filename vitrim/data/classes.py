@@ -218,6 +218,19 @@ def in_words(classes: Classes) -> str:
     return f"{classes.rule} ({first})" + (f", not in torchvision's order ({other})" if other else "")
 
 
+def english(name: str) -> str:
+    """A class name for people: of an ImageNet wnid the first English one, of others spaces for underscores.
+
+    Example:
+        >>> english("n01440764"), english("golf_ball")
+        ('tench', 'golf ball')
+    """
+    about = ImageNetInfo("imagenet-22k")
+    if WNID.fullmatch(name) and name in about.label_names():
+        return about.label_name_to_description(name).split(",")[0]
+    return name.replace("_", " ")
+
+
 def names_by_index(classes: Classes, num_classes: int) -> dict[int, str]:
     """The model's class index -> name, for people; of an ImageNet's classes the first of their English names.
 

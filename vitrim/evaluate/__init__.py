@@ -14,16 +14,20 @@ Example: a model and its reduced form, over a folder of photographs of two class
 from .accuracy import evaluate, evaluate_many
 from .intervals import wilson_interval
 from .judges import EvaluationResult, without_classifier
-from .neighbours import knn_hits
+from .neighbours import knn_hits, recall_hits
 from .timing import Throughput, environment, throughput_in_turn
+from .zero_shot import ZeroShot, read_texts
 
 __all__ = [
     "EvaluationResult",
     "Throughput",
+    "ZeroShot",
     "environment",
     "evaluate",
     "evaluate_many",
     "knn_hits",
+    "read_texts",
+    "recall_hits",
     "throughput_in_turn",
     "wilson_interval",
     "without_classifier",

@@ -13,9 +13,10 @@ from ..common.unwrapping import innermost
 from ..data.photographs import Unreadable
 from ..runtime.model import ReducedViT, for_images
 from .intervals import MeanCosine, wilson_interval
-from .neighbours import knn_hits
+from .neighbours import knn_hits, recall_hits
 
 Labels = Int[Tensor, " b"] | None
+RECALLS = (1, 5, 10)
 BANK_NEEDS_LABELS = "nearest neighbours need labels, of the bank and of the images that are judged"
 
 
@@ -31,6 +32,8 @@ class EvaluationResult:
     cosine:     mean cosine, in [-1, 1], of the features with the dense model's, for models without a classifier;
                 without labels also of the logits
     knn:        accuracy of nearest neighbours, in percent, for models without a classifier
+    recall_at_1, recall_at_5, recall_at_10: percent of images with one of the same class among so many nearest ones, as
+                a search would find them; only where there are more images than that
     neighbours: how many of them vote (k)
     bank:       among how many images they are sought: those of a bank, else the judged ones, each without itself
 
@@ -55,6 +58,9 @@ class EvaluationResult:
     knn: float | None = None
     knn_interval: tuple[float, float] | None = None
     cosine_interval: tuple[float, float] | None = None
+    recall_at_1: float | None = None
+    recall_at_5: float | None = None
+    recall_at_10: float | None = None
     neighbours: int | None = None
     bank: int | None = None
 
@@ -188,9 +194,16 @@ class FeatureJudge:
             return {}
         size = len(features) if self.bank is None else len(self.bank[0])
         others = size - 1 if self.bank is None else size
-        hits = int(knn_hits(features, labels, self.neighbours, bank=self.bank).sum()) if others > 0 else 0
-        knn, interval = _percent(hits, images)
-        return {"knn": knn, "knn_interval": interval, "neighbours": min(self.neighbours, others), "bank": size}
+        if others < 1:
+            knn, interval = _percent(0, images)
+            return {"knn": knn, "knn_interval": interval, "neighbours": 0, "bank": size}
+        hits = {k: recall_hits(features, labels, k, bank=self.bank) for k in RECALLS if k <= others}
+        recalls = {f"recall_at_{k}": 100 * int(found.sum()) / images for k, found in hits.items()}
+        knn, interval = _percent(int(knn_hits(features, labels, self.neighbours, bank=self.bank).sum()), images)
+        return {
+            **{"knn": knn, "knn_interval": interval, "neighbours": min(self.neighbours, others), "bank": size},
+            **recalls,
+        }
 
 
 def _percent(successes: int, trials: int) -> tuple[float, tuple[float, float]]:

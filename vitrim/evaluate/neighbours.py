@@ -1,5 +1,8 @@
 """Nearest neighbours: how well features without a classifier tell classes apart."""
 
+from collections.abc import Iterator
+from typing import Any
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -31,35 +34,49 @@ def knn_hits(
         >>> vitrim.evaluate.knn_hits(features[2:], torch.tensor([1, 0]), k=1, bank=bank).tolist()
         [True, False]
     """
-    if k < 1 or (len(features) < 2 if bank is None else not len(bank[0])):
-        raise ValueError(
-            f"{len(features) if bank is None else len(bank[0])} rows and k = {k}: nearest neighbours need two rows "
-            "(of a bank one) and k of at least 1"
-        )
-    known, known_labels = (features, labels) if bank is None else bank
-    known, features = normalize(known.float(), dim=1), normalize(features.float(), dim=1)
-    classes, targets = known_labels.unique(return_inverse=True)
-    rows = torch.arange(len(features), device=features.device).split(chunk)
-    votes = [_vote(features, row, known, targets, len(classes), k, temperature, bank is None) for row in rows]
+    classes, known = (labels if bank is None else bank[1]).unique(return_inverse=True)
+    votes = []
+    for near in _nearest(features, k, chunk, None if bank is None else bank[0]):
+        weights = one_hot(known[near.indices], len(classes)).float()
+        votes.append(torch.einsum("rk,rkc->rc", (near.values / temperature).exp(), weights).argmax(dim=1))
     return classes[torch.cat(votes)] == labels
 
 
-def _vote(
+@torch.no_grad()
+def recall_hits(
     features: Float[Tensor, "n c"],
-    rows: Int[Tensor, " r"],
-    known: Float[Tensor, "m c"],
-    targets: Int[Tensor, " m"],
-    classes: int,
-    k: int,
-    temperature: float,
-    among_themselves: bool,
-) -> Int[Tensor, " r"]:
-    """The class, counted from 0, that the neighbours of some rows vote for."""
-    cosines = features[rows] @ known.T
-    if among_themselves:
-        cosines[torch.arange(len(rows), device=rows.device), rows] = -torch.inf
-    near = cosines.topk(min(k, len(known) - among_themselves), dim=1)
-    votes = torch.einsum(
-        "rk,rkc->rc", (near.values / temperature).exp(), one_hot(targets[near.indices], classes).float()
-    )
-    return votes.argmax(dim=1)
+    labels: Int[Tensor, " n"],
+    k: int = 1,
+    chunk: int = 1024,
+    *,
+    bank: tuple[Float[Tensor, "m c"], Int[Tensor, " m"]] | None = None,
+) -> Bool[Tensor, " n"]:
+    """For each row, whether one of the k nearest others (by cosine) has its own label: recall@k is their mean.
+
+    Arguments and errors are those of `knn_hits`.
+
+    Example:
+        >>> features = torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [0.1, 1.0]])
+        >>> vitrim.evaluate.recall_hits(features, torch.tensor([0, 1, 1, 1]), k=2).tolist()
+        [False, True, True, True]
+    """
+    known = labels if bank is None else bank[1]
+    near = torch.cat([near.indices for near in _nearest(features, k, chunk, None if bank is None else bank[0])])
+    return known[near].eq(labels[:, None]).any(dim=1)
+
+
+def _nearest(features: Float[Tensor, "n c"], k: int, chunk: int, bank: Float[Tensor, "m c"] | None) -> Iterator[Any]:
+    """The cosines with, and the places of, the k nearest others of some rows at a time, [r, k] each."""
+    others = len(features) - 1 if bank is None else len(bank)
+    if k < 1 or others < 1:
+        raise ValueError(
+            f"{len(features) if bank is None else len(bank)} rows and k = {k}: nearest neighbours need two rows "
+            "(of a bank one) and k of at least 1"
+        )
+    own = normalize(features.float(), dim=1)
+    known = own if bank is None else normalize(bank.float(), dim=1)
+    for rows in torch.arange(len(own), device=own.device).split(chunk):
+        cosines = own[rows] @ known.T
+        if bank is None:
+            cosines[torch.arange(len(rows), device=rows.device), rows] = -torch.inf
+        yield cosines.topk(min(k, others), dim=1)

@@ -15,8 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from .._version import __version__
-from ..backbones.transformers.dialects import entry_of
-from ..backbones.transformers.library import without_bars
+from ..backbones.transformers.library import class_named, without_bars
 from ..common.text import few
 from .build import attach
 from .describing import methods_config
@@ -93,12 +92,7 @@ def open_pretrained(folder: str | Path, cls: Any = None, **kwargs: Any) -> tuple
 
 def _dense(folder: Path, name: str, cls: Any, kwargs: dict[str, Any]) -> nn.Module:
     """The dense model; keys of methods among its weights are no surprise."""
-    if cls is None:
-        import transformers
-
-        cls = getattr(transformers, name, None)
-    if cls is None or entry_of(cls) is None:
-        raise ValueError(f"{folder} holds a {name}, which vitrim does not run")
+    cls = class_named(name, str(folder)) if cls is None else cls
     ignoring = [*(cls._keys_to_ignore_on_load_unexpected or []), rf"^{METHODS_KEY}\."]
     quiet: Any = type(
         cls.__name__, (cls,), {"_keys_to_ignore_on_load_unexpected": ignoring, "__module__": cls.__module__}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,12 @@ from torch import nn
 
 from ...common.text import first_line
 from ..layers import kind
-from ..library import Library
+from ..library import Library, Texts
 from .checks import installed_version
 from .dialects import ENTRIES, entry_of
 from .family import TransformersBackbone, pair
 from .images import ForImages
+from .texts import read_texts
 
 PREFIX = "hf:"
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
@@ -64,7 +65,7 @@ class TransformersLibrary(Library):
         if arguments:
             raise ValueError(f"{name} is built as its config.json says: leave out {', '.join(arguments)}")
         config: Any = _found(place, lambda: transformers.AutoConfig.from_pretrained(place))
-        cls = getattr(transformers, _class_name(config, place))
+        cls = class_named(next(iter(config.architectures or ()), type(config).__name__), f"hf:{place}")
         if not pretrained:
             return cls(config)
         return _found(place, lambda: cls.from_pretrained(place))
@@ -130,6 +131,11 @@ class TransformersLibrary(Library):
             model.__dict__[_DATA] = _prepared_as(place) if place else {}
         return vars(model)[_DATA]
 
+    def guessed(self, model: Any) -> str:
+        if self.recorded_data(model):
+            return ""
+        return "no image processor lies beside the weights, so images get ImageNet's mean and std and are not cropped"
+
     def label_names(self, model: Any) -> dict[str, str]:
         names = {} if self.gives_features(model) else model.config.id2label
         return {str(index): str(name) for index, name in names.items() if str(name) != f"LABEL_{index}"}
@@ -144,6 +150,9 @@ class TransformersLibrary(Library):
 
     def for_images(self, model: nn.Module) -> nn.Module:
         return ForImages(model, self)
+
+    def read_texts(self, model: nn.Module, texts: Sequence[str]) -> Texts:
+        return read_texts(model, texts)
 
     # -- about a model: training and weights
 
@@ -197,12 +206,14 @@ def without_bars() -> Generator[None]:
             logging.enable_progress_bar()
 
 
-def _class_name(config: Any, place: str) -> str:
-    """The class that the weights were saved from. Raises ValueError for one that vitrim does not run."""
-    name = next(iter(config.architectures or ()), "")
-    if name not in ENTRIES:
-        raise ValueError(f"hf:{place} holds a {name or type(config).__name__}, and vitrim runs {', '.join(ENTRIES)}")
-    return name
+def class_named(name: str, place: str) -> Any:
+    """transformers' class of that name, from which the weights at `place` were saved. Raises ValueError for one that
+    vitrim does not run."""
+    import transformers
+
+    if name not in ENTRIES or not hasattr(transformers, name):
+        raise ValueError(f"{place} holds a {name}, and vitrim runs {', '.join(ENTRIES)}")
+    return getattr(transformers, name)
 
 
 def _prepared_as(place: str) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from ...data.loading import open_dataset, open_loader
 from ...deploy.opened import FileCost, OpenedFile
 from ...evaluate.accuracy import EvaluationResult, Throughput, environment, evaluate_many, throughput_in_turn
 from ...evaluate.timing import as_device, as_dtype
+from ...runtime.model import for_images
 from ...runtime.profile import Profile, profile
 from .model import Subject
 from .options import DataOptions, ModelOptions, RunOptions
@@ -113,25 +114,32 @@ def images_for(wanting: nn.Module | dict[str, Any], data: DataOptions, setting: 
 
 
 def measure(
-    subject: Subject, plans: Sequence[Any], loader: DataLoader, setting: Setting, bank: DataLoader | None = None
+    subject: Subject,
+    plans: Sequence[Any],
+    loader: DataLoader,
+    setting: Setting,
+    bank: DataLoader | None = None,
+    on: Callable[[nn.Module], nn.Module] = for_images,
 ) -> list[Row]:
     """One row for the dense model, then one for each plan (`Plan`, `FilePlan`).
 
     bank: where neighbours are sought, as `open_bank` gives it
+    on:   what is judged of a model, such as its answers on class names
 
     Raises ValueError where no image can be read, or an output does not fit the labels.
     """
-    models = {DENSE: subject.for_images, **{plan.label: plan.model for plan in plans}}
+    models = {DENSE: on(subject.dense), **{plan.label: on(plan.model) for plan in plans}}
     batches = _FirstBatch(loader)
     where: dict[str, Any] = {"device": setting.device, "dtype": setting.dtype}
     results = evaluate_many(models, batches, bank=bank, progress=True, **where)
     speeds = throughput_in_turn(models, batches.filled(setting.batch_size), setting.rounds, progress=True, **where)
     height, width = batches.images.shape[-2:]
+    costs = {DENSE: subject.dense, **{plan.label: plan.model for plan in plans}}
     known = {plan.label: plan for plan in plans}
     shown = {DENSE: subject.label}
     return [
         Row(shown.get(label, label), known.get(label), cost_of(model, (height, width)), results[label], speeds[label])
-        for label, model in models.items()
+        for label, model in costs.items()
     ]
 
 

@@ -140,6 +140,8 @@ def _arguments(options: ModelOptions) -> dict[str, Any]:
 def _normalised(model: nn.Module, options: ModelOptions) -> nn.Module:
     """The model with the mean and standard deviation that were typed in its configuration."""
     typed = {key: tuple(value) for key in ("mean", "std") if (value := getattr(options, key))}
+    if not typed and (guess := library_of(model).guessed(model)):
+        say(f"{guess}: --mean and --std say otherwise")
     if typed:
         library_of(model).record_data(model, typed)
     return model

@@ -45,6 +45,11 @@ class DataOptions:
         "labelled images among which nearest neighbours are sought, for models without a classifier",
         shown="the judged images, each without itself",
     )
+    class_names: str | None = option(
+        "for CLIP and SigLIP: judge by which of these names an image is like; `folders`, or a file, one name a line",
+        metavar="FILE",
+    )
+    prompt: str | None = option("the sentence around each class name", shown="This is a photo of {}.")
     limit_per_class: int | None = option("use the first N images of each class", shown="all")
     limit: int | None = option("use N images, drawn at random, evenly over the classes", shown="all", common=True)
     crop_pct: float | None = option("share of the resized image that the centre crop keeps", shown=MODELS_OWN)
