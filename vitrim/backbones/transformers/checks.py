@@ -19,6 +19,7 @@ from .dialects import VERSIONS, Dialect, entry_of
 QUANTISED = "TorchAo"
 
 
+@functools.cache
 def installed_version() -> str:
     """The version of transformers that is installed."""
     return importlib.metadata.version("transformers")

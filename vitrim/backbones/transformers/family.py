@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 from functools import reduce as fold
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from ..admission import Around
 from ..base import Backbone
 from ..layers import kind
 from .checks import check_config, check_layers, check_parts, check_version, kinds_of
-from .dialects import entry_of
+from .dialects import entry_of, kinds
 from .projections import SeparateProjections
 
 
@@ -31,6 +31,7 @@ class TransformersBackbone(Backbone):
     """
 
     family = "transformers"
+    kinds: ClassVar[dict[str, str]] = kinds()
 
     def __init__(self, model: nn.Module):
         super().__init__(model)
