@@ -30,6 +30,11 @@ import vitrim
 from vitrim.backbones import LVViT
 from vitrim.runtime.build import attach, make_method
 
+try:
+    import transformers
+except ImportError:  # an extra
+    transformers: Any = None
+
 CLASSES = 7
 
 REFUSED_NAMES = (  # names of timm's ViT modules that are not built from its pre-norm Block and its Attention
@@ -55,6 +60,7 @@ class BackboneRow:
     grid:    its tokens must keep their grid (Swin): only methods that idle or freeze fit
     image:   (height, width) of the images in pixels
     family:  models of one family share an adapter; expensive tools run once for each
+    timms:   it is one of timm's, with timm's interface
     """
 
     name: str
@@ -63,6 +69,7 @@ class BackboneRow:
     grid: bool = False
     image: tuple[int, int] = (40, 40)
     family: str = "plain"
+    timms: bool = True
 
     def takes(self, argument: str) -> bool:
         """Whether the model can be built with another value of that argument."""
@@ -144,10 +151,19 @@ def _swin(third: int = 4) -> nn.Module:
     return SwinTransformer(48, 2, embed_dim=16, depths=depths, num_heads=heads, window_size=3, num_classes=CLASSES)
 
 
+def _pretrained(name: str, config: str, depth: int = 4, **options) -> nn.Module:
+    """A model of transformers."""
+    sizes = dict(image_size=40, patch_size=8, hidden_size=48, intermediate_size=96, num_attention_heads=3)
+    asked = {**sizes, "num_hidden_layers": depth, "num_labels": CLASSES, **options}
+    if name.startswith("Siglip"):  # its config holds one for each modality
+        asked = {"vision_config": asked, "num_labels": CLASSES}
+    return getattr(transformers, name)(getattr(transformers, config)(**asked))
+
+
 _NO_CLS = dict(class_token=False)
 _DINOV3 = dict(num_reg_tokens=4, use_abs_pos_emb=False, init_values=1e-5, qkv_bias=False)
 
-BACKBONES: tuple[BackboneRow, ...] = (
+TIMMS: tuple[BackboneRow, ...] = (
     BackboneRow("deit", _plain()),
     BackboneRow("distilled", _plain(VisionTransformerDistilled)),
     BackboneRow("deit3", _plain(init_values=1e-5, no_embed_class=True, drop_path_rate=0.3)),
@@ -172,6 +188,19 @@ BACKBONES: tuple[BackboneRow, ...] = (
     BackboneRow("rope_mixed", _rope(attn_type="rope", rope_type="mixed", global_pool="token"), family="rope"),
     BackboneRow("swin", partial(_swin, third=4), cls=False, grid=True, image=(48, 48), family="swin"),
 )
+
+# One of each template of a layer: with [CLS]; rotary, with registers; pooling over merged tokens, without [CLS].
+PRETRAINED: tuple[BackboneRow, ...] = tuple(
+    BackboneRow(
+        row, partial(_pretrained, name, config, depth=4, **options), cls=cls, family="transformers", timms=False
+    )
+    for row, name, config, options, cls in (
+        ("hf_deit", "DeiTForImageClassification", "DeiTConfig", {}, True),
+        ("hf_dinov3", "DINOv3ViTModel", "DINOv3ViTConfig", {"num_register_tokens": 4}, True),
+        ("hf_siglip", "SiglipForImageClassification", "SiglipConfig", {}, False),
+    )
+)
+BACKBONES = (*TIMMS, *(PRETRAINED if transformers is not None else ()))
 
 METHODS: tuple[MethodRow, ...] = (
     MethodRow("evit", "evit", dict(keep=0.7), needs_cls=True),
@@ -454,8 +483,8 @@ def _built(row: BackboneRow) -> nn.Module:
 
 
 def dense(row: BackboneRow) -> nn.Module:
-    """The row's model with random parameters, in eval mode; a copy of one's own."""
-    return copy.deepcopy(_built(row))
+    """The row's model with random parameters, in eval mode, as a function of images; a copy of one's own."""
+    return vitrim.for_images(copy.deepcopy(_built(row)))
 
 
 def reduced(backbone: BackboneRow, method: MethodRow, **changed: Any) -> vitrim.ReducedViT:

@@ -17,7 +17,7 @@ FIRST = next(b.values[0] for b in backbones(lambda b: b.cls))
 NAMES = ["deit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "vit_small_patch14_reg4_dinov2", "test_vit3"]
 
 
-@pytest.mark.parametrize("backbone", backbones(lambda b: not b.grid))
+@pytest.mark.parametrize("backbone", backbones(lambda b: not b.grid and b.timms))
 def test_attributes_are_the_models_own(backbone):
     model = dense(backbone)
     fast = vitrim.reduce(model, "random", keep=1.0)
@@ -52,7 +52,7 @@ def test_reset_classifier(pool, classes):
 
 @torch.no_grad()
 @pytest.mark.parametrize("pre_logits", [False, True])
-@pytest.mark.parametrize(("backbone", "method"), pairs("star", lambda b, m: not b.grid))
+@pytest.mark.parametrize(("backbone", "method"), pairs("star", lambda b, m: not b.grid and b.timms))
 def test_head_of_features_is_the_model(backbone, method, pre_logits):
     x, model, theirs = images(backbone), reduced(backbone, method), dense(backbone)
     if not method.static:

@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 import torch
-from settings import BackboneRow, backbones, capture, dense, images, methods, pairs, reduced
+from settings import BackboneRow, backbones, capture, dense, images, methods, nothing, pairs, reduced
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -18,7 +18,7 @@ WITH_CLS = backbones(lambda b: b.cls and b.family == "plain")
 
 def _evidence(row: BackboneRow, x: Tensor, block: int = 2):
     """Tokens before block 2, the evidence of a probe, and that of the attention itself."""
-    body = vitrim.reduce(dense(row), "random", keep=1.0).body
+    body = nothing(row).body
     tokens = body.embed(x)
     for i in range(block):
         tokens = body.mlp(i, body.attend(i, tokens)[0])
@@ -57,7 +57,7 @@ def test_scores_are_read_off_the_map(row):
 @pytest.mark.parametrize("row", backbones(lambda b: b.cls))
 def test_evidence_of_merged_tokens_weighs_them_as_attention_does(row):
     tokens, _, _ = _evidence(row, images(row))
-    body, p = vitrim.reduce(dense(row), "random", keep=1.0).body, tokens.prefix
+    body, p = nothing(row).body, tokens.prefix
     sizes = torch.randint(1, 9, (2, tokens.n), generator=torch.Generator().manual_seed(0)).float()
     tokens = replace(tokens, key_size=sizes)
     before, after = body.probe(2, tokens), body.attend(2, tokens)[1]

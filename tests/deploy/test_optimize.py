@@ -42,7 +42,7 @@ def test_results_are_the_same_up_to_rounding(backbone: BackboneRow, method: Meth
 @pytest.mark.parametrize("backbone", backbones())
 def test_the_dense_model_too(backbone: BackboneRow):
     model, x = dense(backbone), images(backbone)
-    packed = vitrim.optimize(model)
+    packed = vitrim.for_images(vitrim.optimize(model))
     assert torch.allclose(packed(x), model(x), rtol=1e-3, atol=1e-4)
     assert any(isinstance(layer, PackedLinear) for layer in _linears(packed))
 

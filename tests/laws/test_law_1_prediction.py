@@ -13,9 +13,22 @@ from counting import counted_macs
 from settings import BACKBONES, BackboneRow, MethodRow, backbones, dense, images, pairs, reduced
 
 import vitrim
+from vitrim.runtime.build import attach
 
-POOLS = ("gap", "siglip", "gap_no_cls", "gap_registers", "avgmax", "max", "lvvit", "eva02", "dinov3", "swin")
-READS_CLASS = [row.name for row in BACKBONES if row.name not in POOLS]
+POOLS = (
+    "gap",
+    "siglip",
+    "gap_no_cls",
+    "gap_registers",
+    "avgmax",
+    "max",
+    "lvvit",
+    "eva02",
+    "dinov3",
+    "swin",
+    "hf_siglip",
+)
+READS_CLASS = [row.name for row in BACKBONES if row.name not in (*POOLS, "hf_dinov3")]  # which returns its tokens
 
 
 def _reads_class(backbone: BackboneRow, method: MethodRow) -> bool:
@@ -52,7 +65,7 @@ def test_the_plan_is_torchs_count(backbone, method):
 @pytest.mark.parametrize("backbone", backbones(lambda b: b.name in READS_CLASS))
 def test_the_dense_model_too(backbone):
     model, x = dense(backbone), images(backbone)
-    fast = vitrim.reduce(model, [], prediction_only=True)
+    fast = attach(model, [], prediction_only=True)
     assert torch.allclose(model(x), fast(x), rtol=1e-4, atol=1e-5)
     assert counted_macs(fast, x) == len(x) * vitrim.profile(fast, backbone.image).macs
     assert vitrim.profile(fast).dense_macs == vitrim.profile(model).macs > vitrim.profile(fast).macs

@@ -47,7 +47,7 @@ def test_restore_carries_updates_to_owners_and_to_nobody_else(backbone, method):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("backbone", "method"), pairs("star", where=lambda b, m: m.off is not None))
+@pytest.mark.parametrize(("backbone", "method"), pairs("star", where=lambda b, m: m.off is not None and b.timms))
 def test_features_are_timms_where_nothing_is_reduced(backbone, method):
     x, ours, theirs = images(backbone), reduced(backbone, method.switched_off()), dense(backbone)
     assert torch.equal(ours.forward_features(x), theirs.forward_features(x))
@@ -56,7 +56,7 @@ def test_features_are_timms_where_nothing_is_reduced(backbone, method):
 
 @torch.no_grad()
 @pytest.mark.parametrize("norm", [False, True])
-@pytest.mark.parametrize("backbone", backbones())
+@pytest.mark.parametrize("backbone", backbones(lambda b: b.timms))
 def test_intermediates_are_timms_where_nothing_is_reduced(backbone, norm):
     x, ours, theirs = images(backbone), nothing(backbone), dense(backbone)
     more = {} if backbone.grid else dict(output_fmt="NLC", return_prefix_tokens=True)  # timm's Swin has neither

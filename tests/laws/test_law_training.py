@@ -9,6 +9,7 @@ import pytest
 import torch
 from settings import CLASSES, dense, images, methods, pairs
 
+from vitrim.runtime.model import unwrap
 from vitrim.training import RECIPES, Settings, get_recipe, override
 from vitrim.training.calibration import calibrate
 from vitrim.training.finetune import make_teacher, objective_of
@@ -27,8 +28,8 @@ OWN = [
 
 def two_steps(backbone, method, name):
     """The student after two steps of the recipe on two images, and the figures of both."""
-    model, settings = dense(backbone), Settings(Path("unused"), cpu=True)
-    heads = {} if model.num_classes else {"logit_kl": 0.0}
+    described, settings = dense(backbone), Settings(Path("unused"), cpu=True)
+    model, heads = unwrap(described), {} if described.num_classes else {"logit_kl": 0.0}
     predicts = "predictor" in method.id and name == "idlevit"  # Swin's form: no map, its keep rates held
     changes = {"batch_size": 2, **heads, **({"cut": 0.0, "ratio": 2.0} if predicts else {})}
     recipe = override(get_recipe(name, small=True), **changes)
@@ -45,7 +46,7 @@ def check(backbone, method, name):
     result, figures = two_steps(backbone, method, name)
     assert all(math.isfinite(value) for row in figures for value in row.values())
     assert figures[0]["loss"] > 0
-    student, before = result(), dense(backbone).state_dict()
+    student, before = result(), unwrap(dense(backbone)).state_dict()
     moved = [key for key, value in student.backbone.state_dict().items() if not torch.equal(value, before[key])]
     assert len(moved) > len(before) / 2
     calibrate(student, [images(backbone)])

@@ -257,3 +257,7 @@ class Backbone(Visitor):
     @abstractmethod
     def head_macs(self, tokens: int) -> int:
         """Pooling and classifier."""
+
+    def unread_macs(self, tokens: int) -> int:
+        """What the dense model computes after its blocks and nobody reads: a reduced one does not."""
+        return 0

@@ -9,7 +9,7 @@ from ..backbones import Backbone
 from ..common.errors import OptionError, Part
 from ..core.values import as_number
 from ..methods import Method
-from .cost import plan_macs
+from .cost import plan_macs, whole_macs
 
 KEEP_STEPS = 10**6  # how finely a budget is solved for a keep rate
 
@@ -24,7 +24,7 @@ def solve(
     for method in methods:
         body.admit(method)
     grid, turn = body.grid(), _dialled(methods, dial)
-    method, dense = methods[turn], plan_macs(body, (), grid)
+    method, dense = methods[turn], whole_macs(body, grid)
 
     def turned(value) -> list[Method]:
         stack = [method.with_dial(value) if j == turn else method for j, method in enumerate(methods)]

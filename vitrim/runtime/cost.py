@@ -111,3 +111,9 @@ def plan_macs(
     blocks, left = plan_cost(body, methods, grid, own_counts, prediction_only)
     ends = body.embed_macs(grid) + body.head_macs(left + body.prefix)
     return ends + sum(b.macs + b.method_macs for b in blocks)
+
+
+def whole_macs(body: Backbone, grid: tuple[int, int]) -> int:
+    """Total MACs of one image in the dense model, with what it computes and nobody reads."""
+    _, left = plan_cost(body, (), grid)
+    return plan_macs(body, (), grid) + body.unread_macs(left + body.prefix)

@@ -115,6 +115,9 @@ def cost_of_model(model: nn.Module, body: Backbone, methods: Sequence[Method], g
     blocks, left = plan_cost(body, methods, grid, prediction_only=getattr(model, "prediction_only", False))
     dense_blocks, all_left = plan_cost(body, (), grid)
     embed, head, dense_head = body.embed_macs(grid), *(body.head_macs(n + body.prefix) for n in (left, all_left))
+    unread = body.unread_macs(all_left + body.prefix)
+    dense_head += unread
+    head += 0 if hasattr(model, "prediction_only") else unread  # a reduced one has that
     dense = embed + dense_head + sum(block.macs for block in dense_blocks)
     return Profile(tuple(blocks), embed, head, dense, grid[0] * grid[1], count_params(model), tuple(dense_blocks))
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..backbones import LVViT, TokenLogits, find_family
 from ..common.errors import OptionError
-from ..runtime.cost import plan_macs
+from ..runtime.cost import whole_macs
 from ..runtime.model import ReducedViT
 from ..runtime.profile import image_macs
 from ..runtime.records import LossInputs
@@ -191,4 +191,4 @@ def restore_blocks(student: ReducedViT) -> list[int]:
 
 def dense_macs(student: ReducedViT) -> int:
     """MACs of the dense model for one image."""
-    return plan_macs(student.body, (), student.body.grid())
+    return whole_macs(student.body, student.body.grid())

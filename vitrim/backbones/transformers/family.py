@@ -20,6 +20,7 @@ from ..base import Backbone
 from ..layers import kind
 from .checks import check_config, check_layers, check_parts, check_version, kinds_of
 from .dialects import entry_of, kinds
+from .heads import MAP
 from .projections import SeparateProjections
 
 
@@ -266,6 +267,11 @@ class TransformersBackbone(Backbone):
 
     def head_macs(self, tokens):
         return self.entry.head.macs(self.model, self.tower, tokens)
+
+    def unread_macs(self, tokens):
+        """SigLIP's classifier averages patches, and its tower pools them by attention beside."""
+        pools = self.entry.classifies and hasattr(self.tower, "head")
+        return MAP.pool_macs(self.tower, tokens) if pools else 0
 
 
 def pair(size: Any) -> tuple[int, int]:
