@@ -274,7 +274,7 @@ COMMANDS = {
         ),
         Command(
             "check",
-            "check a model with its weights against its reduced self: one minute, exit code 1 if anything deviates",
+            "check a model with its weights against its reduced self: exit code 1 if anything deviates",
             "identity: with nothing reduced every output is the model's, bit for bit. Then with each method at --macs: "
             "outputs are finite and whole; macs are those that torch counts; an image alone is the same in a batch; "
             "weights are shared and untouched; what is saved comes back; an ONNX file agrees.",

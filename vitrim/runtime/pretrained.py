@@ -121,7 +121,7 @@ class ReducedPretrained:
         model: Any = super()
         self.config.vitrim = type(self)._in_config(self.reduced)  # ty: ignore[missing-attribute]
         state = self.state_dict() if state_dict is None else state_dict  # ty: ignore[missing-attribute]
-        if not getattr(self, ADAPTED, False):
+        if state_dict is None and not getattr(self, ADAPTED, False):  # what is given may be a shard, or gathered
             check_whole(self, dense_part(state))
         return model.save_pretrained(save_directory, *args, state_dict=numbered(state), **kwargs)
 

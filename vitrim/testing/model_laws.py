@@ -28,7 +28,7 @@ from ..runtime.profile import profile
 from ..runtime.saving import save
 from .findings import Broken, NotAsked
 from .laws import NEAR, check_registered
-from .outputs import Outputs, outputs_of
+from .outputs import Outputs, answers_of, outputs_of
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,8 @@ def saved(pair: Pair) -> None:
         except ValueError as refusal:  # what would come back as another model is not written
             raise NotAsked(str(refusal)) from None
         again = load(folder).to(pair.images.device)
-    _check_same(outputs_of(again, pair.images), pair.found, "the loaded model")
+    answers = answers_of(again, pair.images)
+    _check_same(answers, {name: pair.found[name] for name in answers}, "the loaded model")
 
 
 def onnx(pair: Pair) -> None:

@@ -26,6 +26,11 @@ def outputs_of(model: nn.Module, images: Tensor) -> Outputs:
     return _of_transformers(model, images) if hasattr(model, "config") else _of_timm(model, images)
 
 
+def answers_of(model: nn.Module, images: Tensor) -> Outputs:
+    """Those of `outputs_of` that one call of the model gives."""
+    return _of_transformers(model, images) if hasattr(model, "config") else dict(_flat({"logits": model(images)}))
+
+
 def _of_timm(model: Any, images: Tensor) -> Outputs:
     whole = {"restore": True} if isinstance(model, ReducedViT) else {}
     found = {"logits": model(images), "features": model.forward_features(images, **whole)}
