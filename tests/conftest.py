@@ -29,6 +29,16 @@ def threads():
     torch.set_num_threads(before)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def little_memory():
+    """The machine's rate of reading is measured on 1 MB: no test looks at how fast it is."""
+    from vitrim.deploy import roofline
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(roofline, "STREAM", 1 << 18)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def seeded():
     """Every test draws the same numbers, alone or in the suite."""

@@ -13,9 +13,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 
 class Count:
-    """What `counting` found, known once its block has ended."""
+    """What `counting` found, known once its block has ended.
+
+    by_part: of every module that was called, by its path behind the class of the outermost
+    """
 
     macs: int
+    by_part: dict[str, int]
 
 
 @contextmanager
@@ -30,6 +34,7 @@ def counting() -> Iterator[Count]:
     flops = counter.get_total_flops()
     assert flops % 2 == 0
     count.macs = flops // 2
+    count.by_part = {path: sum(found.values()) // 2 for path, found in counter.get_flop_counts().items()}
 
 
 def counted_macs(model: nn.Module, *given: Any, **options: Any) -> int:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import io
 import json
 import re
+from contextlib import redirect_stdout
+from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 import timm
@@ -15,7 +19,7 @@ from colours import NAMES, model
 
 import vitrim
 from vitrim import cli
-from vitrim.cli.shared import demo_page, demo_plans
+from vitrim.cli.shared import demo_page, demo_plans, measure
 from vitrim.cli.shared.model import Subject
 from vitrim.demo.conclusion import ENOUGH, Outcome, conclude, too_few
 from vitrim.demo.page import KNN, TOP1, TableRow, write_page
@@ -36,15 +40,32 @@ def refused(capsys, *arguments: str) -> str:
     return err
 
 
-def test_the_page_on_digits(capsys):
-    given = ["demo", "--images", "16", *QUICK, "--json", "d.json", "--out", "page.html"]
-    assert cli.main(given) == 0
-    figures, out, page = json.loads(Path("d.json").read_text()), capsys.readouterr().out, Path("page.html").read_text()
+class Run(NamedTuple):
+    figures: dict[str, Any]
+    out: str
+    page: str
+    file: Path
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory) -> Run:
+    """The command on its own digits."""
+    file, out = tmp_path_factory.mktemp("digits") / "page.html", io.StringIO()
+    given = ["demo", "--images", "16", *QUICK, "--json", str(file.with_name("d.json")), "--out", str(file)]
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out):
+        patch.setattr(demo_plans, "COSTS", (0.5,))
+        patch.setattr(measure, "throughput_in_turn", partial(measure.throughput_in_turn, seconds=0.001))
+        assert cli.main(given) == 0
+    return Run(json.loads(file.with_name("d.json").read_text()), out.getvalue(), file.read_text(), file)
+
+
+def test_the_page_on_digits(digits):
+    figures, out, page, file = digits
     assert [row["method"] for row in figures["rows"]] == ["dense", *demo_plans.SHOWN_METHODS]
     assert all(row["share"] <= 0.5 for row in figures["rows"][1:]) and figures["images"] == 16
     (sentence,) = figures["conclusion"]
     assert sentence in out and sentence in page and sentence.startswith("16 pictures leave ± ")
-    assert f"the page is {Path('page.html').resolve()}" in out and "speed-up" in out
+    assert f"the page is {file.resolve()}" in out and "speed-up" in out
     rows = page.split("<article")[1:]
     assert len(rows) == demo_page.SHOWN and "image/svg+xml" in page and "EViT keep=" in page
     shown = re.findall("<figcaption><b>(.*?)</b>", rows[0])
@@ -52,17 +73,15 @@ def test_the_page_on_digits(capsys):
     assert "were trained for each cost" in page and "ToFe keep=0.599 (trained)" in page
 
 
-def test_the_plot_has_the_names_of_the_table():
-    assert cli.main(["demo", "--images", "8", *QUICK, "--out", "page.html"]) == 0
-    plot = base64.b64decode(re.search('data:image/svg.xml;base64,([^"]+)', Path("page.html").read_text())[1]).decode()
+def test_the_plot_has_the_names_of_the_table(digits):
+    plot = base64.b64decode(re.search('data:image/svg.xml;base64,([^"]+)', digits.page)[1]).decode()
     words = re.findall(">([^<>]+)</text>", plot)
     assert words[-8:] == ["dense", "EViT", "BAT", "IdleViT", "ToFe (trained)", "ToMe", "Random", "Grid"]
 
 
-def test_captions_agree_with_the_table(capsys):
-    assert cli.main(["demo", "--images", "8", *QUICK, "--json", "d.json", "--out", "page.html"]) == 0
-    last = {row["method"]: row["tokens"][-1] for row in json.loads(Path("d.json").read_text())["rows"]}
-    for row in Path("page.html").read_text().split("<article")[1:]:
+def test_captions_agree_with_the_table(digits):
+    last = {row["method"]: row["tokens"][-1] for row in digits.figures["rows"]}
+    for row in digits.page.split("<article")[1:]:
         captions = dict(re.findall("<figcaption><b>(.*?)</b>.*?<small>(.*?)</small>", row, re.DOTALL))
         assert re.search(r"\+ \d fused", captions["EViT"]) and captions.pop("dense") == "256 patches"
         for name, said in captions.items():

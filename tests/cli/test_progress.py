@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import pty
-import subprocess
 import sys
 from pathlib import Path
 
+import fresh
 import numpy as np
 import pytest
 import timm
@@ -40,11 +40,8 @@ def folder(tmp_path_factory) -> Path:
 def remarks(folder: Path, patience: float, *arguments: str) -> str:
     """All that a command line writes to standard error, which is a terminal."""
     reader, writer = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, str(Path(__file__).with_name("slowly.py")), str(patience), *arguments],
-        **{"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": writer, "cwd": folder},
-        env={**os.environ, "TERM": "xterm-256color", "PYTHONPATH": os.pathsep.join(sys.path)},
-    )
+    script, colours = Path(__file__).with_name("slowly.py"), {"TERM": "xterm-256color"}
+    process = fresh.start(script, patience, *arguments, folder=folder, error=writer, variables=colours)
     os.close(writer)
     found = b""
     try:
@@ -53,7 +50,7 @@ def remarks(folder: Path, patience: float, *arguments: str) -> str:
     except OSError:  # so Linux tells that a terminal's last writer has gone
         pass
     os.close(reader)
-    assert process.wait(timeout=120) == 0, found.decode()
+    assert fresh.finish(process) == 0, found.decode()
     return found.decode()
 
 

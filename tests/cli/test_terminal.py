@@ -10,6 +10,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import fresh
 import numpy as np
 import pytest
 import timm
@@ -22,6 +23,8 @@ from vitrim.common.tables import Column, Table, folded
 from vitrim.methods import METHODS
 from vitrim.training import RECIPES
 
+SCRIPT = Path(__file__).with_name("in_terminal.py")
+TERMINAL = {"TERM": "xterm-256color", "COLUMNS": None, "FORCE_COLOR": None}
 WIDTHS = (60, 80, 100, 200)
 MODEL = ["--model", "test_vit", "--image-size", "32", "--num-classes", "3", "--checkpoint", "small.safetensors"]
 QUICK = ["--data", "data", "--rounds", "1", "--workers", "0", "--threads", "1", "--batch-size", "6", "--device", "cpu"]
@@ -58,21 +61,38 @@ TITLES = {
 }
 
 
-def run(folder: Path, *jobs: tuple[int, list[str]], **variables: str) -> tuple[list[str], str]:
+def run(folder: Path, *jobs: tuple[int, list[str]]) -> tuple[list[str], str]:
     """What each command line writes to the standard output of its terminal, and all to that of standard error."""
     (out, out_end), (err, err_end) = pty.openpty(), pty.openpty()
-    settings = {key: value for key, value in os.environ.items() if key not in ("COLUMNS", "NO_COLOR", "FORCE_COLOR")}
-    process = subprocess.Popen(
-        [sys.executable, str(Path(__file__).with_name("in_terminal.py")), *map(json.dumps, jobs)],
-        **{"stdin": subprocess.DEVNULL, "stdout": out_end, "stderr": err_end, "cwd": folder},
-        env={**settings, "TERM": "xterm-256color", "PYTHONPATH": os.pathsep.join(sys.path), **variables},
+    variables = {**TERMINAL, "NO_COLOR": "1"}
+    process = fresh.start(
+        SCRIPT, *map(json.dumps, jobs), folder=folder, out=out_end, error=err_end, variables=variables
     )
+    said, remarked = _read_both(out, out_end, err, err_end)
+    assert fresh.finish(process) == 0, remarked
+    return said.split(MARK)[:-1], remarked
+
+
+def run_in_ascii(folder: Path, *jobs: tuple[int, list[str]]) -> tuple[list[str], str]:
+    """The same in the C locale, which a process takes up where it starts."""
+    (out, out_end), (err, err_end) = pty.openpty(), pty.openpty()
+    known = {**os.environ, **TERMINAL, "NO_COLOR": "1", "LC_ALL": "C", "PYTHONPATH": os.pathsep.join(sys.path)}
+    process = subprocess.Popen(
+        [sys.executable, str(SCRIPT), *map(json.dumps, jobs)],
+        **{"stdin": subprocess.DEVNULL, "stdout": out_end, "stderr": err_end, "cwd": folder},
+        env={name: value for name, value in known.items() if value is not None},
+    )
+    said, remarked = _read_both(out, out_end, err, err_end)
+    assert process.wait(timeout=120) == 0, remarked
+    return said.split(MARK)[:-1], remarked
+
+
+def _read_both(out: int, out_end: int, err: int, err_end: int) -> tuple[str, str]:
     os.close(out_end)
     os.close(err_end)
     with ThreadPoolExecutor() as readers:
         said, remarked = readers.map(_read, (out, err))
-    assert process.wait(timeout=120) == 0, remarked
-    return said.split(MARK)[:-1], remarked
+    return said, remarked
 
 
 def _read(terminal: int) -> str:
@@ -108,13 +128,13 @@ def screens(folder) -> dict[tuple[str, int], str]:
     """What each command shows at each width; at width 0 with --wide in the narrowest terminal."""
     jobs = {(name, width): (width, command) for name, command in COMMANDS.items() for width in WIDTHS}
     wide = {(name, 0): (WIDTHS[0], [*COMMANDS[name], "--wide"]) for name in COMMANDS if name != "print"}
-    said, _ = run(folder, *(jobs | wide).values(), NO_COLOR="1")
+    said, _ = run(folder, *(jobs | wide).values())
     return dict(zip(jobs | wide, said, strict=True))
 
 
 @pytest.fixture(scope="module")
 def in_ascii(folder) -> tuple[list[str], str]:
-    return run(folder, *((80, COMMANDS[name]) for name in IN_ASCII), NO_COLOR="1", LC_ALL="C")
+    return run_in_ascii(folder, *((80, COMMANDS[name]) for name in IN_ASCII))
 
 
 @pytest.mark.parametrize("width", WIDTHS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from vitrim.deploy import benchmark as _benchmark
 from vitrim.deploy import open_exported
 from vitrim.deploy.benchmark import Case, benchmark
 from vitrim.deploy.roofline import Roofline, measure_roofline
-from vitrim.deploy.runtimes import prepare
+from vitrim.deploy.runtimes import RUNTIMES, prepare
 
 SMALL = ["--model", "test_vit", "--image-size", "32", "--num-classes", "3", "--rounds", "1", "--batch-size", "1", "2"]
 
@@ -113,7 +114,10 @@ def test_exported_files_stand_beside_the_dense_model(capsys):
     arguments = [*SMALL[:-3], "--batch-size", "3", "--file", "fast.pt2"]
     assert cli.main(["benchmark", *arguments, "--json", "report.json"]) == 0
     dense, row = json.loads(Path("report.json").read_text())["rows"]
-    assert "fast.pt2" in capsys.readouterr().out
+    title, head, _, *cells = capsys.readouterr().out.splitlines()[2:7]
+    assert title == "batch 3, float32:" and head.split()[:3] == ["model", "runs", "in"]
+    assert [line.split()[:2] for line in cells] == [["dense", "eager"], ["fast.pt2", "torch"]]
+    assert (dense["runtime"], row["runtime"]) == ("eager", "torch")
     assert (row["label"], row["method"], row["options"]["keep"], row["peak_bytes"]) == ("fast.pt2", "evit", 0.5, None)
     assert row["gmacs"] == vitrim.profile(fast).gmacs < dense["gmacs"] and row["promised"] > 1
     assert cli.main(["benchmark", *arguments, "--method", "tome", "--r", "2", "--instead", "--json", "both.json"]) == 0
@@ -139,6 +143,21 @@ def test_a_case_that_cannot_be_is_left_out_and_the_others_are_measured(capsys, m
     assert {row["runtime"] for row in json.loads(Path("a.json").read_text())["rows"]} == {"eager"}
     assert cli.main(["benchmark", *SMALL, "--keep", "0.5", "--runtime", "onnx"]) == 2
     assert "none of these cases can be measured" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("runtime", ["eager", "compiled"])
+def test_torchs_remarks_are_kept_back_while_compiled_models_are_timed(model, monkeypatch, caplog, runtime):
+    """Dynamo's, where images keep different numbers of tokens; those of a model that is not compiled are told."""
+
+    def run(images):
+        logging.getLogger("torch._dynamo.convert_frame").warning("hit config.recompile_limit")
+        return model(images)
+
+    monkeypatch.setitem(RUNTIMES, runtime, lambda *_: run)
+    monkeypatch.setattr(_benchmark, "measure_roofline", lambda *_: Roofline(1e9, 1e9))
+    monkeypatch.setattr(logging.getLogger("torch"), "propagate", True)
+    benchmark({"dense": model}, torch.randn(1, 3, 32, 32), Case(1, runtime, "float32"), 1, 1e-3)
+    assert ("hit config.recompile_limit" in caplog.text) == (runtime == "eager")
 
 
 def test_a_busy_machine_is_told(capsys, monkeypatch):

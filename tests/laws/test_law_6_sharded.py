@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 
+import fresh
 import pytest
 import torch
 import torch.distributed as dist
@@ -62,7 +63,8 @@ def _rank(rank: int, folder: str) -> None:
 
 
 def test_two_processes_with_shards_are_one_without(tmp_path):
-    mp.spawn(_rank, args=(str(tmp_path),), nprocs=2, join=True)
+    fresh.ready()
+    mp.start_processes(_rank, args=(str(tmp_path),), nprocs=2, start_method="forkserver")
     for rank in range(2):
         worst = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
         assert len(worst) == len(CASES)

@@ -9,6 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from vitrim.backbones.transformers.stems import packed
+
 transformers = pytest.importorskip(
     "transformers", reason="transformers is not installed: pip install vitrim[transformers]"
 )
@@ -32,6 +34,8 @@ TEXT = {
     "eos_token_id": 2,
     "pad_token_id": 0,
 }
+SQUARE = {**VISION, "image_size": [IMAGE, IMAGE], "patch_size": [4, 4]}
+PACKED = {key: value for key, value in VISION.items() if key != "image_size"} | {"num_patches": 64}
 STAGES = {"out_features": ["stage1", "stage4"]}
 
 
@@ -47,6 +51,11 @@ def _config(name: str) -> Any:
         "CLIP": ("CLIPConfig", {"vision_config": VISION, "text_config": TEXT, "projection_dim": 24}),
         "SiglipVision": ("SiglipVisionConfig", VISION),
         "Siglip": ("SiglipConfig", {"vision_config": VISION, "text_config": TEXT}),
+        "Siglip2Vision": ("Siglip2VisionConfig", PACKED),
+        "Siglip2": ("Siglip2Config", {"vision_config": PACKED, "text_config": TEXT}),
+        "InternVLVision": ("InternVLVisionConfig", {**SQUARE, "use_qk_norm": True, "use_mask_token": False}),
+        "Idefics3Vision": ("Idefics3VisionConfig", VISION),
+        "SmolVLMVision": ("SmolVLMVisionConfig", VISION),
     }
     key = max((kind for kind in kinds if name.startswith(kind)), key=len)
     cls, arguments = kinds[key]
@@ -65,7 +74,11 @@ def build(name: str, **config: Any) -> nn.Module:
     given = _config(name)
     for key, value in config.items():
         setattr(given, key, value)
-    model = getattr(transformers, name)(given)
+    return randomise(getattr(transformers, name)(given))
+
+
+def randomise(model: nn.Module) -> nn.Module:
+    """The model in eval mode, with random values for every parameter."""
     for p in model.parameters():
         p.data = torch.randn_like(p) * (0.2 if p.dim() > 1 else 0.3) + (0.7 if p.dim() == 1 else 0.0)
     return model.eval()
@@ -79,6 +92,10 @@ def call(model: nn.Module, x: Tensor, **arguments: Any) -> Any:
     """The model's output; models of two modalities are given a text too."""
     if hasattr(model, "text_model"):
         arguments["input_ids"] = torch.tensor([[1, 5, 7, 2]] * len(x))
+    if "Siglip2" in type(model).__name__:
+        grid = x.shape[2] // 4, x.shape[3] // 4
+        x, arguments["spatial_shapes"] = packed(x, 4), torch.tensor([grid] * len(x))
+        arguments.setdefault("pixel_attention_mask", torch.ones(x.shape[:2], dtype=torch.int32))
     return model(pixel_values=x, **arguments)
 
 

@@ -170,6 +170,20 @@ def test_what_is_not_there_or_not_run(folder, capsys):
     assert "holds a BeitModel, and vitrim runs ViTModel" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (("--checkpoint", "vit"), "vit holds a model of transformers that is not reduced: give --model hf:vit"),
+        (("--model", "hf:vit", "--image-size", "64"), "built as its config.json says: leave out --image-size"),
+        (("--model", "hf:x", "--macs", "0.5"), "error: hf:x cannot be loaded: Unrecognized model in x."),
+    ],
+    ids=lambda given: given if isinstance(given, str) else given[1],
+)
+def test_what_is_meant_otherwise(data, capsys, line, said):
+    assert cli.main(["evaluate", "--data", data, *line]) == 2
+    assert said in capsys.readouterr().err
+
+
 def test_the_processor_says_how_images_are_prepared(folder):
     model = TRANSFORMERS.create("hf:vit", pretrained=True)
     data = TRANSFORMERS.data_config(model)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from counting import counted_macs
+from counting import counted_macs, counting
 from small_models import build, call, differing, images, tensors
 from torch import nn
 from twins import TWINS
@@ -18,7 +18,7 @@ STATIC = [name for name, method in vitrim.METHODS.items() if name != "ats"]
 def fits(name: str, method: str) -> bool:
     """Models without [CLS] take methods that need none."""
     needs = {"evit", "bat", "idlevit", "evovit", "ats", "topk"}
-    return not (method in needs and name.startswith(("IJepa", "Siglip")))
+    return not (method in needs and name.startswith(("IJepa", "Siglip", "Idefics3", "SmolVLM")))
 
 
 def nothing(model: nn.Module, name: str) -> nn.Module:
@@ -42,7 +42,7 @@ def test_nothing_reduced_is_transformers_bitwise(name, asked):
 
 # Every method on one class of each architecture, and on every other class those that merge, idle and differ by image.
 ONE_EACH = {"DeiTModel", "IJepaModel", "Dinov2ForImageClassification", "DINOv3ViTModel", "CLIPModel"}
-ONE_EACH |= {"SiglipVisionModel"}
+ONE_EACH |= {"SiglipVisionModel", "Siglip2VisionModel", "InternVLVisionModel", "SmolVLMVisionTransformer"}
 PAIRS = [(name, m) for name in ENTRIES for m in vitrim.METHODS if name in ONE_EACH or m in ("tome", "idlevit", "ats")]
 
 
@@ -69,7 +69,15 @@ def test_outputs_are_whole_whatever_was_left_out(name, method):
 
 @pytest.mark.parametrize("method", STATIC)
 @pytest.mark.parametrize(
-    "name", ["ViTForImageClassification", "Dinov2ForImageClassification", "DINOv3ViTModel", "SiglipVisionModel"]
+    "name",
+    [
+        "ViTForImageClassification",
+        "Dinov2ForImageClassification",
+        "DINOv3ViTModel",
+        "SiglipVisionModel",
+        "InternVLVisionModel",
+        "Siglip2ForImageClassification",
+    ],
 )
 @pytest.mark.filterwarnings("ignore::vitrim.UntrainedWarning")
 def test_plan_is_torchs_count(name, method):
@@ -86,6 +94,10 @@ def test_dense_plan_is_torchs_count(name):
     assert plan.macs == plan.dense_macs and plan.params == sum(p.numel() for p in model.parameters())
     one = vitrim.reduce(model, "grid", keep=0.9, at=3)  # little is gone, and that in the last layer
     assert counted_macs(one.reduced, images()) == 2 * vitrim.profile(one).macs
+    if not hasattr(model, "text_model"):
+        with counting() as count:
+            call(one, images())
+        assert count.macs == 2 * vitrim.profile(one).macs, "called as transformers' it costs the same"
 
 
 @torch.no_grad()
@@ -115,10 +127,21 @@ def test_an_image_is_the_same_alone_and_in_a_batch(name):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", ["ViTModel", "CLIPVisionModel", "Dinov2Model", "DINOv3ViTModel"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ViTModel",
+        "CLIPVisionModel",
+        "Dinov2Model",
+        "DINOv3ViTModel",
+        "Siglip2VisionModel",
+        "InternVLVisionModel",
+        "Idefics3VisionTransformer",
+    ],
+)
 def test_images_of_another_size(name):
     model, x = build(name), images(2, 48, 24)
-    told = {} if name.startswith("DINO") or name.startswith("Dino") else {"interpolate_pos_encoding": True}
+    told = {"interpolate_pos_encoding": True} if name in ("ViTModel", "CLIPVisionModel") else {}
     assert differing(call(nothing(model, name), x, **told), call(model, x, **told)) == []
     fast = vitrim.reduce(model, "tome", macs=0.7)
     assert call(fast, x, **told).last_hidden_state.shape == call(model, x, **told).last_hidden_state.shape

@@ -69,8 +69,10 @@ def test_profiling_runs_nothing(monkeypatch):
 # -- budgets
 
 
-@pytest.mark.parametrize("method", ["evit", "topk", "random", "grid"])
-@pytest.mark.parametrize("share", [0.95, 0.7, 0.6, 0.5, 0.35])
+# Where the budget is makes the difference; TopK, Random and Grid cost the same at the same rate.
+@pytest.mark.parametrize(
+    ("method", "share"), [*(("evit", share) for share in (0.95, 0.7, 0.6, 0.5, 0.35)), ("topk", 0.6), ("grid", 0.35)]
+)
 def test_a_budget_gives_the_largest_plan_not_above_it(method, share):
     model = meta()
     fast = vitrim.reduce(model, method, macs=share)

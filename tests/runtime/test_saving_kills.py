@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
+import fresh
 import pytest
 import torch
 from saving_setup import FILES, number_of, numbered, saved
@@ -16,8 +15,6 @@ import vitrim
 from vitrim.common import tensor_files
 from vitrim.common.whole import Beside
 from vitrim.runtime import saving
-
-HERE = Path(__file__).parent
 
 
 @pytest.fixture
@@ -30,10 +27,10 @@ def umask():
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
 def test_in_processes_of_their_own(tmp_path):
     """Killed at random moments and around every rename; writers beside a reader; a full disk."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(vitrim.__file__).parent.parent)}
-    command = [sys.executable, str(HERE / "save_and_kill.py"), str(tmp_path)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
+    script, folder = Path(__file__).with_name("save_and_kill.py"), tmp_path / "saved"
+    folder.mkdir()
+    code, said = fresh.run(script, folder, folder=tmp_path / "said")
+    assert code == 0, said
 
 
 def test_threads_that_save_into_one_folder(tmp_path):

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
 
+import fresh
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -21,8 +20,7 @@ from vitrim.training import Interrupted, Settings, checkpoints, finetune, get_re
 from vitrim.training.signals import Signals
 from vitrim.training.steps import Stepper
 
-HERE = Path(__file__).parent
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+SCRIPT = Path(__file__).with_name("train_once.py")
 
 
 @pytest.fixture(scope="module")
@@ -42,13 +40,8 @@ def run(photographs, out, **more):
 
 def once(photographs, out, *options, processes=1):
     """`train_once.py` in processes of its own: the exit code, and what it said."""
-    script = [str(HERE / "train_once.py"), str(photographs), str(out), *map(str, options)]
-    launch = [sys.executable]
-    if processes > 1:
-        launch += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-        script += ["--processes", str(processes)]
-    done = subprocess.run([*launch, *script], env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
-    return done.returncode, done.stderr
+    said = out.with_name(f"{out.name} said")
+    return fresh.run(SCRIPT, photographs, out, *options, "--processes", processes, folder=said, processes=processes)
 
 
 @pytest.fixture(scope="module")
@@ -189,7 +182,7 @@ def test_processes_stop_after_the_same_step_and_the_first_one_writes(photographs
 
 def wait_for(file, process):
     for _ in range(1200):
-        if file.exists() or process.poll() is not None:
+        if file.exists() or process.exitcode is not None:
             return
         time.sleep(0.05)
 
@@ -211,12 +204,13 @@ def test_the_command_says_in_one_line_how_to_go_on(photographs, tmp_path):
         "2",
     ]
     where = ["--data", str(photographs), "--out", str(tmp_path / "run"), "--log-every", "1"]
-    command = [sys.executable, "-m", "vitrim", "finetune", *model, *quick, *where]
-    process = subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    told = tmp_path / "told.txt"
+    with told.open("w") as error:
+        process = fresh.start("vitrim", "finetune", *model, *quick, *where, error=error.fileno())
     wait_for(tmp_path / "run" / "steps.csv", process)
     os.killpg(process.pid, signal.SIGINT)
-    _, said = process.communicate(timeout=120)
-    assert process.returncode == 130, said
+    code, said = fresh.finish(process, 120), told.read_text()
+    assert code == 130, said
     (line,) = (line for line in said.splitlines() if line.startswith("vitrim: stopped"))
     assert "go on with --resume" in line
     assert "Traceback" not in said

@@ -9,6 +9,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import fresh
 import pytest
 import timm
 import torch
@@ -24,7 +25,7 @@ from vitrim.training.objective import Teacher
 from vitrim.training.recipes import for_methods
 from vitrim.training.steps import Stepper
 
-HERE = Path(__file__).parent
+SCRIPT = Path(__file__).with_name("train_once.py")
 
 
 @pytest.fixture(scope="module")
@@ -45,14 +46,17 @@ def run(photographs, out, recipe=None, method="evit", keep=0.6, **more):
 
 
 def once(photographs, out, *options, processes=1):
-    """`train_once.py` in processes of its own; the exit code."""
-    script = [str(HERE / "train_once.py"), str(photographs), str(out), *map(str, options)]
-    launch = [sys.executable]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    if processes > 1:
-        launch += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-        script += ["--processes", str(processes)]
-    done = subprocess.run([*launch, *script], env=environment, capture_output=True, text=True, timeout=300)
+    """`train_once.py` in processes of its own: the exit code, and what it said."""
+    said = out.with_name(f"{out.name} said")
+    return fresh.run(SCRIPT, photographs, out, *options, "--processes", processes, folder=said, processes=processes)
+
+
+def by_torchrun(photographs, out, *options):
+    """The same in two processes that torchrun has started."""
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command = [*launch, str(SCRIPT), str(photographs), str(out), *options, "--processes", "2"]
+    environment = {**os.environ, **fresh.QUIET}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     return done.returncode, done.stderr
 
 
@@ -283,7 +287,7 @@ def test_killed_in_the_middle_of_an_epoch_it_resumes_to_the_same_weights(photogr
 
 
 def test_two_processes_learn_what_one_learns(photographs, tmp_path, uninterrupted):
-    code, said = once(photographs, tmp_path, "--judge", processes=2)
+    code, said = by_torchrun(photographs, tmp_path, "--judge")
     assert code == 0, said
     assert [float(row["top1"]) >= 0 for row in rows(tmp_path / "epochs.csv")] == [True, True]
     assert json.loads((tmp_path / "report.json").read_text()) == {"steps": 4, "processes": 2}

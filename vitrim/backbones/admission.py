@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from ..common import unwrapping
 from .hooks import any_global
 from .layers import has_hooks, has_own, kind, original, wrapper_advice
 
@@ -159,6 +160,11 @@ def refuse_wrapper(wrapper: nn.Module) -> None:
     if has_hooks(wrapper):
         name = type(wrapper).__name__
         raise ValueError(f"the {name} around the model has hooks, and is taken off: put them on the reduced model")
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside torch.compile's and DistributedDataParallel's wrappers. Raises ValueError for hooks on these."""
+    return unwrapping.unwrap(model, refuse_wrapper)
 
 
 def warn_of_unseen(model: nn.Module, around: Iterable[tuple[nn.Module, Kinds]]) -> None:

@@ -7,6 +7,7 @@ order, so that without a reduction the result is the model's, bit for bit.
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import ClassVar
 
 from torch import Tensor, nn
@@ -189,6 +190,16 @@ class Backbone(Visitor):
     def head(self, tokens: Tokens, pre_logits: bool = False) -> Tensor:
         """Pooling and classifier; merged tokens weigh by size in average pooling."""
 
+    @property
+    def reads(self) -> tuple[int, ...]:
+        """Blocks after which somebody else, a language model, is given a token for every patch, in the order in which
+        it reads them; empty: the model's own head reads the tokens that are left."""
+        return ()
+
+    def read(self, taken: Sequence[Tensor]) -> Tensor:
+        """What is given to whoever reads, of the tokens [b, p+n0, c] after the blocks in `reads`."""
+        raise NotImplementedError
+
     def as_features(self, tokens: Tokens) -> Tensor:
         """What the model's own `forward_features` returns, [b, p+n, c] or [b, height, width, c]."""
         return tokens.x
@@ -250,6 +261,10 @@ class Backbone(Visitor):
         """Block i with `attended` patch tokens in its attention, `left` in its MLP, of an image of `grid` patches."""
         return self.attention_macs(i, attended + self.prefix) + self.mlp_macs(i, left + self.prefix)
 
+    def unread_macs(self, grid: tuple[int, int]) -> int:
+        """What the dense model computes of an image of `grid` patches and nobody reads; a reduced one leaves it out."""
+        return 0
+
     def prediction_macs(self, i: int, attended: int) -> int:
         """Block i where it computes the prefix tokens alone, `attended` patch tokens in its attention."""
         raise NotImplementedError
@@ -257,7 +272,3 @@ class Backbone(Visitor):
     @abstractmethod
     def head_macs(self, tokens: int) -> int:
         """Pooling and classifier."""
-
-    def unread_macs(self, tokens: int) -> int:
-        """What the dense model computes after its blocks and nobody reads: a reduced one does not."""
-        return 0

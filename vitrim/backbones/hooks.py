@@ -44,7 +44,7 @@ class UnseenKeywords(dict):
         return f"<keyword arguments of {self.module}, which vitrim's loop does not pass>"
 
 
-# transformers' hooks that collect hidden states; `runtime/pretrained.py` hands them whole grids.
+# transformers' hooks that collect hidden states; `runtime/tower_layers.py` hands them whole grids.
 COLLECTS = "transformers.utils.output_capturing"
 
 

@@ -11,6 +11,7 @@ from torch import nn
 from .base import Backbone
 from .library import Library
 from .transformers.dialects import ENTRIES
+from .transformers.towers import READERS, why_not
 
 EXAMPLE = "deit_small_patch16_224"
 # Other libraries' models, and where timm has the same weights.
@@ -36,7 +37,10 @@ def unsupported(model: object, libraries: Sequence[Library], families: Iterable[
     if not isinstance(model, nn.Module):
         return f'{named(model)} is no model: give one such as {factory}("{EXAMPLE}", pretrained=True)'
     if _home(model) == "transformers":
-        near = get_close_matches(type(model).__name__, ENTRIES, n=3, cutoff=0.0)
+        reason = why_not(type(model).__name__)
+        if reason is not None:
+            return f"{named(model)} is not supported: {reason}"
+        near = get_close_matches(type(model).__name__, {**ENTRIES, **READERS}, n=3, cutoff=0.0)
         return f"{named(model)} is not supported: of transformers vitrim runs {', '.join(near)}, and others like them"
     same = _ELSEWHERE.get(_home(model))
     if same is not None:

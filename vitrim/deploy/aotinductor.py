@@ -13,9 +13,11 @@ from typing import Any, BinaryIO
 import torch
 
 from ..common.quiet import quiet
+from .seal import BLANK
 
 ABOUT = "extra/vitrim.json"  # where torch keeps the extra files of a .pt2
 COMPILED = "/data/aotinductor/"
+COMMENT = " ".join(*BLANK.items()).encode()  # of the zip file that a .pt2 is, which torch passes over
 
 
 def require_compiler() -> None:
@@ -35,6 +37,7 @@ def compile_into(program: torch.export.ExportedProgram, about: str, file: Binary
         torch._inductor.aoti_compile_and_package(program, package_path=made, inductor_configs={"freezing": True})
     with zipfile.ZipFile(made, "a") as package:
         package.writestr(f"{package.namelist()[0].partition('/')[0]}/{ABOUT}", about)
+        package.comment = COMMENT
     file.write(made.getbuffer())
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..common.quiet import quiet
 from ..evaluate.timing import as_dtype, evaluation_mode, inference, times_in_turn
 from ..runtime.profile import Profile, profile
 from .instead import Alternatives, Candidate, fitted, nearest_in_time
@@ -24,7 +26,7 @@ LOOKS = 5  # rounds that tell about how long the reduced models take, to choose 
 
 @dataclass(frozen=True)
 class Case:
-    """What is the same for all models that are timed in turn."""
+    """What is the same for all models that are timed in turn; but exported files run in what they were made for."""
 
     batch_size: int
     runtime: str
@@ -36,7 +38,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Timed:
-    """One model in one case.
+    """One model in one case, whose runtime is that of the file where the model is one.
 
     ms, p10, p95: milliseconds of a batch: median, tenth and ninety-fifth percentile of the rounds
     speed_up:     median over the rounds of the dense model's time in the same round, divided by this one's
@@ -81,6 +83,10 @@ class _Entry:
     def __call__(self, _: Tensor) -> Any:
         return self.run(self.batch)
 
+    def case(self, case: Case) -> Case:
+        """With what this one runs in."""
+        return replace(case, runtime=self.model.runtime) if isinstance(self.model, OpenedFile) else case
+
     @property
     def cost(self) -> Profile | FileCost:
         if isinstance(self.model, OpenedFile):
@@ -122,7 +128,8 @@ def benchmark(
     batch = images[: case.batch_size]
     dtype = as_dtype(case.precision, batch.device)
     first = next(iter(models))
-    with evaluation_mode(models), inference(batch.device, dtype):
+    remarks = quiet() if case.runtime == "compiled" else nullcontext()  # dynamo's, on graphs that it compiles again
+    with evaluation_mode(models), inference(batch.device, dtype), remarks:
         entries, refused = _prepared({label: (model, batch) for label, model in models.items()}, case, first)
         reduced = [label for label in list(entries)[1:] if not isinstance(entries[label].model, OpenedFile)]
         candidates: list[Candidate] = []
@@ -202,4 +209,4 @@ def _timed(
     least = 1000 * roof.seconds(case.batch_size * cost.macs, cost.params * size)
     speed_up, promised = float(np.median(ratios)), dense.macs / cost.macs
     beside: Any = {"peak_bytes": peak, "kind": entry.kind, "instead_of": entry.instead_of}
-    return Timed(label, case, cost, middle, p10, p95, speed_up, promised, least / middle, least, **beside)
+    return Timed(label, entry.case(case), cost, middle, p10, p95, speed_up, promised, least / middle, least, **beside)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from ..common.quiet import quiet
 from ..common.whole import Beside
 from . import aotinductor, onnx_int8, openvino
 from .recording import Program
+from .seal import BLANK
 
 LARGEST_ONNX = 2**31  # bytes that one ONNX file may hold
 Run = Callable[[Tensor], Tensor]
@@ -29,7 +31,7 @@ class Format:
     ending: of its name; `beside`: of a second file with the same name, which belongs to it; empty: one file is enough
     extra:  of pyproject.toml, that brings what it needs; None: PyTorch is enough
     make:   (program, example, any_batch, name of the output) -> what is to be written, in memory
-    save:   (made, about, files) -> the bytes, into the open files
+    save:   (made, about, files) -> the bytes, into the open files, with a blank for the digest of the first
     open:   (paths) -> what runs them, images to logits
     int8:   by way of quantising -> (made, batches to calibrate on) -> made; none: it stays in floating point
     ready:  raises ValueError where something else that it needs is missing
@@ -82,7 +84,7 @@ def _named(proto: Any) -> Any:
 
 
 def _save_onnx(proto: Any, about: dict[str, Any], files: Sequence[Beside]) -> None:
-    texts = as_text(about)
+    texts = as_text({**about, **BLANK})
     kept = [entry for entry in proto.metadata_props if entry.key not in texts]
     del proto.metadata_props[:]
     proto.metadata_props.extend(kept)
@@ -115,11 +117,13 @@ def _make_torch(program: Program, example: Tensor, any_batch: bool, output: str)
 def _save_torch(program: Program, about: dict[str, Any], files: Sequence[Beside]) -> None:
     made = io.BytesIO()
     torch.export.save(program, made, extra_files={"vitrim.json": json.dumps(about)})
+    with zipfile.ZipFile(made, "a") as package:
+        package.comment = aotinductor.COMMENT
     files[0].file.write(made.getbuffer())
 
 
 def _open_torch(path: Path) -> Run:
-    with path.open("rb") as file:
+    with path.open("rb") as file, quiet():
         program = torch.export.load(io.BytesIO(file.read()))
     return program.module()
 

@@ -17,10 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from ..common.extras import require
+from ..common.quiet import quiet
 from . import aotinductor, openvino
 from .checking import filled
 from .formats import ENDINGS, FORMATS, Run, run_session, session
 from .prepared import as_pixels
+from .seal import holds
 
 NEEDED = ("model", "batch_size", "preprocessing", "mean", "std", "input_size", "classes", "gmacs", "dense_gmacs")
 
@@ -71,6 +73,11 @@ class OpenedFile(nn.Module):
         return torch.cat([self._run(part.contiguous()) for part in parts])[: len(images)]
 
     @property
+    def runtime(self) -> str:
+        """What it runs in, by the names of `--runtime` and of the formats: onnx, onnx-int8, torch ..."""
+        return f"{self.about['format']}-int8" if self.about.get("int8") else self.about["format"]
+
+    @property
     def cost(self) -> FileCost:
         """Of one image, as counted when the file was written."""
         about = self.about
@@ -81,8 +88,9 @@ def open_exported(path: str | Path) -> OpenedFile:
     """A file of `vitrim export` (.onnx, .xml, .pt2) as a model.
 
     Nothing is unpickled. A .pt2 of AOTInductor is machine code, which runs when it is opened: open only one that you
-    would run as a program. Raises ValueError where there is no such file, vitrim has not written it, it is damaged, the
-    .bin beside an .xml belongs to another, or a package is missing.
+    would run as a program. Raises ValueError where there is no such file, vitrim has not written it, it is damaged or
+    was changed later (by its digest: 0.4 s for 350 MB), the .bin beside an .xml belongs to another, or a package is
+    missing.
 
     Example:
         >>> made = vitrim.export(model, "dense.pt2", images=images)
@@ -97,7 +105,12 @@ def open_exported(path: str | Path) -> OpenedFile:
         raise ValueError(f"{path} is no exported file: it must end in {' or '.join(ENDINGS)}")
     if not path.is_file():
         raise ValueError(f"there is no file {path}")
+    whole = holds(path)
+    if whole is False:
+        raise ValueError(f"{path} is damaged, or was changed after it was exported: copy it again, or export again")
     about, run = OPENERS[ending](path)
+    if whole is None:
+        raise ValueError(f"{path} has no digest to check it by: export again, with this version of vitrim")
     return OpenedFile(path, about, run)
 
 
@@ -128,7 +141,7 @@ def _openvino(path: Path) -> tuple[dict[str, Any], Run]:
     model = openvino.read(path, weights)
     about = _checked(path, openvino.about(model))
     if about.get(openvino.WEIGHTS) != openvino.digest(weights):
-        raise ValueError(f"{weights} belongs to another file than {path}: export again, or copy both")
+        raise ValueError(f"{weights} is damaged, or belongs to another file than {path}: copy both, or export again")
     return about, openvino.start(model)
 
 
@@ -141,11 +154,11 @@ def _pt2(path: Path) -> tuple[dict[str, Any], Run]:
         about = _checked(path, said)
         if any(aotinductor.COMPILED in name for name in names):
             return about, aotinductor.open_package(path)
-        with _without_pickle():
+        with _without_pickle(), quiet():
             return about, torch.export.load(io.BytesIO(path.read_bytes())).module()
     except pickle.UnpicklingError as error:
         raise ValueError(f"{path} cannot be opened: it holds more than tensors, and no more is unpickled") from error
-    except (zipfile.BadZipFile, OSError, RuntimeError, KeyError) as error:
+    except (zipfile.BadZipFile, OSError, RuntimeError, KeyError, UnicodeDecodeError) as error:
         raise _damaged(path, error) from error
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from ..common.extras import without_telemetry
 from ..common.quiet import quiet
 from ..common.whole import Beside
+from .seal import BLANK
 from .signal_stack import keeping_signal_stack
 
 OURS = "vitrim"  # of the file's rt_info, what vitrim has written
@@ -86,7 +87,7 @@ def save(model: Any, about: dict[str, Any], files: Sequence[Beside]) -> None:
 
         xml, weights = (str(file.name) for file in files)
         _serialize(openvino, model, xml, weights)  # which gives the digest of the weights
-        for key, value in {**about, WEIGHTS: digest(files[1].name)}.items():
+        for key, value in {**about, WEIGHTS: digest(files[1].name), **BLANK}.items():
             model.set_rt_info(value if isinstance(value, str) else json.dumps(value), [OURS, key])
         _serialize(openvino, model, xml, weights)
 
@@ -111,8 +112,8 @@ def read(xml: Path, weights: Path) -> Any:
             return _core().read_model(str(xml), str(weights))
         except RuntimeError as error:
             raise ValueError(
-                f"{xml.name} and {weights.name} are no model that OpenVINO reads: one is damaged, or they belong to "
-                "two exports"
+                f"{xml} and {weights.name} are no model that OpenVINO reads: one is damaged, or they belong to two "
+                "exports: copy both, or export again"
             ) from error
 
 

@@ -16,6 +16,7 @@ from .checking import compare, filled, logits_of
 from .formats import Format, Run
 from .int8 import Int8, judge
 from .recording import record
+from .seal import seal
 
 
 @dataclass(frozen=True)
@@ -109,8 +110,10 @@ def beside(kind: Format, path: Path) -> Generator[list[Beside]]:
 
 
 def saved(kind: Format, made: Any, about: dict[str, Any], files: list[Beside]) -> Run:
-    """Fill the files; what runs them."""
+    """Fill the files, and seal the first; what runs them."""
     kind.save(made, about, files)
+    files[0].file.flush()
+    seal(files[0].name)
     for file in files:
         file.sync()
     return kind.open(*[file.name for file in files])

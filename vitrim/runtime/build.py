@@ -9,15 +9,17 @@ from typing import Any
 from torch import nn
 
 from ..backbones import TransformersBackbone, find_family
-from ..backbones.admission import warn_of_unseen
+from ..backbones.admission import unwrapped, warn_of_unseen
 from ..backbones.layers import own_copy
+from ..backbones.transformers.wrapper import timm_inside
 from ..common.errors import OptionError
 from ..common.text import did_you_mean
 from ..methods import METHODS, Method
 from .budget import solve
-from .model import ReducedViT, unwrap
+from .model import REDUCED, ReducedViT, unwrap
 from .pretrained import as_pretrained, shared_copy
 from .stack import as_stack
+from .wrapped_timm import as_wrapper
 
 
 class UntrainedWarning(UserWarning):
@@ -41,12 +43,14 @@ def reduce(
     **options: Any,
 ) -> ReducedViT:
     """Put token reduction on a supported model of timm or transformers: the result has the same inputs, outputs and
-    weights. Of a model of transformers it is of the same class (`runtime/pretrained.py`); its vision tower is reduced.
+    weights. Of a model of transformers it is of the same class (`runtime/pretrained.py`); its vision tower is reduced,
+    and a language model around it is left alone.
 
     model:   a timm or transformers model; wrappers of torch.compile and DistributedDataParallel are taken off
     method:  `vitrim.EViT(keep=0.7)`; or a name with its options: `reduce(model, "evit", keep=0.7)`;
              or a list of methods that act one after the other: `[ToMe(r=8, at=range(6)), EViT(keep=0.6, at=8)]`
-    macs:    a share of the dense cost, in (0, 1]: sets the method's dial (keep, r) for the largest plan not above it
+    macs:    a share of the dense cost, in (0, 1]: sets the method's dial (keep, r) for the largest plan not above it;
+             of a model of images and text a share of the vision tower's cost
     dial:    in a stack, the name of the method whose dial `macs` sets; default the last
     copy:    give the result weights of its own; by default it shares the model's
     prediction_only: for models whose head reads nothing but class tokens: the last block computes these alone, which
@@ -61,7 +65,9 @@ def reduce(
         >>> fast(images).shape, vitrim.profile(fast).tokens
         (torch.Size([2, 2]), [64, 33, 18, 10])
     """
-    reduced = attach(model, method, macs=macs, dial=dial, copy=copy, prediction_only=prediction_only, **options)
+    wrapper = _wrapper_of(model, copy)
+    dense, copy = (model, copy) if wrapper is None else (wrapper.timm_model, False)
+    reduced = attach(dense, method, macs=macs, dial=dial, copy=copy, prediction_only=prediction_only, **options)
     learning = [m.name for m in reduced.methods if m.learns]
     if learning:
         warnings.warn(
@@ -70,7 +76,7 @@ def reduce(
             UntrainedWarning,
             stacklevel=2,
         )
-    return as_given(reduced)
+    return as_given(reduced) if wrapper is None else as_wrapper(reduced, wrapper)
 
 
 def as_given(reduced: ReducedViT) -> Any:
@@ -82,6 +88,15 @@ def as_given(reduced: ReducedViT) -> Any:
 def is_of_transformers(reduced: ReducedViT) -> bool:
     """Whether the model is one of transformers."""
     return isinstance(reduced.body, TransformersBackbone)
+
+
+def _wrapper_of(model: nn.Module, copy: bool) -> Any:
+    """transformers' wrapper around a timm model, as nobody else's, over the same weights or a copy; None for every
+    other model."""
+    outer = unwrapped(model)
+    if not isinstance(outer, nn.Module) or REDUCED in vars(outer) or timm_inside(outer) is None:
+        return None
+    return own_copy(outer) if copy else shared_copy(outer)
 
 
 def attach(

@@ -115,5 +115,4 @@ def plan_macs(
 
 def whole_macs(body: Backbone, grid: tuple[int, int]) -> int:
     """Total MACs of one image in the dense model, with what it computes and nobody reads."""
-    _, left = plan_cost(body, (), grid)
-    return plan_macs(body, (), grid) + body.unread_macs(left + body.prefix)
+    return plan_macs(body, (), grid) + body.unread_macs(grid)

@@ -14,9 +14,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..backbones import LIBRARIES, Backbone, find_family
-from ..backbones.admission import refuse_wrapper
+from ..backbones.admission import unwrapped
 from ..backbones.timm.interface import TimmInterface
-from ..common import unwrapping
+from ..backbones.transformers.wrapper import timm_inside
+from ..common.unwrapping import innermost
 from ..core.recording import image_size
 from ..core.tokens import Tokens
 from ..methods import Method
@@ -81,7 +82,8 @@ class ReducedViT(TimmInterface, nn.Module):
         trace: bool = False,
         losses: bool | Literal["maps", "logits", "masks"] = False,
     ):
-        """Logits [b, classes], features where the model has no classifier.
+        """Logits [b, classes], features where the model has no classifier; of a vision-language model what it reads of
+        its tower, [b, patches, c].
 
         scores: from outside, one for each patch; guides the selection in place of the method's own (EViT Table 14).
                 In a stack, that of every method that takes scores
@@ -95,10 +97,11 @@ class ReducedViT(TimmInterface, nn.Module):
             body.check_prediction_only()  # also here: a model may get another head, or something on its layers
         # The older ONNX exporter binds defaults by position, and hands flags over as tensors.
         prediction = not (self.training or trace or losses)
-        request = Request(trace=bool(trace), losses=_maps(losses), prediction=prediction)
-        tokens, records = self._run(body, body.receive(images), scores, request)
+        whole = bool(body.reads)
+        request = Request(trace=bool(trace), remember=whole, losses=_maps(losses), prediction=prediction)
+        tokens, records, taken = self._run(body, body.receive(images), scores, request)
         tokens = tokens.with_x(body.norm(tokens.x))
-        out = (body.deliver(body.head(tokens)),)
+        out = (body.deliver(body.read(taken) if whole else body.head(tokens)),)
         if request.trace:
             out += ([record.trace for record in records],)
         if request.losses:
@@ -118,39 +121,48 @@ class ReducedViT(TimmInterface, nn.Module):
         if fill not in ("last", "zeros"):
             raise ValueError(f'fill={fill!r} is not "last" or "zeros"')
         body = self.body
-        tokens, _ = self._run(body, images, scores, Request(remember=restore))
+        tokens, _, _ = self._run(body, images, scores, Request(remember=restore))
         if restore:
             return body.as_features(features_of_every_patch(tokens, body, fill))
         if tokens.layout is not None:
             raise ValueError("the images keep different numbers of tokens: ask for restore=True, or call the model")
         return body.as_features(tokens.with_x(body.norm(tokens.x)))
 
-    def features_after(
+    def tokens_after(
         self, images: Tensor, take: Collection[int], last: int | None, norm: bool, fill: str
-    ) -> tuple[Tensor, list[Tokens]]:
-        """Final features, and the tokens with every patch in place after the blocks in `take`; nothing runs after block
-        `last`. The final features are those of `forward_features`; where images keep different numbers of tokens, of
-        every patch."""
+    ) -> tuple[Tokens, list[Tokens]]:
+        """The tokens that are left, before the final norm, and those with every patch in place after the blocks in
+        `take`; nothing runs after block `last`."""
         body = self.body
         turns = self._turns if last is None else self._turns[: last + 1]
         loop = Loop(body, turns, Request(remember=True), self.grad_checkpointing)
         tokens, _, taken = loop.run(self._embed(body, images), take)
-        fits = body.norm_fits(body.depth - 1 if last is None else last)
         whole = [
             features_of_every_patch(t, body, fill, norm and body.norm_fits(i))
             for i, t in zip(sorted(take), taken, strict=True)
         ]
-        if tokens.layout is not None:
-            return body.as_features(features_of_every_patch(tokens, body, fill, fits)), whole
-        return body.as_features(tokens.with_x(body.norm(tokens.x)) if fits else tokens), whole
+        return tokens, whole
+
+    def features_of(self, tokens: Tokens, last: int | None, fill: str, whole: bool = False) -> Tensor:
+        """The final features of tokens that are left after block `last`: those of `forward_features`; where images keep
+        different numbers of tokens, or `whole`, of every patch."""
+        body = self.body
+        fits = body.norm_fits(body.depth - 1 if last is None else last)
+        if whole or tokens.layout is not None:
+            return body.as_features(features_of_every_patch(tokens, body, fill, fits))
+        return body.as_features(tokens.with_x(body.norm(tokens.x)) if fits else tokens)
 
     def _run(
         self, body: Backbone, images: Tensor, scores: Tensor | None, request: Request
-    ) -> tuple[Tokens, list[BlockRecord]]:
-        """The tokens after the last block, before the final norm, and what each block leaves behind."""
+    ) -> tuple[Tokens, list[BlockRecord], list[Tensor]]:
+        """The tokens after the last block, before the final norm, what each block leaves behind, and a token for every
+        patch after the blocks that somebody else reads, in the order in which it does."""
         loop = Loop(body, self._turns, request, self.grad_checkpointing)
-        tokens, records, _ = loop.run(body.begin(self._embed(body, images, scores)))
-        return body.finish(tokens), records
+        reads = body.reads if request.remember else ()
+        take = sorted(set(reads))
+        tokens, records, taken = loop.run(body.begin(self._embed(body, images, scores)), take)
+        whole = {block: then.full_grid() for block, then in zip(take, taken, strict=True)}
+        return body.finish(tokens), records, [whole[block] for block in reads]
 
     @property
     def turns(self) -> Sequence[Turn]:
@@ -233,10 +245,12 @@ def _maps(losses: bool | str) -> Any:
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The model inside torch.compile's and DistributedDataParallel's wrappers; of a reduced model of transformers, the
-    one for images alone. Raises ValueError for hooks on wrappers."""
-    model = unwrapping.unwrap(model, refuse_wrapper)
-    return vars(model).get(REDUCED, model) if isinstance(model, nn.Module) else model
+    """The model inside torch.compile's, DistributedDataParallel's and transformers' wrappers; of a reduced model of
+    transformers, the one for images alone. Raises ValueError for hooks on wrappers."""
+    model = unwrapped(model)
+    if not isinstance(model, nn.Module):
+        return model
+    return vars(model).get(REDUCED) or timm_inside(model) or model
 
 
 def for_images(model: nn.Module) -> nn.Module:
@@ -250,8 +264,11 @@ def for_images(model: nn.Module) -> nn.Module:
         >>> vitrim.for_images(model) is model  # timm's
         True
     """
-    inner: Any = unwrapping.innermost(model)
+    inner: Any = innermost(model)
     if inner is model and REDUCED in vars(inner):
         return vars(inner)[REDUCED]
+    inside = timm_inside(inner)
+    if inner is model and inside is not None:
+        return inside
     library = next((library for library in LIBRARIES if library.owns(inner)), None)
     return model if library is None else library.for_images(model)

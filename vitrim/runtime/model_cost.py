@@ -30,6 +30,9 @@ class Profile:
     patches:      patch tokens of the whole image
     params:       parameters of the model, learned parts of methods included
     dense_blocks: cost of each block without reduction
+    unread_macs:  of what is computed and nobody reads: the layers behind the one that a language model reads. A reduced
+                  model leaves them out
+    dense_unread_macs: the same in the dense model
 
     Example:
         >>> cost = vitrim.profile(vitrim.reduce(model, "evit", keep=0.5))
@@ -46,11 +49,14 @@ class Profile:
     patches: int
     params: int
     dense_blocks: tuple[BlockCost, ...]
+    unread_macs: int = 0
+    dense_unread_macs: int = 0
 
     @property
     def macs(self) -> int:
         """Total MACs of one image."""
-        return self.embed_macs + self.head_macs + sum(b.macs + b.method_macs for b in self.blocks)
+        ends = self.embed_macs + self.unread_macs + self.head_macs
+        return ends + sum(b.macs + b.method_macs for b in self.blocks)
 
     @property
     def gmacs(self) -> float:
@@ -90,7 +96,7 @@ class Profile:
 
     @property
     def _is_dense(self) -> bool:
-        return self.blocks == self.dense_blocks
+        return self.blocks == self.dense_blocks and self.unread_macs == self.dense_unread_macs
 
     def summary(self, wide: bool = False) -> None:
         """Print the cost block by block.
@@ -115,11 +121,10 @@ def cost_of_model(model: nn.Module, body: Backbone, methods: Sequence[Method], g
     blocks, left = plan_cost(body, methods, grid, prediction_only=getattr(model, "prediction_only", False))
     dense_blocks, all_left = plan_cost(body, (), grid)
     embed, head, dense_head = body.embed_macs(grid), *(body.head_macs(n + body.prefix) for n in (left, all_left))
-    unread = body.unread_macs(all_left + body.prefix)
-    dense_head += unread
-    head += 0 if hasattr(model, "prediction_only") else unread  # a reduced one has that
-    dense = embed + dense_head + sum(block.macs for block in dense_blocks)
-    return Profile(tuple(blocks), embed, head, dense, grid[0] * grid[1], count_params(model), tuple(dense_blocks))
+    unread = body.unread_macs(grid)
+    dense = embed + dense_head + sum(block.macs for block in dense_blocks) + unread
+    costs = tuple(blocks), embed, head, dense, grid[0] * grid[1], count_params(model), tuple(dense_blocks)
+    return Profile(*costs, 0 if hasattr(model, "prediction_only") else unread, unread)
 
 
 def tokens_left(patches: int, tokens: Sequence[int]) -> str:
@@ -162,10 +167,12 @@ def _blocks(cost: Profile) -> list[list[str]]:
 
 
 def _totals(cost: Profile) -> list[list[str]]:
-    dense_head = cost.dense_macs - cost.embed_macs - sum(block.macs for block in cost.dense_blocks)
+    unread, dense_unread = cost.unread_macs, cost.dense_unread_macs
+    dense_head = cost.dense_macs - cost.embed_macs - dense_unread - sum(block.macs for block in cost.dense_blocks)
     deciding = _millions(sum(block.method_macs for block in cost.blocks))
     totals = [
         ("embedding", cost.embed_macs, "-", cost.embed_macs),
+        *([("read by nobody", unread, "-", dense_unread)] if dense_unread else []),
         ("head", cost.head_macs, "-", dense_head),
         ("total", cost.macs, deciding, cost.dense_macs),
     ]

@@ -1,94 +1,25 @@
 """Reduced models of transformers: of the same class, with the same call, configuration and keys as the dense one.
 
-transformers runs its layers one by one, `for layer in self.layers: x = layer(x, ...)`. In a reduced model the list of
-layers is `ReducedLayers`: it holds the same layers, and iterating over it gives one step that runs them all in vitrim's
-loop. Embeddings, norms, poolers, losses and output classes stay transformers' own; where a head averages or attends to
-patches, it is given the tokens that are left, by size. Every other output has one token for every patch.
+The layers run in vitrim's loop (`tower_layers.py`). Embeddings, norms, poolers, losses, output classes and language
+models stay transformers' own (`forwards.py`). Every output but the pooled has one token for every patch.
 """
 
 from __future__ import annotations
 
 import copy
 import functools
-import inspect
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
-from torch import Tensor, nn
+from torch import nn
 
-from ..backbones.transformers.outputs import classifier_output, collect, collectors
-from ..core.recording import image_size
-from ..core.tokens import Tokens
-from .loop import Loop, Request
+from ..backbones.transformers.towers import part_at
+from . import forwards
 from .model import REDUCED, ReducedViT
 from .pretrained_checks import ADAPTED, check_whole
+from .tower_layers import ReducedLayers
 
 METHODS_KEY = "vitrim_methods"  # in front of the keys of learned parts, which are numbered in files
-
-REFUSED = {
-    "output_attentions": "a reduced model forms no attention maps",
-    "bool_masked_pos": "masked images are not for a model that leaves tokens out",
-    "attention_mask": "the patches to leave out are chosen by the method",
-    "head_mask": "it has no place in fused attention",
-}
-
-
-@dataclass
-class Passage:
-    """One call of a tower, handed through transformers' keyword arguments to the list of layers.
-
-    images: [b, 3, height, width] what was given
-    tokens: what is left after the last layer, before the last norm
-    """
-
-    images: Tensor
-    tokens: Tokens | None = None
-
-
-class ReducedLayers(nn.ModuleList):
-    """The layers of a tower, run by vitrim's loop in one step.
-
-    reduced: the model that they are of, with its methods
-    whole:   whether whoever reads the result sees single tokens: then it has one for every patch
-    """
-
-    def __init__(self, layers: nn.ModuleList, reduced: ReducedViT, whole: bool):
-        super().__init__()
-        self._modules = layers._modules
-        self.training = layers.training
-        # Not a submodule: it holds the model that this list is a part of.
-        self.__dict__["reduced"], self.whole = reduced, whole
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter((self.run,))
-
-    def run(
-        self,
-        hidden_states: Tensor,
-        *mask: Any,
-        passage: Passage | None = None,
-        position_embeddings: tuple[Tensor, Tensor] | None = None,
-        **others: Any,
-    ) -> Tensor:
-        """All layers: [b, p+n0, c] to [b, p+n0, c], or to the tokens that are left."""
-        reduced: ReducedViT = self.__dict__["reduced"]
-        if passage is None:
-            raise ValueError("call the model, not its encoder: the layers are run for images")
-        body: Any = reduced.body
-        body.look()
-        grid = body.grid(image_size(passage.images))
-        tokens = reduced.noted(body.tokens_of(hidden_states, grid, position_embeddings), passage.images, None)
-        hooks = collectors(list(body.all_blocks()))
-        watched = self.whole or bool(hooks)
-        request = Request(remember=watched, prediction=not (watched or self.training))
-        loop = Loop(body, reduced.turns, request, reduced.grad_checkpointing)
-        tokens, _, taken = loop.run(tokens, range(body.depth) if hooks else ())
-        collect(hooks, [hidden_states, *(tokens_then.full_grid() for tokens_then in taken)])
-        passage.tokens = tokens
-        if self.whole:
-            return tokens.full_grid()
-        return tokens.x if tokens.layout is None else tokens.layout.prefix_rows(tokens.x)
 
 
 def numbered(state: Mapping[str, Any]) -> dict[str, Any]:
@@ -151,13 +82,20 @@ class ReducedPretrained:
 def as_pretrained(reduced: ReducedViT) -> nn.Module:
     """The reduced model as one of transformers. `reduced.backbone` must be nobody else's: it becomes the result."""
     body: Any = reduced.body
-    model, tower, entry = body.model, body.tower, body.entry
-    *path, name = body.dialect.layers.split(".")
-    holder = functools.reduce(getattr, path, tower)
-    setattr(holder, name, ReducedLayers(getattr(holder, name), reduced, whole=not entry.classifies))
-    for part in {id(model): model, id(tower): tower}.values():
-        part.__class__ = _reduced_class(type(part), part is tower)
-        part.__dict__[REDUCED] = reduced
+    model, tower, dialect = body.model, body.tower, body.dialect
+    path, _, name = dialect.layers.rpartition(".")
+    holder = part_at(tower, path)
+    whole = not body.entry.classifies or dialect.stem.packs
+    setattr(holder, name, ReducedLayers(getattr(holder, name), reduced, whole))
+    become(tower, reduced, forward=forwards.of_tower(type(tower), dialect.output))
+    if body.reader is not None:
+        reader = part_at(model, body.reader.holder)
+        names = [name for name in ("get_image_features", "get_video_features") if hasattr(type(reader), name)]
+        become(reader, reduced, **{name: forwards.of_features(type(reader), name) for name in names})
+    elif model is not tower:
+        become(model, reduced, forward=forwards.of_model(type(model)))
+    if REDUCED not in vars(model):
+        become(model, reduced)
     if reduced.methods.state_dict():
         model.add_module(METHODS_KEY, reduced.methods)
     if hasattr(tower, "use_head"):
@@ -165,62 +103,16 @@ def as_pretrained(reduced: ReducedViT) -> nn.Module:
     return model
 
 
+def become(part: Any, reduced: ReducedViT, **own: Any) -> None:
+    """Give a part of the model a class of the same name over transformers' own, with these functions."""
+    part.__class__ = _class_over(type(part), tuple(own.items()))
+    part.__dict__[REDUCED] = reduced
+
+
 @functools.cache
-def _reduced_class(cls: type, tower: bool) -> type:
-    """A class of the same name over transformers' own."""
-    own: dict[str, Any] = {"_reduces": cls, "__module__": cls.__module__, "__qualname__": cls.__qualname__}
-    own["forward"] = _tower_forward(cls) if tower else _model_forward(cls)
-    return type(cls.__name__, (ReducedPretrained, cls), own)
-
-
-def _tower_forward(cls: Any) -> Any:
-    names = list(inspect.signature(cls.forward).parameters)[2:]  # behind self and the images
-
-    @functools.wraps(cls.forward)
-    def forward(self, pixel_values: Tensor, *args: Any, passage: Passage | None = None, **kwargs: Any) -> Any:
-        _refuse({**dict(zip(names, args, strict=False)), **kwargs} if args else kwargs)
-        body = self.reduced.body
-        attends = passage is None and hasattr(self, "head")  # who gives a passage pools by itself
-        passage = Passage(pixel_values) if passage is None else passage
-        as_tuple = attends and kwargs.pop("return_dict", True) is False
-        out = cls.forward(self, pixel_values, *args, passage=passage, **kwargs)
-        if attends:
-            tokens: Any = passage.tokens
-            pooled = body.entry_pool(tokens.with_x(body.norm(tokens.x)))
-            out = type(out)(**{f.name: getattr(out, f.name) for f in fields(out)} | {"pooler_output": pooled})
-        return out.to_tuple() if as_tuple else out
-
-    return forward
-
-
-def _model_forward(cls: Any) -> Any:
-    @functools.wraps(cls.forward)
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        body = self.reduced.body
-        if body.entry.head.prefix_only or not body.entry.classifies:
-            return cls.forward(self, *args, **kwargs)
-        return _classify(self, body, *args, **kwargs)
-
-    return forward
-
-
-def _classify(model: Any, body: Any, pixel_values: Tensor, labels: Tensor | None = None, **kwargs: Any) -> Any:
-    """A classifier of averaged patches, as transformers' own, with the tokens that are left, by size."""
-    as_tuple = kwargs.pop("return_dict", None) is False
-    passage = Passage(pixel_values)
-    outputs = body.tower(pixel_values, passage=passage, **kwargs)
-    assert passage.tokens is not None
-    logits = body.head(passage.tokens.with_x(body.norm(passage.tokens.x)))
-    loss = None if labels is None else model.loss_function(labels, logits, model.config)
-    out = classifier_output(loss, logits, outputs.hidden_states)
-    return out.to_tuple() if as_tuple else out
-
-
-def _refuse(given: dict[str, Any]) -> None:
-    """Raise ValueError for what a reduced model cannot give."""
-    for name, value in given.items():
-        if name in REFUSED and value is not None and value is not False:
-            raise ValueError(f"{name} is not supported: {REFUSED[name]}; leave it out, or ask the dense model")
+def _class_over(cls: type, own: tuple[tuple[str, Any], ...]) -> type:
+    names = {"_reduces": cls, "__module__": cls.__module__, "__qualname__": cls.__qualname__}
+    return type(cls.__name__, (ReducedPretrained, cls), {**names, **dict(own)})
 
 
 def shared_copy(model: nn.Module) -> nn.Module:

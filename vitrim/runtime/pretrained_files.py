@@ -11,11 +11,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from .._version import __version__
 from ..backbones.transformers.library import class_named, without_bars
+from ..backbones.transformers.wrapper import is_timm_wrapper
+from ..common.tensor_files import open_tensors
 from ..common.text import few
 from .build import attach
 from .describing import methods_config
@@ -24,6 +25,7 @@ from .pretrained import METHODS_KEY, ReducedPretrained, as_pretrained, dense_par
 from .pretrained_checks import check_whole
 from .rebuilding import build_method
 from .saved_config import parse_methods
+from .wrapped_timm import as_wrapper
 
 KEY = "vitrim"  # of config.json
 CONFIG = "config.json"
@@ -63,6 +65,11 @@ def is_pretrained(folder: str | Path) -> bool:
     return _said(Path(folder)) is not None
 
 
+def holds_pretrained(folder: str | Path) -> bool:
+    """Whether a folder holds a model of transformers, reduced or not."""
+    return {"architectures", "model_type"} <= _config(Path(folder)).keys()
+
+
 def load_pretrained(folder: str | Path, cls: Any = None, **kwargs: Any) -> nn.Module:
     """The reduced model that a folder holds, in eval mode.
 
@@ -71,7 +78,8 @@ def load_pretrained(folder: str | Path, cls: Any = None, **kwargs: Any) -> nn.Mo
 
     Raises ValueError for a folder whose config names no reduction, or one that is not known.
     """
-    return as_pretrained(open_pretrained(folder, cls, **kwargs)[1])
+    dense, reduced = open_pretrained(folder, cls, **kwargs)
+    return as_wrapper(reduced, dense) if is_timm_wrapper(type(dense)) else as_pretrained(reduced)
 
 
 def open_pretrained(folder: str | Path, cls: Any = None, **kwargs: Any) -> tuple[nn.Module, ReducedViT]:
@@ -105,16 +113,22 @@ def _dense(folder: Path, name: str, cls: Any, kwargs: dict[str, Any]) -> nn.Modu
 
 def _said(folder: Path) -> dict[str, Any] | None:
     """The class and the reduction that `config.json` names; None where it names none."""
+    config = _config(folder)
+    if not isinstance(config.get(KEY), dict) or not config.get("architectures"):
+        return None
+    return {KEY: config[KEY], "class": str(config["architectures"][0])}
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    """What `config.json` holds; empty where it is none."""
     path = folder / CONFIG
     try:
         if not path.is_file() or path.stat().st_size > LARGEST_CONFIG:
-            return None
+            return {}
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
-        return None
-    if not isinstance(config, dict) or not isinstance(config.get(KEY), dict) or not config.get("architectures"):
-        return None
-    return {KEY: config[KEY], "class": str(config["architectures"][0])}
+        return {}
+    return config if isinstance(config, dict) else {}
 
 
 def _fill(methods: nn.Module, folder: Path, names: Any) -> None:
@@ -124,7 +138,9 @@ def _fill(methods: nn.Module, folder: Path, names: Any) -> None:
         return
     found: dict[str, Tensor] = {}
     for path in sorted(folder.glob("*.safetensors")):
-        found |= {key: value for key, value in load_file(path).items() if key.startswith(f"{METHODS_KEY}.")}
+        with open_tensors(path) as tensors:
+            own = [key for key in tensors.keys() if key.startswith(f"{METHODS_KEY}.")]  # noqa: SIM118  no mapping
+            found |= {key: tensors.get_tensor(key) for key in own}
     names = names if isinstance(names, list) else []
     state = {name: found.get(f"{METHODS_KEY}.{number}") for number, name in enumerate(names)}
     missing = [key for key, value in wanted.items() if getattr(state.get(key), "shape", None) != value.shape]

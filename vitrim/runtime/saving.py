@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from ..backbones import library_of
+from ..backbones.admission import unwrapped
 from ..backbones.packed import PackedLinear
 from ..common.tensor_files import digest, open_tensors, write_tensors
 from ..common.whole import Beside, held
@@ -60,9 +61,9 @@ def save(model: nn.Module, folder: str | Path) -> Path:
     """
     if not os.fspath(folder):
         raise ValueError("the folder's name is empty: give one, '.' for the current folder")
-    backbone = getattr(unwrap(model), "backbone", None)
-    if isinstance(backbone, ReducedPretrained):
-        return save_pretrained(backbone, folder)
+    for whole in (unwrapped(model), getattr(unwrap(model), "backbone", None)):
+        if isinstance(whole, ReducedPretrained):
+            return save_pretrained(whole, folder)
     save_state = _made(model)
     folder = Path(folder)
     try:

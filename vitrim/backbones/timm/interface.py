@@ -9,6 +9,7 @@ import torch
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
+from ...core.tokens import Tokens
 from .. import library_of
 from ..base import Backbone
 
@@ -24,7 +25,8 @@ class TimmInterface:
 
         @property
         def body(self) -> Backbone: ...
-        def features_after(self, images: Tensor, take: Any, last: int | None, norm: bool, fill: str) -> Any: ...
+        def tokens_after(self, images: Tensor, take: Any, last: int | None, norm: bool, fill: str) -> Any: ...
+        def features_of(self, tokens: Any, last: int | None, fill: str) -> Tensor: ...
         def fit_again(self) -> None: ...
 
     @property
@@ -126,21 +128,35 @@ class TimmInterface:
         The final features are those of `forward_features`: of the tokens left; where images keep different numbers of
         tokens, of every patch.
         """
-        if output_fmt not in ("NCHW", "NLC"):
-            raise ValueError(f"output_fmt={output_fmt!r} is not NCHW or NLC")
-        body = self.body
-        take, last = feature_take_indices(len(body.feature_blocks), indices)
-        chosen = [body.feature_blocks[i] for i in take]
-        final, taken = self.features_after(x, chosen, body.feature_blocks[last] if stop_early else None, norm, fill)
-        prefix = body.prefix
-        spatial, front = [t.x[:, prefix:] for t in taken], [t.x[:, :prefix] for t in taken]
-        if output_fmt == "NCHW":
-            grids = [t.grid for t in taken]
-            spatial = [g.transpose(1, 2).unflatten(2, s).contiguous() for g, s in zip(spatial, grids, strict=True)]
+        tokens, last, spatial, front = self.intermediates(x, indices, norm, stop_early, output_fmt, fill)
+        final, prefix = self.features_of(tokens, last, fill), self.body.prefix
         if output_dict:
             return _as_dict(final, spatial, front if return_prefix_tokens and prefix else None, intermediates_only)
         taken = list(zip(spatial, front, strict=True)) if return_prefix_tokens and prefix else spatial
         return taken if intermediates_only else (final, taken)
+
+    def intermediates(
+        self,
+        x: Tensor,
+        indices: Any = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        fill: str = "last",
+    ) -> tuple[Tokens, int | None, list[Tensor], list[Tensor]]:
+        """What `forward_intermediates` makes its answer of: the tokens that are left, before the final norm; the last
+        block that has run (None: all have); and for each chosen block its patch and its prefix tokens."""
+        if output_fmt not in ("NCHW", "NLC"):
+            raise ValueError(f"output_fmt={output_fmt!r} is not NCHW or NLC")
+        blocks, prefix = self.body.feature_blocks, self.body.prefix
+        take, end = feature_take_indices(len(blocks), indices)
+        last = blocks[end] if stop_early else None
+        tokens, taken = self.tokens_after(x, [blocks[i] for i in take], last, norm, fill)
+        spatial, front = [t.x[:, prefix:] for t in taken], [t.x[:, :prefix] for t in taken]
+        if output_fmt == "NCHW":
+            grids = [t.grid for t in taken]
+            spatial = [g.transpose(1, 2).unflatten(2, s).contiguous() for g, s in zip(spatial, grids, strict=True)]
+        return tokens, last, spatial, front
 
     def get_intermediate_layers(
         self,

@@ -13,7 +13,8 @@ from torch import nn
 
 from ..admission import Kinds
 from ..layers import kind, part_kind, wrapper_advice
-from .dialects import VERSIONS, Dialect, entry_of
+from .dialects import VERSIONS, Dialect
+from .towers import locate
 
 # What loads weights into torch's own linear layers, which are called with whatever they hold.
 QUANTISED = "TorchAo"
@@ -38,8 +39,8 @@ def check_version() -> None:
 
 def check_parts(model: nn.Module) -> nn.Module:
     """The model. Raises ValueError where its tower or its layers are not where the table of names has them."""
-    entry = entry_of(kind(model))
-    path = "" if entry is None else ".".join(filter(None, (entry.tower, entry.dialect.layers)))
+    located = locate(model)
+    path = ".".join(filter(None, (located.path, located.entry.dialect.layers)))
     part: Any = model
     for name in path.split("."):
         part = getattr(part, name, None)

@@ -1,19 +1,22 @@
-"""How transformers' vision models name their parts: three templates of a layer, one row for each architecture.
+"""How transformers' vision models name their parts: four templates of a layer, one row for each architecture.
 
     A  x = x + dropout(attention(layernorm_before(x)));        x = x + dropout(mlp(layernorm_after(x)))
     B  x = x + drop_path(layer_scale1(attention(norm1(x))));   x = x + drop_path(layer_scale2(mlp(norm2(x))))
     C  x = x + self_attn(layer_norm1(x));                      x = x + mlp(layer_norm2(x))
+    D  x = x + lambda_1 * attention(layernorm_before(x));      x = x + lambda_2 * dropout(mlp(layernorm_after(x)))
 
 Source: transformers 5.18 to 5.24, `models/*/modeling_*.py`.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
 from . import heads
 from .heads import Head
+from .stems import CONVOLVED, MASKED, PACKED, Stem
 
 VERSIONS = (5, 18), (6, 0)  # from, and before; tests run on both ends
 
@@ -24,7 +27,9 @@ class Template:
 
     norm1, norm2:   what attention and MLP read
     attention, out: the attention, and in it the projection of its output
-    scales, drop:   what the two branches pass through before they are added
+    scales:         what the two branches are scaled by before they are added, layers or vectors [c]
+    drops:          what they pass through beside that
+    out_drop:       in the attention, what the projected output passes through
     """
 
     norm1: str
@@ -32,12 +37,20 @@ class Template:
     norm2: str
     out: str
     scales: tuple[str, str] | None = None
-    drop: str | None = None
+    drops: tuple[str | None, str | None] = (None, None)
+    out_drop: str | None = None
 
 
-A = Template("layernorm_before", "attention", "layernorm_after", "o_proj", drop="dropout")
-B = Template("norm1", "attention", "norm2", "o_proj", scales=("layer_scale1", "layer_scale2"), drop="drop_path")
+A = Template("layernorm_before", "attention", "layernorm_after", "o_proj", drops=("dropout", "dropout"))
+B = Template(
+    "norm1", "attention", "norm2", "o_proj",
+    scales=("layer_scale1", "layer_scale2"), drops=("drop_path", "drop_path"),
+)  # fmt: skip
 C = Template("layer_norm1", "self_attn", "layer_norm2", "out_proj")
+D = Template(
+    "layernorm_before", "attention", "layernorm_after", "projection_layer",
+    scales=("lambda_1", "lambda_2"), drops=(None, "dropout"), out_drop="projection_dropout",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -54,6 +67,9 @@ class Dialect:
     prefix:    prefix tokens, registers not counted
     rotary:    what computes (cos, sin) of the patches from the images
     has_any_size: whether it takes images of every size without being told
+    stem:      how images become tokens
+    output:    where the encoder takes no keyword arguments, so that nothing can be handed through it: the class of what
+               the tower returns, which is `embeddings`, the layers and `norm` alone
     """
 
     module: str
@@ -67,6 +83,8 @@ class Dialect:
     before: str | None = None
     rotary: str | None = None
     has_any_size: bool = False
+    stem: Stem = CONVOLVED
+    output: str | None = None
 
     def registers(self, config: Any) -> int:
         """Register tokens behind the others of the prefix."""
@@ -80,6 +98,14 @@ def _flat(module: str, name: str, prefix: int = 1) -> Dialect:
 def _dino(module: str, name: str) -> Dialect:
     mlps = (f"{name}MLP", f"{name}SwiGLUFFN")
     return Dialect(module, B, f"{name}Layer", f"{name}Attention", mlps, "encoder.layer", "layernorm", has_any_size=True)
+
+
+def _navit(module: str, name: str) -> Dialect:
+    parts = f"{name}EncoderLayer", f"{name}VisionAttention", (f"{name}VisionMLP",)
+    return Dialect(
+        module, C, *parts, "encoder.layers", "post_layernorm", prefix=0,
+        has_any_size=True, stem=MASKED, output="BaseModelOutputWithPooling",
+    )  # fmt: skip
 
 
 VIT = _flat("vit.modeling_vit", "ViT")
@@ -99,6 +125,16 @@ SIGLIP = Dialect(
     "siglip.modeling_siglip", C, "SiglipEncoderLayer", "SiglipAttention", ("SiglipMLP",),
     "encoder.layers", "post_layernorm", prefix=0,
 )  # fmt: skip
+SIGLIP2 = Dialect(
+    "siglip2.modeling_siglip2", C, "Siglip2EncoderLayer", "Siglip2Attention", ("Siglip2MLP",),
+    "encoder.layers", "post_layernorm", prefix=0, has_any_size=True, stem=PACKED,
+)  # fmt: skip
+INTERNVL = Dialect(
+    "internvl.modeling_internvl", D, "InternVLVisionLayer", "InternVLVisionAttention", ("InternVLVisionMLP",),
+    "encoder.layer", "layernorm", has_any_size=True, output="InternVLVisionModelOutputWithPooling",
+)  # fmt: skip
+IDEFICS3 = _navit("idefics3.modeling_idefics3", "Idefics3")
+SMOLVLM = _navit("smolvlm.modeling_smolvlm", "SmolVLM")
 
 
 @dataclass(frozen=True)
@@ -144,6 +180,12 @@ ENTRIES: dict[str, Entry] = {
     "SiglipVisionModel": Entry(SIGLIP, "", heads.MAP),
     "SiglipForImageClassification": Entry(SIGLIP, "vision_model", heads.MEAN),
     "SiglipModel": Entry(SIGLIP, "vision_model", heads.MAP),
+    "Siglip2VisionModel": Entry(SIGLIP2, "", heads.MAP),
+    "Siglip2ForImageClassification": Entry(SIGLIP2, "vision_model", heads.MEAN),
+    "Siglip2Model": Entry(SIGLIP2, "vision_model", heads.MAP),
+    "InternVLVisionModel": Entry(INTERNVL, "", heads.FIRST_OR_MEAN),
+    "Idefics3VisionTransformer": Entry(IDEFICS3, "", heads.PATCH_MEAN),
+    "SmolVLMVisionTransformer": Entry(SMOLVLM, "", heads.PATCH_MEAN),
 }
 
 
@@ -164,5 +206,5 @@ def kinds() -> dict[str, str]:
     found: dict[str, str] = {}
     for name, entry in ENTRIES.items():
         if entry.dialect not in [ENTRIES[other].dialect for other in found.values()]:
-            found[f"{name.removesuffix('Model').removesuffix('Vision')}, transformers"] = name
+            found[f"{re.sub('(Vision)?(Model|Transformer)$', '', name)}, transformers"] = name
     return found

@@ -1,50 +1,34 @@
-"""The transformers family: ViT, DeiT, I-JEPA, DINOv2 with and without registers, DINOv3, CLIP and SigLIP, as
-Hugging Face's transformers builds them. One adapter; the names of parts are in `dialects.py`, the heads in `heads.py`.
+"""The transformers family: ViT, DeiT, I-JEPA, DINOv2 with and without registers, DINOv3, CLIP, SigLIP, SigLIP 2, and
+the towers of vision-language models, as Hugging Face's transformers builds them. One adapter; the names of parts are in
+`dialects.py`, what is before and behind the layers in `stems.py` and `heads.py`, the models around in `towers.py`.
 """
 
 from __future__ import annotations
 
 import math
-from functools import reduce as fold
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...core.attention import attention
 from ...core.evidence import Evidence
 from ...core.recording import image_size, no_image
 from ...core.tokens import Tokens
-from ..admission import Around
-from ..base import Backbone
-from ..layers import kind
-from .checks import check_config, check_layers, check_parts, check_version, kinds_of
-from .dialects import entry_of, kinds
+from .checks import check_config, check_layers, check_parts, check_version
+from .dialects import kinds
 from .heads import MAP
 from .projections import SeparateProjections
+from .stems import patch_layer
+from .structure import TransformersStructure
 
 
-class TransformersBackbone(Backbone):
-    """transformers' vision models, exactly the classes in `dialects.ENTRIES`; of models of two modalities the vision
-    tower.
-
-    tower: the part that goes from images to tokens
-    """
+class TransformersBackbone(TransformersStructure):
+    """transformers' vision models, run by half blocks."""
 
     family = "transformers"
     kinds: ClassVar[dict[str, str]] = kinds()
-
-    def __init__(self, model: nn.Module):
-        super().__init__(model)
-        entry = entry_of(kind(model))
-        assert entry is not None  # `runs` has been asked
-        self.entry, self.dialect, self.template = entry, entry.dialect, entry.dialect.template
-        self.tower: Any = getattr(model, entry.tower) if entry.tower else model
-        self.config: Any = self.tower.config
-
-    @classmethod
-    def runs(cls, model_type):
-        return entry_of(model_type) is not None
 
     @classmethod
     def check(cls, model):
@@ -53,87 +37,15 @@ class TransformersBackbone(Backbone):
         check_config(body.config, type(model).__name__)
         check_layers(body.dialect, list(body.all_blocks()))
 
-    # -- what the model is
-
-    @property
-    def layers(self) -> Any:
-        """The list of layers."""
-        return fold(getattr, self.dialect.layers.split("."), self.tower)
-
-    def all_blocks(self):
-        return self.layers._modules.values()
-
-    def _part(self, i: int, name: str) -> Any:
-        return getattr(self.layers[i], name)
-
-    def _attn(self, i: int) -> Any:
-        return self._part(i, self.template.attention)
-
-    @property
-    def depth(self):
-        return len(self.layers)
-
-    @property
-    def width(self):
-        return self.config.hidden_size
-
-    @property
-    def prefix(self):
-        return self.dialect.prefix + self.dialect.registers(self.config)
-
-    @property
-    def class_tokens(self):
-        return tuple(range(self.dialect.prefix))
-
-    def heads(self, i):
-        attn = self._attn(i)
-        return attn.q_proj.out_features // attn.head_dim, attn.head_dim
-
-    def grid(self, image_size=None):
-        height, width = pair(self.config.image_size) if image_size is None else image_size
-        patch = pair(self.config.patch_size)
-        return height // patch[0], width // patch[1]
-
-    def check_ragged(self):
-        """Every head pools what an image has left."""
-
     def foldable(self, i):
         return self.dialect.rotary is None and self._projections(i).foldable
-
-    def recomputes(self, i):
-        return bool(self.layers[i].gradient_checkpointing and self.layers[i].training)
-
-    def check_prediction_only(self):
-        if not self.entry.classifies:
-            name = type(self.model).__name__
-            raise ValueError(f"prediction_only is for classifiers, and {name} returns what its tokens have become too")
-        if not self.entry.head.prefix_only:
-            super().check_prediction_only()
-
-    # -- what sits on it
-
-    def around(self) -> Around:
-        parts: Around = []
-        for layer in self.all_blocks():
-            parts.append((layer, kinds_of(kind(layer))))
-            attn = layer._modules.get(self.template.attention)
-            if attn is not None:
-                parts.append((attn, kinds_of(kind(attn))))
-        return parts
-
-    def after_blocks(self):
-        norms = (module for name, module in self.tower.named_children() if "norm" in name)
-        return *norms, *(module for module in self.model.children() if module is not self.tower)
-
-    def is_fresh(self):
-        return False
 
     # -- running it
 
     def _embed(self, images):
         tower, dialect = self.tower, self.dialect
         self._check_size(images)
-        x = tower.embeddings(images.to(self._dtype))
+        x = tower.embeddings(*dialect.stem.inputs(self.config, images.to(self._dtype)))
         if no_image(images.shape[0]):
             x = x.new_zeros(0, math.prod(self.grid(image_size(images))) + self.prefix, self.width)
         x = x if dialect.before is None else getattr(tower, dialect.before)(x)
@@ -150,12 +62,10 @@ class TransformersBackbone(Backbone):
     @property
     def _dtype(self) -> torch.dtype:
         """Of the patch embedding, to which transformers converts images."""
-        embed = self.tower.embeddings
-        patches = embed.patch_embedding if hasattr(embed, "patch_embedding") else embed.patch_embeddings
-        return next(patches.parameters()).dtype
+        return next(patch_layer(self.tower.embeddings).parameters()).dtype
 
     def _check_size(self, images: Tensor) -> None:
-        size, own = image_size(images), pair(self.config.image_size)
+        size, own = image_size(images), self.image_size
         if self.dialect.has_any_size or size == own:
             return
         raise ValueError(
@@ -206,14 +116,18 @@ class TransformersBackbone(Backbone):
         return next(getattr(self.config, name) for name in names if hasattr(self.config, name))
 
     def _projected(self, i: int, x: Tensor) -> Tensor:
-        attn = self._attn(i)
-        return self.after(attn, getattr(attn, self.template.out)(x))
+        attn, drop = self._attn(i), self.template.out_drop
+        out = getattr(attn, self.template.out)(x)
+        return self.after(attn, out if drop is None else getattr(attn, drop)(out))
 
     def _branch(self, i: int, half: int, out: Tensor) -> Tensor:
-        """What attention (0) or MLP (1) gives, as it is added."""
+        """What attention (0) or MLP (1) gives, as it is added. Dropping and scaling may change places."""
         template = self.template
-        out = out if template.scales is None else self._part(i, template.scales[half])(out)
-        return out if template.drop is None else self._part(i, template.drop)(out)
+        if template.scales is not None:
+            scale = self._part(i, template.scales[half])
+            out = scale * out if isinstance(scale, Tensor) else scale(out)
+        drop = template.drops[half]
+        return out if drop is None else self._part(i, drop)(out)
 
     def mlp(self, i, tokens):
         out = self._part(i, "mlp")(self._part(i, self.template.norm2)(tokens.x))
@@ -228,6 +142,10 @@ class TransformersBackbone(Backbone):
         return Tokens(x, prefix=self.prefix, grid=tokens.grid)
 
     def norm(self, x):
+        return x if self.reading is not None and self.reading.states else self.tower_norm(x)
+
+    def tower_norm(self, x: Tensor) -> Tensor:
+        """The tower's last norm of all tokens."""
         return x if self.dialect.norm is None else getattr(self.tower, self.dialect.norm)(x)
 
     def head(self, tokens, pre_logits=False):
@@ -237,13 +155,28 @@ class TransformersBackbone(Backbone):
         """Pooled features of the tower, of tokens after the last norm."""
         return self.entry.head.pool(self.tower, tokens)
 
+    def tower_pool(self, tokens: Tokens) -> Tensor:
+        """What the tower itself returns as pooled, of tokens before its last norm."""
+        return self._tower_head.pool(self.tower, tokens.with_x(self.tower_norm(tokens.x)))
+
+    def read(self, taken: Sequence[Tensor]) -> Tensor:
+        assert self.reading is not None
+        parts = [self.norm(x)[:, self.reading.skips :] for x in taken]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+
     # -- what it costs
 
     def embed_macs(self, grid):
-        embed = self.tower.embeddings
-        patches = embed.patch_embedding if hasattr(embed, "patch_embedding") else embed.patch_embeddings
-        conv = next(module for module in patches.modules() if isinstance(module, nn.Conv2d))
-        return math.prod(grid) * math.prod(conv.weight.shape)
+        return self.dialect.stem.macs(self.tower.embeddings, grid)
+
+    def unread_macs(self, grid):
+        n = math.prod(grid)
+        if self.reading is None:  # SigLIP's classifier averages patches, and its tower pools them by attention beside
+            pools = self.entry.classifies and hasattr(self.tower, "head")
+            return MAP.pool_macs(self.tower, n + self.prefix) if pools else 0
+        behind = range(self.depth, len(self.layers))
+        head = self._tower_head.macs(self.tower, self.tower, n + self.prefix)
+        return head + sum(self.block_macs(i, n, n, grid) for i in behind)
 
     def query_macs(self, i):
         return self.linear_macs(self._attn(i).q_proj, self.width)
@@ -266,14 +199,4 @@ class TransformersBackbone(Backbone):
         return tokens * self.linear_macs(self._part(i, "mlp"), self.width)
 
     def head_macs(self, tokens):
-        return self.entry.head.macs(self.model, self.tower, tokens)
-
-    def unread_macs(self, tokens):
-        """SigLIP's classifier averages patches, and its tower pools them by attention beside."""
-        pools = self.entry.classifies and hasattr(self.tower, "head")
-        return MAP.pool_macs(self.tower, tokens) if pools else 0
-
-
-def pair(size: Any) -> tuple[int, int]:
-    height, width = (size, size) if isinstance(size, int) else size
-    return int(height), int(width)
+        return 0 if self.reading is not None else self.entry.head.macs(self.model, self.tower, tokens)

@@ -96,6 +96,11 @@ def _pooler(tower: Any, tokens: Tokens) -> Tensor:
     return _first(tower, tokens) if tower.pooler is None else tower.pooler(prefix_rows(tokens))
 
 
+def _first_or_mean(tower: Any, tokens: Tokens) -> Pooled:
+    """What InternVL's configuration names as its pooling."""
+    return patch_mean(tokens) if tower.config.use_mean_pooling else _first(tower, tokens)
+
+
 def _first_and_mean(tower: Any, tokens: Tokens) -> Float[Tensor, "b 2c"]:
     return torch.cat([_first(tower, tokens), patch_mean(tokens)], dim=1)
 
@@ -149,6 +154,8 @@ NORMED_FIRST = Head(_normed_first, _as_it_is)
 PROJECTED = Head(_normed_first, _projected, layers=("visual_projection",))
 CLASS_TOKEN = Head(_first, _classified, classifies=True, layers=("classifier",))
 TEACHER = Head(_two_tokens, _taught, classifies=True, layers=("cls_classifier", "distillation_classifier"))
+FIRST_OR_MEAN = Head(_first_or_mean, _as_it_is, prefix_only=False)
+PATCH_MEAN = Head(lambda tower, tokens: patch_mean(tokens), _as_it_is, prefix_only=False)
 MEAN = Head(lambda tower, tokens: patch_mean(tokens), _classified, False, True, ("classifier",))
 FIRST_AND_MEAN = Head(_first_and_mean, _classified, False, True, ("classifier",))
 MAP = Head(_attended, _as_it_is, prefix_only=False, pool_macs=_attended_macs)

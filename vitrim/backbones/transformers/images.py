@@ -10,8 +10,10 @@ from torch import Tensor, nn
 from ...common.unwrapping import Adapter, innermost
 from ...core.recording import image_size
 from ...core.tokens import Tokens
+from ..layers import kind
 from ..library import Library
 from .family import TransformersBackbone
+from .towers import reader_of
 
 ANSWERS = ("logits", "image_embeds", "pooler_output")  # of an output of transformers, the first that it has
 
@@ -33,6 +35,9 @@ class ForImages(Adapter):
         if hasattr(self.inner, "out_features"):
             name = type(self.inner).__name__
             raise ValueError(f"{name} gives feature maps and no features of an image: give {name[:-8]}Model")
+        if reader_of(kind(self.inner)) is not None:
+            name, path = type(self.inner).__name__, TransformersBackbone(self.inner).path
+            raise ValueError(f"{name} answers prompts and gives no features of an image: give its tower, model.{path}")
 
     @property
     def inner(self) -> Any:
@@ -54,10 +59,12 @@ class ForImages(Adapter):
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c"]:
         model: Any = self.called
+        body = TransformersBackbone(self.inner)
+        told = body.dialect.stem.keywords(body.config, images)
         if hasattr(self.inner, "text_model"):
-            output = model.get_image_features(pixel_values=images)
+            output = model.get_image_features(**told)
             return output if isinstance(output, Tensor) else output.pooler_output
-        output = model(pixel_values=images)
+        output = model(**told)
         found = (getattr(output, name, None) for name in ANSWERS)
         answer = next((tensor for tensor in found if tensor is not None), None)
         return self._pooled(output.last_hidden_state, images) if answer is None else answer

@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,12 @@ from ..layers import kind
 from ..library import Library, Texts
 from .checks import check_version, installed_version
 from .dialects import ENTRIES, entry_of
-from .family import TransformersBackbone, pair
+from .family import TransformersBackbone
 from .images import ForImages
+from .stems import pair
 from .texts import read_texts
+from .towers import READERS
+from .wrapper import CLASSES
 
 PREFIX = "hf:"
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
@@ -79,9 +83,7 @@ class TransformersLibrary(Library):
         """As `Library` says; the name is that of a class. It has 4 layers, which are made in a moment; its other sizes
         are the defaults of its configuration."""
         self.check_installed()
-        import transformers
-
-        cls: Any = getattr(transformers, name)
+        cls: Any = getattr(import_module(f"transformers.models.{ENTRIES[name].dialect.module}"), name)
         return cls(cls.config_class(num_hidden_layers=4))
 
     def family_of(self, name: str) -> list[str]:
@@ -122,7 +124,7 @@ class TransformersLibrary(Library):
         return entry is None or not entry.classifies or type(self.classifier(model)) is nn.Identity
 
     def image_size(self, model: nn.Module) -> tuple[int, int] | None:
-        return pair(TransformersBackbone(model).config.image_size)
+        return TransformersBackbone(model).image_size
 
     def patch_size(self, model: nn.Module) -> tuple[int, int] | None:
         return pair(TransformersBackbone(model).config.patch_size)
@@ -181,7 +183,7 @@ class TransformersLibrary(Library):
 
     def layer_groups(self, model: nn.Module, coarse: bool = False) -> dict[str, Any]:
         body = TransformersBackbone(model)
-        path = re.escape(".".join(filter(None, (body.entry.tower, body.dialect.layers))))
+        path = re.escape(".".join(filter(None, (body.path, body.dialect.layers))))
         return {"stem": r"(^|\.)embeddings\.", "blocks": [(rf"^{path}\.(\d+)", None), (r"norm", (99999,))]}
 
     def part_keys(self, model: nn.Module) -> dict[str, tuple[str, ...]]:
@@ -225,7 +227,7 @@ def class_named(name: str, place: str) -> Any:
     vitrim does not run."""
     import transformers
 
-    if name not in ENTRIES or not hasattr(transformers, name):
+    if name not in (*ENTRIES, *READERS, *CLASSES) or not hasattr(transformers, name):
         raise ValueError(f"{place} holds a {name}, and vitrim runs {', '.join(ENTRIES)}")
     return getattr(transformers, name)
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import Identity
 from torch.nn.functional import linear
 
 from ...core.recording import divided
@@ -14,7 +15,8 @@ from ..layers import is_bare_linear
 
 
 class SeparateProjections:
-    """`q_proj`, `k_proj` and `v_proj`, and the rotation of patch tokens where the model has one.
+    """`q_proj`, `k_proj` and `v_proj`; where the model has them, norms of queries and keys, and the rotation of patch
+    tokens.
 
     rows:   sines and cosines [n, 2d] or [b, 1, n, 2d] of all tokens but the first `prefix`; None: nothing is rotated
     """
@@ -25,9 +27,12 @@ class SeparateProjections:
 
     def project(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """q, k, v [b, heads, p+n, d]; as transformers computes them, bit for bit."""
-        attn = self.attn
-        q, k, v = (self._heads(part(h)) for part in (attn.q_proj, attn.k_proj, attn.v_proj))
-        return self._rotated(q), self._rotated(k), v
+        return self.queries(h), self.keys(h), self.values(h)
+
+    def _normed(self, name: str, x: Tensor) -> Tensor:
+        """Queries or keys after the norm over all heads, where the layer has one (InternVL)."""
+        norm = getattr(self.attn, name, None)
+        return x if norm is None else norm(x)
 
     def _heads(self, x: Tensor) -> Float[Tensor, "b heads n d"]:
         return divided(x, 2, (x.shape[2] // self.head_dim, self.head_dim)).transpose(1, 2)
@@ -44,11 +49,11 @@ class SeparateProjections:
         return torch.cat([x[:, :, :p], turned], dim=2)
 
     def queries(self, h: Tensor, prefix_only: bool = False) -> Tensor:
-        q = self._heads(self.attn.q_proj(h))
+        q = self._heads(self._normed("q_norm", self.attn.q_proj(h)))
         return q if prefix_only else self._rotated(q)
 
     def keys(self, h: Tensor) -> Tensor:
-        return self._rotated(self._heads(self.attn.k_proj(h)))
+        return self._rotated(self._heads(self._normed("k_norm", self.attn.k_proj(h))))
 
     def values(self, h: Tensor) -> Tensor:
         return self._heads(self.attn.v_proj(h))
@@ -61,7 +66,8 @@ class SeparateProjections:
     @property
     def foldable(self) -> bool:
         """Whether q . k is one bilinear form of the inputs, with weights that may be read."""
-        return self.rows is None and self.readable
+        norms = (getattr(self.attn, name, None) for name in ("q_norm", "k_norm"))
+        return self.rows is None and self.readable and all(type(norm) in (type(None), Identity) for norm in norms)
 
     def folded(self, h: Tensor) -> Tensor | None:
         """u = W_K^T (W_Q h + b_Q) [b, c], averaged over the class tokens h [b, v, c], on the scale of the mean

@@ -18,7 +18,7 @@ from ...common.text import cut, first_line, first_sentence, shortened
 from ...deploy.opened import is_exported
 from ...runtime.loading import CONFIG, holds_file, load
 from ...runtime.model import ReducedViT, for_images
-from ...runtime.pretrained_files import is_pretrained, open_pretrained
+from ...runtime.pretrained_files import holds_pretrained, is_pretrained, open_pretrained
 from .options import ModelOptions
 from .table import say
 
@@ -122,6 +122,10 @@ def _name(options: ModelOptions) -> str:
 
 def _arguments(options: ModelOptions) -> dict[str, Any]:
     size, arguments = options.image_size, {}
+    typed = [key for key in ("image_size", "num_classes", "in_chans") if getattr(options, key) not in (None, ())]
+    if typed and options.model and not library_with(options.model).argument_names:
+        flag = f"--{typed[0].replace('_', '-')}"
+        raise ValueError(f"{shortened(options.model)} is built as its config.json says: leave out {flag}")
     if size:
         if len(size) > 2 or min(size) < 1:
             raise ValueError(f"--image-size {' '.join(map(str, size))}: give one side in pixels, or height and width")
@@ -165,14 +169,15 @@ def _created(name: str, arguments: dict[str, Any]) -> nn.Module:
 
 
 def _why_not_built(name: str, arguments: dict[str, Any], error: Exception) -> str:
-    library = library_with(name).name
+    library = library_with(name)
     if server := _unreached(error):
-        return (
-            f"{shortened(name)} cannot be looked up: no connection to {server}; give the name of its architecture in "
-            f"{library} and a local file: --model NAME --checkpoint FILE"
-        )
+        way = f"give the name of its architecture in {library.name} and a local file: --model NAME --checkpoint FILE"
+        way = way if library.has_list else "give a folder with config.json and weights"
+        return f"{shortened(name)} cannot be looked up: no connection to {server}; {way}"
+    if not library.has_list:  # its messages name the place
+        return str(error)
     given = "".join(f" with {key}={value}" for key, value in arguments.items())
-    return f"{library} cannot build {name}{given}: {first_line(error)}"
+    return f"{library.name} cannot build {name}{given}: {first_line(error)}"
 
 
 def _create(name: str, **arguments: Any) -> nn.Module:
@@ -259,5 +264,7 @@ def _opened(folder: Path) -> tuple[nn.Module, ReducedViT]:
         raise ValueError(
             f"{folder} is a folder without {CONFIG}: give a checkpoint file, or a folder written by save()"
         )
+    if holds_pretrained(folder):
+        raise ValueError(f"{folder} holds a model of transformers that is not reduced: give --model hf:{folder}")
     saved = load(folder)
     return saved.backbone, saved

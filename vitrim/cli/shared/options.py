@@ -16,7 +16,9 @@ MODELS_OWN = "the model's own"
 class ModelOptions:
     """Model"""
 
-    model: str | None = option("timm's name of the model, such as deit_small_patch16_224", common=True)
+    model: str | None = option(
+        "the model: timm's name, such as deit_small_patch16_224; of transformers hf:NAME or hf:FOLDER", common=True
+    )
     checkpoint: Path | None = option(
         "weights: a timm state dict (.safetensors, .pth), or a folder that save() wrote",
         shown="timm's own pretrained weights",

@@ -19,7 +19,7 @@ class SpeedModelOptions(ModelOptions):
     """Model"""
 
     model: tuple[str, ...] = option(  # ty: ignore[incompatible-attribute-override]  # here there may be several
-        "timm's names of models, such as deit_small_patch16_224", (), common=True, metavar="NAME"
+        "models: timm's names, such as deit_small_patch16_224; of transformers hf:NAME", (), common=True, metavar="NAME"
     )
     checkpoint: Path | None = option(
         "weights of the one model: a timm state dict, or a folder that save() wrote",

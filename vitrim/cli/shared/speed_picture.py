@@ -58,7 +58,8 @@ def _panel(axes: Axes, title: str, rows: Sequence[Timed]) -> None:
     _points(axes, [dense], {"color": "black", "marker": "*", "markersize": 12, "linestyle": "none"}, "dense")
     methods = [row for row in others if not row.instead_of]
     for number, (name, group) in enumerate(groupby(methods, key=lambda row: row.label.split()[0].rstrip(","))):
-        _points(axes, sorted(group, key=lambda row: row.cost.macs), {**style_of(number), "markersize": 5}, name)
+        points = sorted(group, key=lambda row: row.cost.macs)
+        _points(axes, points, {**style_of(number), "markersize": 5}, _named(name, points[0], dense))
     _instead(axes, [row for row in others if row.instead_of])
     axes.set_xlabel("GMACs for one image")
     axes.set_ylabel("milliseconds for one batch")
@@ -68,6 +69,11 @@ def _panel(axes: Axes, title: str, rows: Sequence[Timed]) -> None:
     axes.grid(color="0.9", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.legend(frameon=False, fontsize=8, loc="upper left")
+
+
+def _named(name: str, row: Timed, dense: Timed) -> str:
+    """An exported file says what it runs in, where that is not what the title says."""
+    return name if row.case == dense.case else f"{name}, in {row.case.runtime}"
 
 
 def _promised(axes: Axes, dense: Timed, least: float) -> None:

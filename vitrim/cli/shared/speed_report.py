@@ -29,6 +29,7 @@ COLUMNS = (
     Column("roofline", drop=2),
     Column("memory", drop=3),
 )
+RUNS_IN = Column("runs in", text=True)  # where exported files do not run in what the others do
 PART_TITLES = {"ends": "embed + head", "rest": "the rest"}
 PART_DROPS = {"rest": 3, "norms": 2, "ends": 1}
 KEY = ("model", "label", "batch_size", "runtime", "precision")
@@ -39,8 +40,15 @@ Results = Mapping[str, EvaluationResult]
 def show_speeds(printer: Printer, case: Case, rows: Sequence[Timed], refused: Mapping[str, str], device: str) -> None:
     """The table of a case, what is left out of it, and what makes its figures doubtful."""
     printer.line()
-    printer.line(f"{case}:")
-    printer.table(COLUMNS, [_cells(row) for row in rows if not row.instead_of])
+    shown = [row for row in rows if not row.instead_of]
+    if all(row.case == case for row in shown):
+        printer.line(f"{case}:")
+        printer.table(COLUMNS, [_cells(row) for row in shown])
+    else:
+        printer.line(f"batch {case.batch_size}, {case.precision}:")
+        model, *figures = COLUMNS
+        cells = [[label, row.case.runtime, *rest] for row in shown for label, *rest in [_cells(row)]]
+        printer.table([model, RUNS_IN, *figures], cells)
     for label, reason in refused.items():
         printer.line(f"{label} is left out: {reason}")
     if rows[0].peak_bytes is None:
