@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from small_models import IMAGE, build, transformers
+from small_vlms import build_vlm
 
 import vitrim
 from vitrim import cli
@@ -20,6 +21,13 @@ from vitrim.testing import check_model
 def test_small_models_pass(name):
     report = check_model(build(name), ["idlevit"] if name == "CLIPModel" else ["tome", "tofe"], export=None)
     assert not report.broken and report.conclusion.startswith(f"{6 * len(report.methods)} checks passed, none failed")
+
+
+@pytest.mark.parametrize("make", [lambda: build("Siglip2VisionModel"), lambda: build_vlm("LlavaForConditionalGeneration")])
+def test_models_that_take_more_than_images_are_refused(make):
+    with pytest.raises(ValueError, match=r"cannot be checked, since it does not take images alone \(.*\): ") as said:
+        check_model(make())
+    assert len(str(said.value)) <= 300
 
 
 @pytest.fixture

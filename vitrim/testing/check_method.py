@@ -87,6 +87,6 @@ def random_images(model: nn.Module, count: int = 3) -> Tensor:
     """Random images that the model takes, the same at every call."""
     body, parameter = find_family(model)(model), next(model.parameters())
     height, width = library_of(model).image_size(model) or tuple(16 * side for side in body.grid())
-    channels = next(module.in_channels for module in model.modules() if isinstance(module, nn.Conv2d))
+    channels = next((module.in_channels for module in model.modules() if isinstance(module, nn.Conv2d)), 3)
     images = torch.randn(count, channels, height, width, generator=torch.Generator().manual_seed(0))
     return images.to(parameter.device, parameter.dtype)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..backbones import find_family
 from ..common.errors import OptionError, UnfitModel
 from ..common.progress import counted_off
-from ..common.text import counted
+from ..common.text import counted, cut, first_line
 from ..core.values import as_number
 from ..methods import METHODS, Method
 from ..runtime.build import UntrainedWarning, make_method, reduce
@@ -22,7 +22,7 @@ from ..runtime.words import options_in_words
 from .check_method import random_images
 from .findings import BROKEN, HOLDS, NOT_ASKED, Finding, MethodReport, ask
 from .model_laws import LAWS, Pair, weights_digest
-from .outputs import outputs_of
+from .outputs import Outputs, outputs_of
 
 MACS = 0.7  # of the dense cost: what methods are checked at
 IMAGES = 2  # random ones: the fewest that are a batch
@@ -117,7 +117,7 @@ def check_model(
     model = _checked(model, images, macs, export)
     images = random_images(model, IMAGES) if images is None else images
     stacks = list(METHODS if methods is None else methods)
-    wanted, before = outputs_of(model, images), weights_digest(model)
+    wanted, before = _wanted(model, images), weights_digest(model)
     reports: list[MethodOnModel] = []
     refused: dict[str, ValueError] = {}
     with warnings.catch_warnings():
@@ -152,6 +152,17 @@ def _checked(model: nn.Module, images: Tensor | None, macs: float, export: str |
     if export not in ("first", "all", None):
         raise ValueError(f'export={export!r} is not "first", "all" or None')
     return model
+
+
+def _wanted(model: nn.Module, images: Tensor) -> Outputs:
+    """What the dense model gives. Raises ValueError for one that takes more than images, as those of a language."""
+    try:
+        return outputs_of(model, images)
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        name, said = type(model).__name__, cut(first_line(error), 120)
+        raise ValueError(
+            f"{name} cannot be checked, since it does not take images alone ({said}): check a class of its vision tower"
+        ) from error
 
 
 def _fitted(model: nn.Module, stack: Stack, macs: float) -> tuple[nn.Module, tuple[ValueError, ...]]:
