@@ -23,7 +23,7 @@ PLACES = {  # room: (column, row)
     **{"core": (1, 0), "backbones": (1, 1), "methods": (1, 2), "runtime": (1, 3)},
     **{
         "evaluate": (0, 4),
-        "testing": (1, 4),
+        "testing": (3, 5),
         "deploy": (2, 4),
         "view": (3, 4),
         "training": (1, 5),

@@ -94,7 +94,7 @@ def test_a_good_method_keeps_every_law():
 def test_what_is_not_registered_is_not_saved_and_that_is_said():
     report = check_method(Largest)
     assert states(report).pop("comes back from disk") == "not asked" and not report.broken
-    assert "put @vitrim.register_method above it" in str(report)
+    assert "put @vitrim.register_method above its class" in str(report)
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 
 import vitrim
 from vitrim import cli
+from vitrim.backbones.transformers.dialects import ENTRIES
 from vitrim.cli.shared import picture as _picture
 from vitrim.cli.shared import plans as _plans
 from vitrim.cli.shared import table as _table
@@ -384,8 +385,20 @@ def test_methods_come_from_the_code(capsys):
     kinds = {entry["kind"]: entry["methods"] for entry in figures["models"]}
     siglip = next(methods for kind, methods in kinds.items() if "SigLIP" in kind)
     assert siglip["evit"] == {"runs": True, "needs": {"score": "tokens"}}
-    assert kinds["ViT, DeiT"]["evit"] == {"runs": True, "needs": {}}
+    assert kinds["ViT, DeiT"]["evit"] == kinds["ViT, transformers"]["evit"] == {"runs": True, "needs": {}}
+    assert kinds["IJepa, transformers"] == kinds["average pooling without [CLS]"]
+    assert {entry.dialect for entry in ENTRIES.values()} == {
+        ENTRIES[entry["model"]].dialect for entry in figures["models"] if entry["family"] == "transformers"
+    }
     assert all(name in err and cls.title in err for name, cls in METHODS.items())
+
+
+def test_methods_without_transformers_says_what_shows_its_models(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    assert cli.main(["methods"]) == 0
+    out = capsys.readouterr().out
+    assert 'Models of transformers: pip install "vitrim[transformers]" shows them here.' in out
+    assert "ViTModel" not in out and "deit_tiny_patch16_224" in out
 
 
 # -- options come from the methods

@@ -37,6 +37,7 @@ COMMANDS = {
     "one recipe": ["recipes", "distill"],
     "evaluate": ["evaluate", *MODEL, *QUICK, "--keep", "0.5"],
     "compare": ["compare", *MODEL, *QUICK, *RATES],
+    "check": ["check", *MODEL, "--method", "evit", "random", "--export", "none"],
     "print": ["print"],
 }
 IN_ASCII = ("profile", "evaluate", "print")
@@ -48,9 +49,11 @@ FIRST = {
     "one recipe": ["distill: ", "--epochs", "--batch-size"],
     "evaluate": ["top-1, %", "agreement with dense, %", "GMACs", "patch tokens left", "images/s", "promise kept"],
     "compare": ["dense", *(f"{name} keep={rate}" for name in ("evit", "dpcknn", "random") for rate in (0.9, 0.5))],
+    "check": ["evit", "random", "test_vit: 12 checks passed, none failed"],
     "print": ["ReducedViT of deit_small_patch16_224", *map(str, range(12)), "embedding", "head", "total"],
 }
 TITLES = {
+    "check": ["method", "of dense", "identity", "outputs", "macs", "batch", "weights", "saved", "onnx"],
     "profile": ["block", "tokens", "MACs", "the method's", "share", "dense tokens", "dense MACs"],
     "compare": [
         *["model", "GMACs", "share", "tokens left", "top-1", "95 %", "change", "agreement", "images/s", "speed-up"]

@@ -353,7 +353,7 @@ def test_counting_reads_no_weight_and_calls_nobody():
 @torch.no_grad()
 @pytest.mark.parametrize("row", ROWS)
 def test_peft(row):
-    peft = pytest.importorskip("peft")
+    peft = pytest.importorskip("peft", exc_type=ImportError)
     model, x = dense(row), images(row)
     names = ["qkv", "q_proj", "k_proj", "proj", "fc1"]
     config = peft.LoraConfig(r=2, lora_alpha=8, target_modules=names, init_lora_weights=False)
@@ -371,18 +371,33 @@ def test_peft(row):
 
 
 def test_peft_models_are_refused_with_a_way_out():
-    peft = pytest.importorskip("peft")
+    peft = pytest.importorskip("peft", exc_type=ImportError)
     inside = peft.get_peft_model(dense(DEIT), peft.LoraConfig(target_modules=["qkv"]))
-    with pytest.raises(ValueError, match=r"PeftModel is not supported.*get_base_model"):
+    with pytest.raises(ValueError, match=r"PeftModel is a wrapper.*get_base_model"):
         vitrim.reduce(inside, "evit")
     assert vitrim.reduce(inside.get_base_model(), "evit")
 
 
+def test_peft_around_a_reduced_model_trains_its_adapters():
+    peft = pytest.importorskip("peft", exc_type=ImportError)
+    given = peft.LoraConfig(r=2, target_modules=["qkv", "fc1"], modules_to_save=["head"])
+    model, x = peft.get_peft_model(attach(dense(DEIT), "tome", r=3), given).train(), images(DEIT)
+    optimiser = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    for _ in range(3):
+        F.cross_entropy(model(x), torch.tensor([0, 1])).backward()
+        optimiser.step()
+        optimiser.zero_grad()
+    changed = [name for name, p in model.named_parameters() if not torch.equal(p, before[name])]
+    assert len(changed) == 2 * 2 * 4 + 2 and all("lora_" in name or "modules_to_save" in name for name in changed)
+
+
 @torch.no_grad()
-def test_torchao():
-    torchao = pytest.importorskip("torchao.quantization")
+@pytest.mark.parametrize("config", ["Int8WeightOnlyConfig", "Int8DynamicActivationInt8WeightConfig"])
+def test_torchao(config):
+    torchao = pytest.importorskip("torchao.quantization", exc_type=ImportError)
     model, x = dense(DEIT), images(DEIT)
-    torchao.quantize_(model, torchao.Int8WeightOnlyConfig())
+    torchao.quantize_(model, getattr(torchao, config)())
     assert torch.equal(nothing(DEIT, model)(x), model(x))
     assert vitrim.profile(model).macs == vitrim.profile(dense(DEIT)).macs
     for method, options in METHODS:

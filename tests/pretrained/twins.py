@@ -16,10 +16,18 @@ SMALL = {"img_size": IMAGE, "patch_size": 4, "embed_dim": 48, "depth": 4, "num_h
 
 @dataclass(frozen=True)
 class Twin:
-    """name: transformers' class; timm: the call that makes its twin; keys: (timm's, transformers') names of weights"""
+    """The same architecture in both libraries.
+
+    name:   transformers' class
+    timm:   the call that makes its twin: small, or of the sizes that are given
+    block, rest: timm's names of weights -> transformers', in blocks and elsewhere
+    blocks: transformers' path of the list of blocks
+    key:    of the output that is timm's too
+    config: of transformers' class, where it is not as for the others
+    """
 
     name: str
-    timm: Callable[[], nn.Module]
+    timm: Callable[..., nn.Module]
     block: dict[str, str]
     rest: dict[str, str]
     blocks: str
@@ -28,12 +36,16 @@ class Twin:
 
     def both(self) -> tuple[nn.Module, nn.Module]:
         """transformers' model, and timm's with its weights."""
-        ours, theirs = build(self.name, **dict(self.config)), self.timm().eval()
+        ours = build(self.name, **dict(self.config))
+        return ours, self.filled(self.timm(), ours)
+
+    def filled(self, theirs: nn.Module, ours: nn.Module) -> nn.Module:
+        """timm's model with the weights of transformers', in eval mode."""
         ours_state, state = ours.state_dict(), theirs.state_dict()
         for name in state:
             state[name] = self._value(name, ours_state, state[name])
         theirs.load_state_dict(state)
-        return ours, theirs
+        return theirs.eval()
 
     def _value(self, name: str, ours: dict[str, Tensor], old: Tensor) -> Tensor:
         if not name.startswith("blocks."):
@@ -87,7 +99,7 @@ CLIP_REST = {
 TWINS = [
     Twin(
         "ViTForImageClassification",
-        lambda: _vit(num_classes=5, norm_layer=lambda w, **_: nn.LayerNorm(w, eps=1e-12)),
+        lambda **size: _vit(**{"num_classes": 5, **size}, norm_layer=lambda w, **_: nn.LayerNorm(w, eps=1e-12)),
         A,
         {
             **_rest("patch_embeddings.projection", "layernorm", "vit."),
@@ -99,7 +111,7 @@ TWINS = [
     ),
     Twin(
         "Dinov2Model",
-        lambda: _vit(init_values=1.0, norm_layer=lambda w, **_: nn.LayerNorm(w, eps=1e-6)),
+        lambda **size: _vit(init_values=1.0, norm_layer=lambda w, **_: nn.LayerNorm(w, eps=1e-6), **size),
         B,
         _rest("patch_embeddings.projection", "layernorm"),
         "encoder.layer",
@@ -108,7 +120,9 @@ TWINS = [
     ),
     Twin(
         "CLIPVisionModel",
-        lambda: _vit(pre_norm=True, act_layer="quick_gelu", norm_layer=lambda w, **_: nn.LayerNorm(w, eps=1e-5)),
+        lambda **size: _vit(
+            pre_norm=True, act_layer="quick_gelu", norm_layer=lambda w, **_: nn.LayerNorm(w, eps=1e-5), **size
+        ),
         C,
         CLIP_REST,
         "encoder.layers",

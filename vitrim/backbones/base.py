@@ -33,7 +33,7 @@ class Backbone(Visitor):
 
     family: ClassVar[str]
     models: ClassVar[tuple[type[nn.Module], ...]] = ()
-    kinds: ClassVar[dict[str, str]] = {}  # kind of model -> a timm name of that kind, for `vitrim methods`
+    kinds: ClassVar[dict[str, str]] = {}  # kind of model -> what `Library.example` makes one of, for `vitrim methods`
 
     def __init__(self, model: nn.Module):
         super().__init__(model)

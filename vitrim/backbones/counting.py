@@ -21,6 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from .layers import kind, part_kind
 
 _BUILT_OF_LINEARS = (Mlp, GluMlp, SwiGLU, PatchMerging)
+_LAYERS = ("torch.nn.modules.", "timm.layers.", "transformers.activations")
 _SIZES = ("in_features", "out_features")
 _ROWS = 2  # tokens in a count: torch's counter does not see the product of a matrix and one vector
 
@@ -106,8 +107,9 @@ def _is_known(module: nn.Module) -> bool:
 
 
 def _has_no_products(module: nn.Module) -> bool:
-    """Norms, activations, dropout: torch's and timm's own modules with nothing of two dimensions in them."""
-    from_library = kind(module).__module__.startswith(("torch.nn.modules.", "timm.layers."))
+    """Norms, activations, dropout: modules of torch's and of the libraries' own, with nothing of two dimensions in
+    them."""
+    from_library = kind(module).__module__.startswith(_LAYERS)
     below = (part for name, part in module.named_children() if name != "parametrizations")
     return (
         from_library

@@ -63,6 +63,15 @@ class Library(ABC):
             require(self.extra, f"a model of {self.name}")
 
     @property
+    def is_installed(self) -> bool:
+        """Whether its models can be made here."""
+        try:
+            self.check_installed()
+        except ValueError:
+            return False
+        return True
+
+    @property
     def in_use(self) -> bool:
         """Whether it is imported: one that is an extra may not even be installed."""
         return True
@@ -93,6 +102,10 @@ class Library(ABC):
     @abstractmethod
     def create(self, name: str, pretrained: bool = False, **arguments: Any) -> nn.Module:
         """The model of that name, in train mode, with random or pretrained weights. Raises what the library raises."""
+
+    def example(self, name: str) -> nn.Module:
+        """A model of a kind that `Backbone.kinds` of one of its families names, with random weights."""
+        return self.create(name)
 
     @abstractmethod
     def family_of(self, name: str) -> list[str]:

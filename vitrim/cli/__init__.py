@@ -1,7 +1,8 @@
 """The command `vitrim`. Nothing heavy is imported before a command line is understood: mistakes are answered at once.
 
-Exit codes: 0 done, 2 a mistake of the user's (one line on standard error), 130 interrupted, 141 the reader of standard
-output has gone. Anything else that goes wrong is our mistake, and its traceback is shown.
+Exit codes: 0 done, 1 `vitrim check` has found something wrong, 2 a mistake of the user's (one line on standard error),
+130 interrupted, 141 the reader of standard output has gone. Anything else that goes wrong is our mistake, and its
+traceback is shown.
 """
 
 from __future__ import annotations

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from .._version import __version__
-from ..backbones import FAMILIES, LIBRARIES, library_with
+from ..backbones import LIBRARIES, TIMM, Library, library_of
 from ..common.files import write_json
 from ..common.progress import counted_off
 from ..methods import METHODS, is_own
@@ -21,6 +23,7 @@ from .shared.method_page import print_method
 from .shared.signatures import own_signatures
 from .shared.table import Column, Printer
 
+FILLS = {"normal_", "uniform_", "clamp_", "fill_", "zero_", "mul_", "add_", "erfinv_"}  # with which layers initialise
 EXAMPLE = "deit_small_patch16_224"  # what a method's page gives its cost on
 
 
@@ -43,7 +46,7 @@ def run(config: Any) -> None:
     if config.word is not None:
         _one(config)
         return
-    answers = {kind: _answers(example) for _, kind, example in counted_off(_kinds(), "trying methods")}
+    answers = {kind: _answers(kind) for kind in counted_off(_kinds(), "trying methods")}
     printer = Printer(config.output.json, config.output.wide)
     _print_methods(printer)
     printer.line()
@@ -55,10 +58,11 @@ def _one(config: Any) -> None:
     """All about the method that the word names."""
     method, answers = (
         own_signatures()[config.word],
-        {kind: _answers(example, (config.word,)) for _, kind, example in counted_off(_kinds(), "trying it")},
+        {kind.name: _answers(kind, (config.word,)) for kind in counted_off(_kinds(), "trying it")},
     )
     runs = {kind: _said(by_name[config.word]) for kind, by_name in answers.items()}
-    cost = profile(attach(_on_meta(EXAMPLE), config.word))
+    with torch.device("meta"):
+        cost = profile(attach(TIMM.create(EXAMPLE), config.word))
     print_method(Printer(config.output.json, config.output.wide), method, runs, _told(cost))
     options = {option.name: option.default for option in method.options}
     about = {"method": method.name, "title": method.title, "dial": method.dial, "options": options, "runs": runs}
@@ -79,36 +83,63 @@ def _said(answer: Answer) -> str:
     return answer.reason if not answer.runs else f"with {answer.option}" if answer.option else "yes"
 
 
-def _kinds() -> list[tuple[str, str, str]]:
-    """(family, kind of model, a name of that kind)."""
-    return [(family.family, kind, example) for family in FAMILIES for kind, example in family.kinds.items()]
+@dataclass(frozen=True)
+class _Kind:
+    """A kind of model: its family, its name, an example, and the library that makes it."""
+
+    family: str
+    name: str
+    example: str
+    library: Library
+
+    def on_meta(self) -> torch.nn.Module:
+        """The example without weights: its sizes are all that is asked."""
+        with torch.device("meta"), _NoValues():
+            return self.library.example(self.example)
 
 
-def _answers(example: str, names: Iterable[str] = METHODS) -> dict[str, Answer]:
-    model = _on_meta(example)
+class _NoValues(TorchFunctionMode):
+    """Nothing is filled in where there is no memory: initialising takes ten times as long as building."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        filled = args[0] if args and getattr(func, "__name__", "") in FILLS else None
+        return filled if isinstance(filled, Tensor) and filled.is_meta else func(*args, **(kwargs or {}))
+
+
+def _kinds() -> list[_Kind]:
+    """All that there are, of the libraries that are installed."""
+    families = [(family, library) for library in LIBRARIES if library.is_installed for family in library.families]
+    return [
+        _Kind(family.family, name, example, library)
+        for family, library in families
+        for name, example in family.kinds.items()
+    ]
+
+
+def _answers(kind: _Kind, names: Iterable[str] = METHODS) -> dict[str, Answer]:
+    model = kind.on_meta()
     return {name: _answer(model, name) for name in names}
-
-
-def _on_meta(example: str) -> torch.nn.Module:
-    """A model of that name without weights: its sizes are all that is asked."""
-    with torch.device("meta"):
-        return library_with(example).create(example)
 
 
 def _answer(model: torch.nn.Module, name: str) -> Answer:
     """Try the method as it is; where it is refused, try what the refusal advises."""
     try:
-        _try(attach(model, name), name)
+        _try(_put(model, name), name)
         return Answer(True, {})
     except ValueError as refusal:
-        needs, reason = getattr(refusal, "needs", {}), in_flags(refusal)
+        needs, reason = getattr(refusal, "needs", {}), in_flags(refusal).replace(type(model).__name__, "it")
     if not needs:
         return Answer(False, {}, reason)
     try:
-        attach(model, make_method(name, **needs))
+        _put(model, name, **needs)
         return Answer(True, needs, reason)
     except ValueError:
         return Answer(False, {}, reason)
+
+
+def _put(model: torch.nn.Module, name: str, **options: Any) -> ReducedViT:
+    """The method on the model itself, of whatever library: no more than that is asked."""
+    return ReducedViT(model, [make_method(name, **options)])
 
 
 def _try(model: ReducedViT, name: str) -> None:
@@ -116,7 +147,7 @@ def _try(model: ReducedViT, name: str) -> None:
     Raises ValueError where the method refuses the model."""
     if is_own(METHODS[name]):
         return
-    size = library_with(EXAMPLE).data_config(model.backbone)["input_size"]
+    size = library_of(model.backbone).data_config(model.backbone)["input_size"]
     try:
         with torch.no_grad():
             model(torch.empty(1, *size, device="meta"))
@@ -148,17 +179,20 @@ def _typed(option: str, default: Any) -> str:
     return f"--{option} {'(by model)' if default is None else default}"
 
 
-def _print_models(printer: Printer, answers: dict[str, dict[str, Answer]]) -> None:
+def _print_models(printer: Printer, answers: dict[_Kind, dict[str, Answer]]) -> None:
     """The kinds of model, then what does not simply run on them, said once for all kinds of which it is true."""
-    kinds = _kinds()
-    rows = [[kind, example, family] for family, kind, example in kinds]
+    rows = [[kind.name, kind.example, kind.family] for kind in answers]
     columns = [Column("model", text=True), Column("for example", text=True), Column("family", text=True, drop=1)]
     printer.table(columns, rows)
     printer.line()
+    for library in LIBRARIES:
+        if not library.is_installed:
+            printer.line(f'Models of {library.name}: pip install "vitrim[{library.extra}]" shows them here.')
+            printer.line()
     printer.line("Every method runs on every model, as it is, with these exceptions:")
     by_exceptions: dict[tuple[str, ...], list[str]] = {}
     for kind, by_name in answers.items():
-        by_exceptions.setdefault(tuple(_exceptions(by_name)), []).append(kind)
+        by_exceptions.setdefault(tuple(_exceptions(by_name)), []).append(kind.name)
     for exceptions, alike in by_exceptions.items():
         if exceptions:
             printer.line()
@@ -179,19 +213,19 @@ def _exceptions(by_name: dict[str, Answer]) -> list[str]:
     return [f"{', '.join(names)}: {what}" for what, names in found.items()]
 
 
-def _figures(answers: dict[str, dict[str, Answer]]) -> dict[str, Any]:
+def _figures(answers: dict[_Kind, dict[str, Answer]]) -> dict[str, Any]:
     methods = [
         {"method": name, "title": cls.title, "dial": cls.dial, "options": _options(name)}
         for name, cls in METHODS.items()
     ]
     models = [
         {
-            "family": family,
-            "kind": kind,
-            "model": example,
-            "methods": {name: {"runs": a.runs, "needs": a.needs} for name, a in answers[kind].items()},
+            "family": kind.family,
+            "kind": kind.name,
+            "model": kind.example,
+            "methods": {name: {"runs": a.runs, "needs": a.needs} for name, a in by_name.items()},
         }
-        for family, kind, example in _kinds()
+        for kind, by_name in answers.items()
     ]
     versions = {library.name: library.version for library in LIBRARIES if library.in_use}
     return {"methods": methods, "models": models, "vitrim": __version__, **versions}

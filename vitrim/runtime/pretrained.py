@@ -16,6 +16,7 @@ from torch import nn
 from ..backbones.transformers.towers import part_at
 from . import forwards
 from .model import REDUCED, ReducedViT
+from .pretrained_checks import ADAPTED, check_whole
 from .tower_layers import ReducedLayers
 
 METHODS_KEY = "vitrim_methods"  # in front of the keys of learned parts, which are numbered in files
@@ -27,6 +28,11 @@ def numbered(state: Mapping[str, Any]) -> dict[str, Any]:
     learned = sorted(key for key in state if key.startswith(f"{METHODS_KEY}."))
     numbers = {key: f"{METHODS_KEY}.{number}" for number, key in enumerate(learned)}
     return {numbers.get(key, key): value for key, value in state.items()}
+
+
+def dense_part(state: Mapping[str, Any]) -> dict[str, Any]:
+    """A state dict without the learned parts of methods."""
+    return {key: value for key, value in state.items() if not key.startswith(f"{METHODS_KEY}.")}
 
 
 class ReducedPretrained:
@@ -41,10 +47,13 @@ class ReducedPretrained:
     _load: ClassVar[Callable[..., nn.Module]]
 
     def save_pretrained(self, save_directory: Any, *args: Any, state_dict: Any = None, **kwargs: Any) -> Any:
-        """As transformers' own; `config.json` also says what the reduction is."""
+        """As transformers' own; `config.json` also says what the reduction is. Raises ValueError for a model that would
+        not come back whole. Of one that transformers has put an adapter in, it saves the adapter alone, as ever."""
         model: Any = super()
         self.config.vitrim = type(self)._in_config(self.reduced)  # ty: ignore[missing-attribute]
         state = self.state_dict() if state_dict is None else state_dict  # ty: ignore[missing-attribute]
+        if state_dict is None and not getattr(self, ADAPTED, False):  # what is given may be a shard, or gathered
+            check_whole(self, dense_part(state))
         return model.save_pretrained(save_directory, *args, state_dict=numbered(state), **kwargs)
 
     @classmethod

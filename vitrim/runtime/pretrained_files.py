@@ -21,7 +21,8 @@ from ..common.text import few
 from .build import attach
 from .describing import methods_config
 from .model import ReducedViT
-from .pretrained import METHODS_KEY, ReducedPretrained, as_pretrained
+from .pretrained import METHODS_KEY, ReducedPretrained, as_pretrained, dense_part
+from .pretrained_checks import check_whole
 from .rebuilding import build_method
 from .saved_config import parse_methods
 from .wrapped_timm import as_wrapper
@@ -43,9 +44,10 @@ def save_pretrained(model: ReducedPretrained, folder: str | Path) -> Path:
     """All files of the model, written into a folder beside it and moved: weights first, `config.json` last; returns
     the folder.
 
-    Raises ValueError where the file system refuses.
+    Raises ValueError for a model that would not come back whole, and where the file system refuses.
     """
     folder = Path(folder)
+    check_whole(model, dense_part(model.state_dict()))  # ty: ignore[missing-attribute]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as beside:

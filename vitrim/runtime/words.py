@@ -22,7 +22,7 @@ def in_words(backbone: nn.Module, methods: Sequence[Method], cost: Profile, pred
     return "\n".join(
         [
             f"ReducedViT of {name}, {cost.patches} patch tokens",
-            *(f"  {method.name}({_options(method)}) {_places(method, cost)}" for method in methods),
+            *(f"  {method.name}({options_in_words(method)}) {_places(method, cost)}" for method in methods),
             *(["  the last block computes class tokens alone (prediction_only)"] if prediction_only else []),
             f"  {cost.gmacs:.3f} of {cost.dense_gmacs:.3f} GMACs ({100 * cost.share:.1f} %)",
             "  summary() shows every block",
@@ -30,8 +30,14 @@ def in_words(backbone: nn.Module, methods: Sequence[Method], cost: Profile, pred
     )
 
 
-def _options(method: Method) -> str:
-    """The dial, and what else differs from the defaults."""
+def options_in_words(method: Method) -> str:
+    """The dial, and what else differs from the defaults, but for the places.
+
+    Example:
+        >>> from vitrim.runtime.words import options_in_words
+        >>> options_in_words(vitrim.EViT(fuse=False))
+        'keep=0.7, fuse=False'
+    """
     options = {method.dial: getattr(method, method.dial), **method.options()}
     if options[method.dial] is None:  # what the method chose for this model
         options[method.dial] = [place.keep for place in method.places]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,45 +12,11 @@ from ..common.text import shortened
 from ..methods import Method
 from ..runtime.build import attach, make_method
 from ..runtime.model import unwrap
-from .laws import LAWS, Broken, NotAsked, Subject, small_model
+from .findings import Finding, MethodReport, ask
+from .laws import LAWS, Subject, small_model
 
 LONGEST, REASON = 300, 120  # characters of what is raised, and of one reason in it
 REST = "; print check_method(..., raises=False) for the rest"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What became of one law.
-
-    law:    its name, such as "keeps all"
-    says:   the law in a sentence
-    state:  "holds", "broken" or "not asked"
-    reason: what was seen where it is broken, why it was not asked; "" where it holds
-    """
-
-    law: str
-    says: str
-    state: str
-    reason: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.state:<9}  {self.law}: {self.reason or self.says}"
-
-
-@dataclass(frozen=True)
-class MethodReport:
-    """What `check_method` found. Printed, it is one line for each law."""
-
-    method: str
-    findings: tuple[Finding, ...]
-
-    @property
-    def broken(self) -> tuple[Finding, ...]:
-        """The laws that do not hold."""
-        return tuple(finding for finding in self.findings if finding.state == "broken")
-
-    def __str__(self) -> str:
-        return "\n".join([self.method, *map(str, self.findings)])
 
 
 @torch.no_grad()
@@ -82,9 +46,9 @@ def check_method(
         raise ValueError("the model is in train mode, and the laws are those of inference: call model.eval()")
     made = _made(method, options)
     reduced = attach(model, made).eval()
-    subject = Subject(reduced.methods[0], reduced, _images(model) if images is None else images)
+    subject = Subject(reduced.methods[0], reduced, random_images(model) if images is None else images)
     report = MethodReport(
-        f"{made.name} {subject.method.extra_repr()}".strip(), tuple(_ask(law, subject) for law in LAWS)
+        f"{made.name} {subject.method.extra_repr()}".strip(), tuple(ask(law, subject) for law in LAWS)
     )
     if raises and report.broken:
         raise ValueError(_in_one_line(made.name, report.broken))
@@ -119,23 +83,10 @@ def _made(method: str | Method | type[Method], options: dict[str, Any]) -> Metho
     return method(**options)
 
 
-def _ask(law: Callable[[Subject], None], subject: Subject) -> Finding:
-    name, says = getattr(law, "__name__", "law").replace("_", " "), (law.__doc__ or "").strip()
-    try:
-        law(subject)
-    except Broken as error:
-        return Finding(name, says, "broken", str(error))
-    except NotAsked as error:
-        return Finding(name, says, "not asked", str(error))
-    except Exception as error:  # it is somebody else's code
-        return Finding(name, says, "broken", f"{type(error).__name__}: {' '.join(str(error).split())}")
-    return Finding(name, says, "holds")
-
-
-def _images(model: nn.Module) -> Tensor:
-    """Three random images that the model takes, the same at every call."""
+def random_images(model: nn.Module, count: int = 3) -> Tensor:
+    """Random images that the model takes, the same at every call."""
     body, parameter = find_family(model)(model), next(model.parameters())
     height, width = library_of(model).image_size(model) or tuple(16 * side for side in body.grid())
-    channels = next(module.in_channels for module in model.modules() if isinstance(module, nn.Conv2d))
-    images = torch.randn(3, channels, height, width, generator=torch.Generator().manual_seed(0))
+    channels = next((module.in_channels for module in model.modules() if isinstance(module, nn.Conv2d)), 3)
+    images = torch.randn(count, channels, height, width, generator=torch.Generator().manual_seed(0))
     return images.to(parameter.device, parameter.dtype)

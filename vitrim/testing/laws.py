@@ -16,16 +16,9 @@ from ..runtime.model import ReducedViT
 from ..runtime.profile import profile
 from ..runtime.records import BlockTrace
 from ..runtime.saving import save
+from .findings import Broken, NotAsked
 
 NEAR = 1e-4  # a batch is computed in another order than one image
-
-
-class Broken(Exception):
-    """The law does not hold; the message says what was seen."""
-
-
-class NotAsked(Exception):
-    """The law cannot be asked of this method; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -127,13 +120,18 @@ def every_patch_has_a_feature(subject: Subject) -> None:
 
 def comes_back_from_disk(subject: Subject) -> None:
     """Saved and loaded, the model gives the same result, bit for bit."""
-    if METHODS.get(subject.method.name) is not type(subject.method):
-        raise NotAsked("the class is not registered: put @vitrim.register_method above it")
+    check_registered(subject.method)
     with tempfile.TemporaryDirectory() as folder:
         save(subject.reduced, folder)
         again = load(folder)
     if not torch.equal(again(subject.images), subject.reduced(subject.images)):
         raise Broken("the loaded model gives other logits: is every option of `__init__` an attribute of that name?")
+
+
+def check_registered(method: Method) -> None:
+    """Raise NotAsked for a method that `load` would not know by its name."""
+    if METHODS.get(method.name) is not type(method):
+        raise NotAsked(f"{method.name} is not registered: put @vitrim.register_method above its class")
 
 
 def _with_nothing_removed(subject: Subject) -> ReducedViT:

@@ -16,7 +16,11 @@ from ..layers import kind, part_kind, wrapper_advice
 from .dialects import VERSIONS, Dialect
 from .towers import locate
 
+# What loads weights into torch's own linear layers, which are called with whatever they hold.
+QUANTISED = "TorchAo"
 
+
+@functools.cache
 def installed_version() -> str:
     """The version of transformers that is installed."""
     return importlib.metadata.version("transformers")
@@ -49,17 +53,19 @@ def check_parts(model: nn.Module) -> nn.Module:
 
 
 def check_config(config: Any, name: str) -> None:
-    """Raise ValueError for attention other than torch's fused one, whose order of operations the loop follows."""
+    """Raise ValueError for attention other than torch's fused one, whose order of operations the loop follows, and for
+    weights that a library of its own has quantised."""
     way = config._attn_implementation
     if way != "sdpa":
         raise ValueError(
             f'{name} runs attention by "{way}", and only "sdpa" is supported: call '
             'model.set_attn_implementation("sdpa") first'
         )
-    if getattr(config, "quantization_config", None) is not None:
+    quantised = getattr(config, "quantization_config", None)
+    if quantised is not None and not type(quantised).__name__.startswith(QUANTISED):
         raise ValueError(
-            f"{name} was loaded with quantised weights ({type(config.quantization_config).__name__}), which is not "
-            "supported: load it without, reduce it, and quantise the result"
+            f"{name} was loaded with quantised weights ({type(quantised).__name__}), and only torchao's are supported: "
+            "load it without, and reduce it; then quantise the result by torchao.quantization.quantize_"
         )
 
 

@@ -10,6 +10,7 @@ Source: transformers 5.18 to 5.24, `models/*/modeling_*.py`.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -198,3 +199,12 @@ def entry_of(cls: type) -> Entry | None:
     """
     entry = ENTRIES.get(cls.__name__)
     return entry if entry is not None and cls.__module__ == f"transformers.models.{entry.dialect.module}" else None
+
+
+def kinds() -> dict[str, str]:
+    """One class of each architecture, by the name of the architecture."""
+    found: dict[str, str] = {}
+    for name, entry in ENTRIES.items():
+        if entry.dialect not in [ENTRIES[other].dialect for other in found.values()]:
+            found[f"{re.sub('(Vision)?(Model|Transformer)$', '', name)}, transformers"] = name
+    return found

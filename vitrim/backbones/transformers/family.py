@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from ...core.evidence import Evidence
 from ...core.recording import image_size, no_image
 from ...core.tokens import Tokens
 from .checks import check_config, check_layers, check_parts, check_version
+from .dialects import kinds
 from .heads import MAP
 from .projections import SeparateProjections
 from .stems import patch_layer
@@ -26,6 +28,7 @@ class TransformersBackbone(TransformersStructure):
     """transformers' vision models, run by half blocks."""
 
     family = "transformers"
+    kinds: ClassVar[dict[str, str]] = kinds()
 
     @classmethod
     def check(cls, model):

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import nn
 from ...common.text import first_line
 from ..layers import kind
 from ..library import Library, Texts
-from .checks import installed_version
+from .checks import check_version, installed_version
 from .dialects import ENTRIES, entry_of
 from .family import TransformersBackbone
 from .images import ForImages
@@ -38,6 +39,11 @@ class TransformersLibrary(Library):
     has_list = False
     extra = "transformers"
     loggers = ("huggingface_hub", "transformers")
+
+    def check_installed(self) -> None:
+        """Also raise ValueError for a version whose models vitrim does not run."""
+        super().check_installed()
+        check_version()
 
     @property
     def in_use(self) -> bool:
@@ -73,6 +79,13 @@ class TransformersLibrary(Library):
         if not pretrained:
             return cls(config)
         return _found(place, lambda: cls.from_pretrained(place))
+
+    def example(self, name: str) -> nn.Module:
+        """As `Library` says; the name is that of a class. It has 4 layers, which are made in a moment; its other sizes
+        are the defaults of its configuration."""
+        self.check_installed()
+        cls: Any = getattr(import_module(f"transformers.models.{ENTRIES[name].dialect.module}"), name)
+        return cls(cls.config_class(num_hidden_layers=4))
 
     def family_of(self, name: str) -> list[str]:
         return []

@@ -52,13 +52,13 @@ def open_export_images(subject: Subject, file: Any) -> ExportImages:
     if file.data is None:
         return ExportImages()
     data = DataOptions(data=file.data, limit=(JUDGED if file.int8 else CHECKED) if file.limit is None else file.limit)
-    images, labels = _read(open_images(subject, data, Setting(as_device("cpu"), "float32", 32, 1, file.seed)))
+    images, labels = read_all(open_images(subject, data, Setting(as_device("cpu"), "float32", 32, 1, file.seed)))
     if file.calibration is None:
         return ExportImages(images, labels if file.int8 else None)
     with progress("looking for images to calibrate on"):
         wanted = CALIBRATION + len(images)  # as many as may be among those
         dataset = open_dataset(file.calibration, subject.for_images, labels=False, limit=wanted, seed=file.seed)
-    found, _ = _read(open_loader(dataset, 32))
+    found, _ = read_all(open_loader(dataset, 32))
     left = unseen(found, images)[:CALIBRATION]
     if len(left) < LEAST_CALIBRATION:
         raise ValueError(
@@ -68,7 +68,8 @@ def open_export_images(subject: Subject, file: Any) -> ExportImages:
     return ExportImages(images, labels, left)
 
 
-def _read(loader: DataLoader) -> tuple[Tensor, Tensor | None]:
+def read_all(loader: DataLoader) -> tuple[Tensor, Tensor | None]:
+    """Images and labels of all batches. Raises ValueError where no image can be read."""
     batches = [batch for batch in loader if len(batch[0])]
     if not batches:
         raise ValueError("none of the images can be read")

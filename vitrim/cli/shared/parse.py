@@ -21,7 +21,7 @@ HELP, HELP_ALL, CONFIG = ("-h", "--help"), "--help-all", "config"
 
 
 _ELSEWHERE = {
-    "data": ("evaluate", "compare", "finetune", "demo", "export", "benchmark"),
+    "data": ("evaluate", "compare", "finetune", "demo", "export", "benchmark", "check"),
     "out": ("compare", "export", "finetune", "demo", "benchmark"),
 }
 
@@ -140,7 +140,7 @@ class _Reader:
 
     def _known_word(self, word: str) -> str:
         words = self.command.words()
-        if word not in words:
+        if words and word not in words:
             what = self.command.name.removesuffix("s") if self.command.word == "NAME" else self.command.word.lower()
             hint = _maybe(list(words), word, "did you mean {}? ")
             hint = f"did you mean --method {word}? " if FILE in word else hint

@@ -43,8 +43,8 @@ class Command:
     examples: command lines that a user may copy
     groups:   classes of options, by the name under which the command finds them
     dial:     what several values of a keep rate mean to it; empty: it takes no method
-    word:     a word that it takes beside its options, such as NAME; `words` gives those that it may be, `needs_word`
-              says that it must be given
+    word:     a word that it takes beside its options, such as NAME; `words` gives those that it may be, none: any;
+              `needs_word` says that it must be given
     endings:  of the file that --out names, where it is one file
     check:    raises ValueError for options that do not go together; it imports nothing slow
     """
