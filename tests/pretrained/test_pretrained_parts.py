@@ -12,6 +12,7 @@ import pytest
 import torch
 from counting import counted_macs
 from small_models import build, call, differing, images, transformers
+from small_vlms import build_vlm
 from torch import nn
 
 import vitrim
@@ -197,8 +198,9 @@ def test_a_config_that_says_otherwise_is_not_saved(tmp_path):
         vitrim.save(vitrim.reduce(model, "tome"), tmp_path)
 
 
-def test_weights_of_four_bits_are_refused_by_name():
-    model: Any = build(CLASSIFIER)
+@pytest.mark.parametrize("make", [lambda: build(CLASSIFIER), lambda: build_vlm("LlavaModel")], ids=["vit", "llava"])
+def test_weights_of_four_bits_are_refused_by_name(make):
+    model: Any = make()
     model.config.quantization_config = transformers.BitsAndBytesConfig(load_in_4bit=True)
     with pytest.raises(ValueError, match=r"quantised weights \(BitsAndBytesConfig\), and only torchao's are") as said:
         vitrim.reduce(model, "tome")

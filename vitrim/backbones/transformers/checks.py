@@ -52,16 +52,20 @@ def check_parts(model: nn.Module) -> nn.Module:
     return model
 
 
-def check_config(config: Any, name: str) -> None:
+def check_config(config: Any, whole: Any, name: str) -> None:
     """Raise ValueError for attention other than torch's fused one, whose order of operations the loop follows, and for
-    weights that a library of its own has quantised."""
+    weights that a library of its own has quantised.
+
+    config, whole: of the tower, and of the model that it is in
+    """
     way = config._attn_implementation
     if way != "sdpa":
         raise ValueError(
             f'{name} runs attention by "{way}", and only "sdpa" is supported: call '
             'model.set_attn_implementation("sdpa") first'
         )
-    quantised = getattr(config, "quantization_config", None)
+    said = (getattr(each, "quantization_config", None) for each in (config, whole))
+    quantised = next((each for each in said if each is not None), None)
     if quantised is not None and not type(quantised).__name__.startswith(QUANTISED):
         raise ValueError(
             f"{name} was loaded with quantised weights ({type(quantised).__name__}), and only torchao's are supported: "

@@ -34,7 +34,7 @@ class TransformersBackbone(TransformersStructure):
     def check(cls, model):
         check_version()
         body = cls(check_parts(model))
-        check_config(body.config, type(model).__name__)
+        check_config(body.config, model.config, type(model).__name__)
         check_layers(body.dialect, list(body.all_blocks()))
 
     def foldable(self, i):
