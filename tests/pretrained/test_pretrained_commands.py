@@ -170,11 +170,30 @@ def test_what_is_not_there_or_not_run(folder, capsys):
     assert "holds a BeitModel, which is not supported: of transformers vitrim runs" in capsys.readouterr().err
 
 
+def test_a_model_of_any_size_takes_images_as_its_processor_makes_them(data):
+    """Its config may say another size: DINOv2 has learned on 518 pixels, and its processor makes 224."""
+    model = build("Dinov2Model")
+    model.save_pretrained("dino")
+    crop = {"size": {"shortest_edge": 32}, "crop_size": {"height": 24, "width": 24}}
+    transformers.BitImageProcessor(**crop, image_mean=[0.4] * 3, image_std=[0.3] * 3).save_pretrained("dino")
+    figures = told("evaluate", "--model", "hf:dino", "--data", data, "--method", "tome", "--macs", "0.7", *RUN)
+    assert figures["image_size"] == [24, 24] and figures["crop_pct"] == 0.75 and 0.6 < figures["share"] <= 0.7
+    dense = type(model).from_pretrained("dino").eval()
+    fast = vitrim.reduce(dense, "tome", macs=0.7)
+    assert vitrim.profile(fast).patches == 36 and vitrim.profile(fast, IMAGE).patches == 64
+    vitrim.save(fast, "smaller")
+    figures = told("evaluate", "--checkpoint", "smaller", "--data", data, *RUN)
+    assert figures["image_size"] == [24, 24] and figures["gmacs"] == vitrim.profile(vitrim.load("smaller")).gmacs
+    line = ("--model", "hf:dino", "--method", "tome", "--macs", "0.7", "--image-size", "48", "--json", "a.json")
+    assert told("profile", *line)["patches"] == 144
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [
         (("--checkpoint", "vit"), "vit holds a model of transformers that is not reduced: give --model hf:vit"),
-        (("--model", "hf:vit", "--image-size", "64"), "built as its config.json says: leave out --image-size"),
+        (("--model", "hf:vit", "--image-size", "64"), "ViTForImageClassification keeps its image size"),
+        (("--model", "hf:vit", "--num-classes", "3"), "built as its config.json says: leave out --num-classes"),
         (("--model", "hf:x", "--macs", "0.5"), "error: hf:x cannot be loaded: Unrecognized model in x."),
     ],
     ids=lambda given: given if isinstance(given, str) else given[1],

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 
 from .._version import __version__
 from ..backbones.transformers.library import class_named, without_bars
+from ..backbones.transformers.processors import recorded
 from ..backbones.transformers.wrapper import is_timm_wrapper
 from ..common.tensor_files import open_tensors
 from ..common.text import few
-from .build import attach
+from .build import attach, is_of_transformers
 from .describing import methods_config
 from .model import ReducedViT
 from .pretrained import METHODS_KEY, ReducedPretrained, as_pretrained, dense_part
@@ -37,7 +38,9 @@ def in_config(reduced: ReducedViT) -> dict[str, Any]:
     only = {"prediction_only": True} if reduced.prediction_only else {}
     learned = sorted(reduced.methods.state_dict())
     named = {"learned": learned} if learned else {}
-    return {"version": __version__, "methods": methods_config(reduced), **only, **named}
+    known = recorded(reduced.backbone) if is_of_transformers(reduced) else {}
+    data = {"data": known} if known else {}
+    return {"version": __version__, "methods": methods_config(reduced), **only, **named, **data}
 
 
 def save_pretrained(model: ReducedPretrained, folder: str | Path) -> Path:

@@ -20,6 +20,7 @@ from .checks import check_version, installed_version
 from .dialects import ENTRIES, entry_of
 from .family import TransformersBackbone
 from .images import ForImages
+from .processors import record, recorded
 from .stems import pair
 from .texts import read_texts
 from .towers import READERS, why_not
@@ -27,7 +28,6 @@ from .wrapper import CLASSES
 
 PREFIX = "hf:"
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
-_DATA = "_vitrim_data"  # where a model keeps how its images are prepared
 
 
 class TransformersLibrary(Library):
@@ -131,25 +131,19 @@ class TransformersLibrary(Library):
         return pair(TransformersBackbone(model).config.patch_size)
 
     def set_size(self, model: nn.Module, image_size: tuple[int, int], patch_size: tuple[int, int]) -> None:
+        if TransformersBackbone(model).dialect.has_any_size and patch_size == self.patch_size(model):
+            record(model, {"input_size": (3, *image_size)})
+            return
         raise ValueError(
             f"{type(model).__name__} keeps its image size: call it with interpolate_pos_encoding=True for others"
         )
 
     def data_config(self, model: nn.Module) -> dict[str, Any]:
-        size = self.image_size(model) or (224, 224)
         plain = {"interpolation": "bicubic", "crop_pct": 1.0, "crop_mode": "squash"}
-        return {"input_size": (3, *size), **IMAGENET, **plain, **self.recorded_data(model)}
-
-    def recorded_data(self, model: Any) -> dict[str, Any]:
-        """What is known of how images are prepared: what was recorded, else what the image processor says that is
-        where the model came from, on this machine."""
-        if _DATA not in vars(model):
-            place = model.config._name_or_path
-            model.__dict__[_DATA] = _prepared_as(place) if place else {}
-        return vars(model)[_DATA]
+        return {**IMAGENET, **plain, **recorded(model), "input_size": (3, *TransformersBackbone(model).image_size)}
 
     def guessed(self, model: Any) -> str:
-        if self.recorded_data(model):
+        if recorded(model):
             return ""
         return "no image processor lies beside the weights, so images get ImageNet's mean and std and are not cropped"
 
@@ -162,8 +156,7 @@ class TransformersLibrary(Library):
         if names:
             model.config.id2label = dict(enumerate(names))
             model.config.label2id = {name: index for index, name in enumerate(names)}
-        kept = {key: value for key, value in data.items() if key != "label_names"}
-        model.__dict__[_DATA] = {**self.recorded_data(model), **kept}
+        record(model, {key: value for key, value in data.items() if key != "label_names"})
 
     def for_images(self, model: nn.Module) -> nn.Module:
         return ForImages(model, self)
@@ -234,37 +227,3 @@ def class_named(name: str, place: str) -> Any:
         why = why_not(name) or f"of transformers vitrim runs {', '.join(near)}, and others like them"
         raise ValueError(f"{place} holds a {name}, which is not supported: {why}")
     return getattr(transformers, name)
-
-
-def _prepared_as(place: str) -> dict[str, Any]:
-    """What the model's image processor does, in timm's words; empty where it has none."""
-    from transformers import AutoImageProcessor
-
-    try:
-        processor: Any = AutoImageProcessor.from_pretrained(place, local_files_only=True)
-    except (OSError, ValueError, ImportError):
-        return {}
-    return as_data(processor.to_dict())
-
-
-def as_data(told: dict[str, Any]) -> dict[str, Any]:
-    """An image processor's settings as timm's data configuration.
-
-    Example:
-        >>> from vitrim.backbones.transformers.library import as_data
-        >>> crop = {"do_center_crop": True, "crop_size": {"height": 224, "width": 224}}
-        >>> as_data({"size": {"shortest_edge": 256}, **crop})
-        {'crop_pct': 0.875, 'crop_mode': 'center'}
-    """
-    data: dict[str, Any] = {}
-    if told.get("do_normalize", True) and told.get("image_mean"):
-        data |= {"mean": tuple(told["image_mean"]), "std": tuple(told["image_std"])}
-    if told.get("resample") in _RESAMPLE:
-        data["interpolation"] = _RESAMPLE[told["resample"]]
-    size, crop = told.get("size") or {}, told.get("crop_size") or {}
-    if told.get("do_center_crop") and "shortest_edge" in size and crop:
-        return {**data, "crop_pct": crop["height"] / size["shortest_edge"], "crop_mode": "center"}
-    return {**data, "crop_pct": 1.0, "crop_mode": "squash"} if "height" in size else data
-
-
-_RESAMPLE = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}  # PIL's numbers

@@ -16,6 +16,7 @@ from . import towers
 from .checks import kinds_of
 from .dialects import entry_of
 from .heads import Head
+from .processors import recorded
 
 
 class TransformersStructure(Backbone):
@@ -77,8 +78,10 @@ class TransformersStructure(Backbone):
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """(height, width) in pixels of the images that the model is made for."""
-        return self.dialect.stem.image_size(self.config)
+        """(height, width) in pixels of the images that the model is made for; of one that takes any size, those that
+        its image processor makes."""
+        known = recorded(self.model) if self.dialect.has_any_size and self.reader is None else {}
+        return known["input_size"][1:] if "input_size" in known else self.dialect.stem.image_size(self.config)
 
     def grid(self, image_size=None):
         return self.dialect.stem.grid(self.config, self.image_size if image_size is None else image_size)

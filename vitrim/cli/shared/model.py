@@ -90,7 +90,7 @@ def open_model_without_weights(options: ModelOptions) -> Subject:
     if options.checkpoint is not None:
         return open_model(options)
     name = _name(options)
-    return Subject(name, _check_buildable(name, _arguments(options)).eval())
+    return Subject(name, _normalised(_check_buildable(name, _arguments(options)), options).eval())
 
 
 def open_guide(subject: Subject, name: str, checkpoint: Path | None) -> nn.Module:
@@ -122,13 +122,15 @@ def _name(options: ModelOptions) -> str:
 
 def _arguments(options: ModelOptions) -> dict[str, Any]:
     size, arguments = options.image_size, {}
-    typed = [key for key in ("image_size", "num_classes", "in_chans") if getattr(options, key) not in (None, ())]
-    if typed and options.model and not library_with(options.model).argument_names:
-        flag = f"--{typed[0].replace('_', '-')}"
-        raise ValueError(f"{shortened(options.model)} is built as its config.json says: leave out {flag}")
+    if size and (len(size) > 2 or min(size) < 1):
+        raise ValueError(f"--image-size {' '.join(map(str, size))}: give one side in pixels, or height and width")
+    if options.model and not library_with(options.model).argument_names:
+        typed = [key for key in ("num_classes", "in_chans") if getattr(options, key) is not None]
+        if typed:
+            flag = f"--{typed[0].replace('_', '-')}"
+            raise ValueError(f"{shortened(options.model)} is built as its config.json says: leave out {flag}")
+        return {}
     if size:
-        if len(size) > 2 or min(size) < 1:
-            raise ValueError(f"--image-size {' '.join(map(str, size))}: give one side in pixels, or height and width")
         arguments["img_size"] = size[0] if len(size) == 1 else size
     if options.num_classes is not None:
         if options.num_classes < 0:
@@ -142,12 +144,16 @@ def _arguments(options: ModelOptions) -> dict[str, Any]:
 
 
 def _normalised(model: nn.Module, options: ModelOptions) -> nn.Module:
-    """The model with the mean and standard deviation that were typed in its configuration."""
+    """The model with the mean and standard deviation that were typed in its configuration; of a library whose models
+    are built without arguments, with the image size too."""
+    library, size = library_of(model), options.image_size
+    if size and not library.argument_names:
+        library.set_size(model, (size[0], size[-1]), library.patch_size(model) or (1, 1))
     typed = {key: tuple(value) for key in ("mean", "std") if (value := getattr(options, key))}
-    if not typed and (guess := library_of(model).guessed(model)):
+    if not typed and (guess := library.guessed(model)):
         say(f"{guess}: --mean and --std say otherwise")
     if typed:
-        library_of(model).record_data(model, typed)
+        library.record_data(model, typed)
     return model
 
 
