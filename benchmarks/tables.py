@@ -122,6 +122,33 @@ def benchmarked(*names: str) -> str:
     return markdown(titles, rows) + f"\n\nIn float32, {case}, torch {found['torch']}, timm {found['timm']}."
 
 
+def precisions(name: str) -> str:
+    """Rows of `vitrim benchmark` in several precisions and batch sizes."""
+    found = results(name)
+    rows = []
+    for row in found["rows"]:
+        if not _dense(row):
+            _, method, _, *figures = _kept(row, next(other for other in found["rows"] if _beside(other, row)))
+            rows.append([str(row["batch_size"]), row["precision"], method, *figures])
+    titles = ["batch", "precision", "method", "dense ms", "ms (p10 to p95)", "promised", "measured", "kept"]
+    where = f"{found['model']}, eager, {found['processor']}, {found['threads']} threads, torch {found['torch']}"
+    return markdown(titles, rows) + f"\n\n{where}."
+
+
+def twins(name: str) -> str:
+    """What models of transformers keep of the promise, beside their twins in timm."""
+    found = results(name)
+    titles = ["model", "method", "kept, timm (10 % to 90 %)", "kept, transformers (10 % to 90 %)"]
+    sides = [[_kept_of(row["timm"]), _kept_of(row["transformers"])] for row in found["rows"]]
+    rows = [[row["model"], row["method"], *side] for row, side in zip(found["rows"], sides, strict=True)]
+    return markdown(titles, rows) + f"\n\n{found['processor']}, {found['threads']} threads, torch {found['torch']}."
+
+
+def _kept_of(side: dict) -> str:
+    low, high = side["kept_p10_p90"]
+    return f"{side['kept']:.2f} ({low:.2f} to {high:.2f})"
+
+
 def _kept(row: dict, dense: dict) -> list[str]:
     times = f"{row['ms']:.1f} ({row['ms_p10']:.1f} to {row['ms_p95']:.1f})"
     figures = [f"{dense['ms']:.1f}", times, f"{row['promised']:.2f}", f"{row['speed_up']:.2f}", f"{row['kept']:.2f}"]
@@ -245,6 +272,9 @@ TABLES = {
     "finetune_spring": lambda: budgets("spring"),
     "batch_1": lambda: benchmarked(*(f"batch_1_{part}" for part in BATCH_1)),
     "batch_16": lambda: benchmarked("batch_16"),
+    "batch_16_base": lambda: benchmarked("batch_16_base_half", "batch_16_base_70"),
+    "bfloat16": lambda: precisions("bfloat16"),
+    "pretrained_twins": lambda: twins("pretrained_twins"),
     "memory": memory,
     "step_time": step_time,
     "int8_accuracy": int8_accuracy,
