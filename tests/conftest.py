@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import gc
 import random
+import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from shared_folder import SHARED
+
+
+def pytest_configure(config):
+    """A shell has what it starts in the background ignore Ctrl-C, and tests of interruptions must not."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_finish(session):
