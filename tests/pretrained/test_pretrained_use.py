@@ -10,10 +10,12 @@ import onnxruntime
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from small_models import IMAGE, build, call, differing, images, tensors, transformers
 from torch.utils.data import Dataset
 
 import vitrim
+from vitrim.backbones import TRANSFORMERS
 
 CLASSIFIER = "ViTForImageClassification"
 
@@ -217,3 +219,71 @@ def test_another_version_is_refused(monkeypatch):
     monkeypatch.setattr(checks, "installed_version", lambda: "5.8.1")
     with pytest.raises(ValueError, match=r'transformers 5\.8\.1 is installed.*pip install "transformers>=5\.18,<6\.0"'):
         vitrim.reduce(build(CLASSIFIER), "tome")
+
+
+TOWERS = {
+    "ViTForImageClassification": "vit",
+    "DeiTForImageClassification": "deit",
+    "IJepaForImageClassification": "ijepa",
+    "Dinov2ForImageClassification": "dinov2",
+    "CLIPForImageClassification": "vision_model",
+    "SiglipForImageClassification": "vision_model",
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", TOWERS)
+def test_a_classifiers_tower_gives_every_patch_where_it_is_called_itself(name):
+    model, x = build(name), images()
+    fast = vitrim.reduce(model, "tome", macs=0.7)
+    ours, theirs = (getattr(each, TOWERS[name])(x, output_hidden_states=True) for each in (fast, model))
+    assert [t.shape for t in tensors(ours)] == [t.shape for t in tensors(theirs)]
+    nothing = vitrim.reduce(model, "tome", r=0)
+    assert torch.equal(getattr(nothing, TOWERS[name])(x).last_hidden_state, theirs.last_hidden_state)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", [CLASSIFIER, "Dinov2Model", "SiglipVisionModel"])
+def test_a_hook_on_attention_sees_what_it_sees_on_the_dense_model(name):
+    seen = []
+    for keep in (None, 0):
+        model = build(name)
+        attention = next(m for m in model.modules() if type(m).__name__.endswith("Attention"))
+        attention.register_forward_hook(lambda module, given, out: seen.append(out))
+        call(model if keep is None else vitrim.reduce(model, "tome", r=keep), images())
+    assert type(seen[0]) is type(seen[1]) is tuple and torch.equal(seen[0][0], seen[1][0]) and seen[1][1] is None
+
+
+def test_what_is_set_after_reducing():
+    fast = vitrim.reduce(build(CLASSIFIER), "tome", macs=0.7)
+    assert type(fast.vit.layers[:2]) is torch.nn.ModuleList and fast.vit.layers[:2][1] is fast.vit.layers[1]
+    with pytest.raises(ValueError, match="the model is reduced already: give the dense one"):
+        vitrim.reduce(fast, "evit")
+    fast.set_attn_implementation("eager")
+    with pytest.raises(ValueError, match='attention was set to "eager", and a reduced model runs "sdpa"'):
+        call(fast, images())
+
+
+def test_weights_that_are_missing_are_not_made_up(tmp_path):
+    model = build(CLASSIFIER)
+    for folder, save in (("dense", model.save_pretrained), ("fast", vitrim.reduce(model, "tome").save_pretrained)):
+        save(tmp_path / folder)
+        path = tmp_path / folder / "model.safetensors"
+        weights = load_file(path)
+        lost = next(key for key in sorted(weights) if "layer.2." in key or "layers.2." in key)
+        save_file({key: value for key, value in weights.items() if key != lost}, path, {"format": "pt"})
+    with pytest.raises(ValueError, match=r"hf:.*dense cannot be loaded: the weights lack vit.layers.2\.\S+ of ViTFor"):
+        TRANSFORMERS.create(f"hf:{tmp_path / 'dense'}", pretrained=True)
+    with pytest.raises(ValueError, match=r"the weights lack vit.layers.2\.\S+ of ViTForImageClassification"):
+        vitrim.load(tmp_path / "fast")
+
+
+@torch.no_grad()
+def test_a_model_without_its_pooler(tmp_path):
+    model = transformers.ViTModel(build("ViTModel").config, add_pooling_layer=False).eval()
+    fast = vitrim.reduce(model, "tome", macs=0.7)
+    again = vitrim.load(vitrim.save(fast, tmp_path / "fast"))
+    assert torch.equal(again(images()).last_hidden_state, fast(images()).last_hidden_state)
+    model.save_pretrained(tmp_path / "dense")
+    dense = TRANSFORMERS.create(f"hf:{tmp_path / 'dense'}", pretrained=True).eval()
+    assert dense.pooler is None and torch.equal(vitrim.for_images(dense)(images()), model(images())[0][:, 0])

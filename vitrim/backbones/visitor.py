@@ -84,10 +84,13 @@ class Visitor(ABC):
         given, self._inside[module] = hooks.before(module, x, hooks.UnseenKeywords(module))
         return _same_shape(module, x, given)
 
-    def after(self, module: nn.Module, x: Tensor) -> Tensor:
-        """x after the hooks of that module, whose parts have run."""
+    def after(self, module: nn.Module, x: Tensor, *beside: Any) -> Tensor:
+        """x after the hooks of that module, whose parts have run. beside: what it returns in a tuple with x."""
         inside = self._inside.pop(module, None)
-        return x if inside is None else _same_shape(module, x, hooks.after(module, inside, x))
+        if inside is None:
+            return x
+        given = hooks.after(module, inside, (x, *beside) if beside else x)
+        return _same_shape(module, x, given[0] if beside and isinstance(given, tuple) and given else given)
 
     def add(self, x: Tensor, branch: Tensor) -> Tensor:
         """x + branch."""

@@ -112,7 +112,8 @@ def attach(
     """`reduce` without its warning, for those who load trained weights next."""
     model = unwrap(model)
     if isinstance(model, ReducedViT):
-        raise ValueError("the model is reduced already: give its `.backbone`, and a list of methods to stack them")
+        way = "give the dense one" if is_of_transformers(model) else "give its `.backbone`"
+        raise ValueError(f"the model is reduced already: {way}, and a list of methods to stack them")
     family = find_family(model)
     model = own_copy(model) if copy else model
     model = shared_copy(model) if family is TransformersBackbone and not copy else model

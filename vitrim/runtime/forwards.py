@@ -47,8 +47,11 @@ def of_tower(cls: Any, output: str | None) -> Any:
         _refuse(kwargs)
         body = self.reduced.body
         pools = passage is None and reads is None and hasattr(self, "head")  # who gives a passage pools by itself
-        passage = Passage(pixel_values, []) if passage is None else passage
-        passage.frames, passage.reads = body.dialect.stem.frames(body.config, pixel_values, kwargs), reads
+        _check_attention(body.config)
+        # Who gives no passage sees what comes out.
+        passage = Passage(pixel_values, [], whole=True) if passage is None else passage
+        passage.pixels, passage.reads = pixel_values, reads
+        passage.frames = body.dialect.stem.frames(body.config, pixel_values, kwargs)
         as_tuple = (pools or reads is not None) and kwargs.pop("return_dict", True) is False
         out = run(self, pixel_values, passage=passage, **kwargs)
         if pools:
@@ -82,8 +85,10 @@ def of_model(cls: Any) -> Any:
     @functools.wraps(cls.forward)
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         body = self.reduced.body
-        if body.entry.head.prefix_only or not body.entry.classifies:
+        if not body.entry.classifies:
             return cls.forward(self, *args, **kwargs)
+        if body.entry.head.prefix_only:
+            return cls.forward(self, *args, passage=Passage(None, []), **kwargs)
         kwargs = {**dict(zip(names, args, strict=False)), **kwargs} if args else kwargs
         return _classify(self, body, **kwargs)
 
@@ -117,6 +122,15 @@ def of_features(cls: Any, name: str) -> Any:
         return call(self, *args, reads=reads, **kwargs)
 
     return features
+
+
+def _check_attention(config: Any) -> None:
+    """Raise ValueError where the model has been told to attend in another way since it was reduced."""
+    if config._attn_implementation != "sdpa":
+        raise ValueError(
+            f'attention was set to "{config._attn_implementation}", and a reduced model runs "sdpa": call '
+            'set_attn_implementation("sdpa")'
+        )
 
 
 def _refuse(given: Mapping[str, Any]) -> None:

@@ -18,7 +18,8 @@ def check_whole(model: Any, state: Mapping[str, Any]) -> None:
     """Raise ValueError for a model with adapters that are not merged, or with layers that are wrapped or quantised:
     their weights have other names, and the layers would come back with random ones."""
     made, name = _made_again(model), type(model).__name__
-    strange = [key for key in state if key not in made] or [key for key in made if key not in state]
+    lost = [key for key in made if key not in state and not key.startswith("pooler.")]  # it may have been left out
+    strange = [key for key in state if key not in made] or lost
     if strange:
         raise ValueError(
             f"{name} cannot be saved whole, its config knows no {few(strange, 1)}: merge the adapter (in peft "

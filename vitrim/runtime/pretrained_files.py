@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from .._version import __version__
-from ..backbones.transformers.library import class_named, without_bars
+from ..backbones.transformers.library import class_named, whole, without_bars
 from ..backbones.transformers.processors import recorded
 from ..backbones.transformers.wrapper import is_timm_wrapper
 from ..common.tensor_files import open_tensors
@@ -109,7 +109,7 @@ def _dense(folder: Path, name: str, cls: Any, kwargs: dict[str, Any]) -> nn.Modu
         cls.__name__, (cls,), {"_keys_to_ignore_on_load_unexpected": ignoring, "__module__": cls.__module__}
     )
     with without_bars():
-        dense = quiet.from_pretrained(folder, **kwargs).eval()
+        dense: Any = whole(quiet, folder, **kwargs).eval()
     dense.__class__ = cls
     return dense
 

@@ -30,12 +30,14 @@ class Passage:
     frames: the grids of its images
     reads:  numbers of the hidden states that somebody reads, after which nothing runs; (): what the last norm gives;
             None: all that the tower returns
+    whole:  whether the caller sees single tokens
     left:   for each frame the tokens that are left after the last layer that has run, before the last norm
     """
 
-    pixels: Tensor
+    pixels: Any
     frames: list[Frame]
     reads: tuple[int, ...] | None = None
+    whole: bool = False
     left: list[Tokens] = field(default_factory=list)
 
     def each(self, pool: Callable[[Tokens], Tensor]) -> Tensor:
@@ -78,13 +80,13 @@ class ReducedLayers(nn.ModuleList):
         body.look()
         layers = list(body.all_blocks())
         collector = collector_of(layers)
-        wanted = _wanted(passage, collector, len(layers))
+        wanted, whole = _wanted(passage, collector, len(layers)), self.whole or passage.whole
         last = max(passage.reads) if passage.reads else len(layers)
         out, states = hidden_states, {i: hidden_states for i in wanted}
         for frame in passage.frames:
             tokens, grids = self._run_frame(body, passage, frame, hidden_states, position_embeddings, wanted, last)
             passage.left.append(tokens)
-            out = frame.into(out, grids[last] if self.whole and last in grids else self._given_back(tokens))
+            out = frame.into(out, grids[last] if whole and last in grids else _given_back(tokens, whole))
             states |= {i: frame.into(states[i], grid) for i, grid in grids.items()}
         if collector is not None:
             collector.fill(states)
@@ -100,15 +102,20 @@ class ReducedLayers(nn.ModuleList):
         images = body.dialect.stem.images_of(body.config, passage.pixels, frame)
         tokens = reduced.noted(body.tokens_of(frame.of(x), frame.grid, rotation), images, None)
         take = sorted(i - 1 for i in wanted if i)
-        watched = self.whole or bool(wanted)
+        watched = self.whole or passage.whole or bool(wanted)
         request = Request(remember=watched, prediction=not (watched or self.training))
         tokens, _, taken = Loop(body, turns, request, reduced.grad_checkpointing).run(tokens, take)
         return tokens, {block + 1: then.full_grid() for block, then in zip(take, taken, strict=True)}
 
-    def _given_back(self, tokens: Tokens) -> Tensor:
-        if self.whole:
-            return tokens.full_grid()
-        return tokens.x if tokens.layout is None else tokens.layout.prefix_rows(tokens.x)
+    def __getitem__(self, idx: Any) -> Any:
+        layers = nn.ModuleList(self._modules.values())  # a slice of them is a plain list
+        return layers[idx]
+
+
+def _given_back(tokens: Tokens, whole: bool) -> Tensor:
+    if whole:
+        return tokens.full_grid()
+    return tokens.x if tokens.layout is None else tokens.layout.prefix_rows(tokens.x)
 
 
 def _wanted(passage: Passage, collector: Collector | None, layers: int) -> set[int]:

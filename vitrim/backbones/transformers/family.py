@@ -118,7 +118,7 @@ class TransformersBackbone(TransformersStructure):
     def _projected(self, i: int, x: Tensor) -> Tensor:
         attn, drop = self._attn(i), self.template.out_drop
         out = getattr(attn, self.template.out)(x)
-        return self.after(attn, out if drop is None else getattr(attn, drop)(out))
+        return self.after(attn, out if drop is None else getattr(attn, drop)(out), None)  # no attention map
 
     def _branch(self, i: int, half: int, out: Tensor) -> Tensor:
         """What attention (0) or MLP (1) gives, as it is added. Dropping and scaling may change places."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import warnings
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -13,7 +14,7 @@ from typing import Any
 
 from torch import nn
 
-from ...common.text import first_line
+from ...common.text import few, first_line
 from ..layers import kind
 from ..library import Library, Texts
 from .checks import check_version, installed_version
@@ -27,6 +28,7 @@ from .towers import READERS, why_not
 from .wrapper import CLASSES
 
 PREFIX = "hf:"
+LEARNED = "vitrim_methods."  # in the keys of what methods have learned, in a folder of vitrim's
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 
@@ -75,10 +77,12 @@ class TransformersLibrary(Library):
         if arguments:
             raise ValueError(f"{name} is built as its config.json says: leave out {', '.join(arguments)}")
         config: Any = _found(place, lambda: transformers.AutoConfig.from_pretrained(place))
-        cls = class_named(next(iter(config.architectures or ()), type(config).__name__), f"hf:{place}")
+        if not config.architectures:
+            raise ValueError(f"{name}: its config.json names no class of models under architectures: add it there")
+        cls = class_named(config.architectures[0], name)
         if not pretrained:
             return cls(config)
-        return _found(place, lambda: cls.from_pretrained(place))
+        return _found(place, lambda: whole(cls, place))
 
     def example(self, name: str) -> nn.Module:
         """As `Library` says; the name is that of a class. It has 4 layers, which are made in a moment; its other sizes
@@ -214,6 +218,21 @@ def without_bars() -> Generator[None]:
     finally:
         if shown:
             logging.enable_progress_bar()
+
+
+def whole(cls: Any, place: Any, **arguments: Any) -> nn.Module:
+    """transformers' model with its weights, every one of them. Raises ValueError, naming the first, where some are
+    missing, for which transformers would draw random numbers; warns of those that it has no place for."""
+    model, told = cls.from_pretrained(place, output_loading_info=True, **arguments)
+    missing = sorted(set(told["missing_keys"]))
+    left = sorted(key for key in told["unexpected_keys"] if LEARNED not in key)
+    if missing and all(key.startswith("pooler.") for key in missing):  # DINO's, for one, have none
+        return whole(cls, place, **{**arguments, "add_pooling_layer": False})
+    if missing:
+        raise ValueError(f"the weights lack {few(missing)} of {cls.__name__}")
+    if left:
+        warnings.warn(f"{place} holds weights that {cls.__name__} has no place for: {few(left)}", stacklevel=2)
+    return model
 
 
 def class_named(name: str, place: str) -> Any:

@@ -220,7 +220,9 @@ def _pretrained(name: str, arguments: dict[str, Any]) -> nn.Module:
     if not library.looks_up(name) and not library.has_weights(name):
         raise ValueError(f"{library.name} has no pretrained weights for {name}: give --checkpoint FILE")
     whose = "the" if library.looks_up(name) else f"{library.name}'s pretrained"
-    say(f"reading {whose} weights of {name} (downloaded at first use)")
+    is_here = library.looks_up(name) and Path(name.partition(":")[2]).is_dir()
+    fetched = "" if is_here else " (downloaded at first use)"
+    say(f"reading {whose} weights of {name}{fetched}")
     try:
         return _create(name, pretrained=True, **arguments)
     except Exception as error:  # every transport, cache and hub raises its own
@@ -228,6 +230,8 @@ def _pretrained(name: str, arguments: dict[str, Any]) -> nn.Module:
         way = "give a local file with --checkpoint FILE"
         if server := _unreached(error):
             raise ValueError(f"{what} downloaded: no connection to {server}; {way}") from error
+        if isinstance(error, ValueError) and not library.has_list:  # its messages name the place, and the way out
+            raise
         raise ValueError(f"{what} read or downloaded ({cut(first_sentence(error), 120)}): {way}") from error
 
 
