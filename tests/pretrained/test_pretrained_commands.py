@@ -130,6 +130,19 @@ def test_feature_maps_are_no_features(data, capsys):
     assert "Dinov2Backbone gives feature maps and no features of an image: give Dinov2Model" in capsys.readouterr().err
 
 
+def test_the_dense_model_of_a_saved_folder(data, capsys):
+    figures = told("evaluate", "--model", "hf:fast", "--data", data, "--method", "grid", "--keep", "0.5", *RUN)
+    assert figures["method"] == "grid" and "--checkpoint fast takes the reduced" in capsys.readouterr().err
+
+
+def test_weights_that_are_no_numbers(data, capsys):
+    model = build("ViTForImageClassification")
+    model.vit.layers[1].mlp.fc1.bias.data[0] = float("nan")
+    model.save_pretrained("nan")
+    assert cli.main(["evaluate", "--model", "hf:nan", "--data", data]) == 2
+    assert "vit.layers.1.mlp.fc1.bias of ViTForImageClassification holds NaN or infinity" in capsys.readouterr().err
+
+
 def test_compare_a_saved_folder(data):
     figures = told("compare", "--checkpoint", "fast", "--data", data, *RUN)
     assert [row["method"] for row in figures["rows"]] == ["dense", "tome"] and figures["rows"][1]["share"] <= 0.7

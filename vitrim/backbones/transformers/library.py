@@ -222,7 +222,7 @@ def without_bars() -> Generator[None]:
 
 def whole(cls: Any, place: Any, **arguments: Any) -> nn.Module:
     """transformers' model with its weights, every one of them. Raises ValueError, naming the first, where some are
-    missing, for which transformers would draw random numbers; warns of those that it has no place for."""
+    missing, for which transformers would draw random numbers, or are NaN; warns of those that it has no place for."""
     model, told = cls.from_pretrained(place, output_loading_info=True, **arguments)
     missing = sorted(set(told["missing_keys"]))
     left = sorted(key for key in told["unexpected_keys"] if LEARNED not in key)
@@ -230,6 +230,9 @@ def whole(cls: Any, place: Any, **arguments: Any) -> nn.Module:
         return whole(cls, place, **{**arguments, "add_pooling_layer": False})
     if missing:
         raise ValueError(f"the weights lack {few(missing)} of {cls.__name__}")
+    odd = [key for key, p in model.named_parameters() if p.is_floating_point() and not p.isfinite().all()]
+    if odd:
+        raise ValueError(f"{few(odd)} of {cls.__name__} holds NaN or infinity: take an earlier checkpoint")
     if left:
         warnings.warn(f"{place} holds weights that {cls.__name__} has no place for: {few(left)}", stacklevel=2)
     return model

@@ -223,6 +223,8 @@ def _pretrained(name: str, arguments: dict[str, Any]) -> nn.Module:
     is_here = library.looks_up(name) and Path(name.partition(":")[2]).is_dir()
     fetched = "" if is_here else " (downloaded at first use)"
     say(f"reading {whose} weights of {name}{fetched}")
+    if is_here and is_pretrained(folder := name.partition(":")[2]):
+        say(f"{folder} holds a reduced model, and this is the dense one of it: --checkpoint {folder} takes the reduced")
     try:
         return _create(name, pretrained=True, **arguments)
     except Exception as error:  # every transport, cache and hub raises its own
