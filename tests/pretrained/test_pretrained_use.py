@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import pickle
 from typing import Any
 
 import onnxruntime
@@ -28,6 +29,15 @@ def test_a_copy_is_a_model_of_its_own():
     assert differing(call(again, x), before) == [] and again.reduced.backbone is again
     again.vit.layers[0].mlp.fc1.weight.zero_()
     assert differing(call(again, x), before) == [0] and differing(call(fast, x), before) == []
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", [CLASSIFIER, "CLIPModel", "SiglipVisionModel"])
+def test_pickled(name):
+    fast, x = vitrim.reduce(build(name), "tome", macs=0.7), images()
+    again = pickle.loads(pickle.dumps(fast))
+    assert type(again) is type(fast) and again.reduced.backbone is again
+    assert differing(call(again, x), call(fast, x)) == []
 
 
 @torch.no_grad()

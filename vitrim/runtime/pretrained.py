@@ -42,6 +42,7 @@ class ReducedPretrained:
     """
 
     _reduces: type
+    _own: ClassVar[tuple[tuple[str, tuple[Any, ...]], ...]]  # as for `become`
     # `runtime/__init__.py` puts these here: they make models again, so they need this class first.
     _in_config: ClassVar[Callable[[ReducedViT], dict[str, Any]]]
     _load: ClassVar[Callable[..., nn.Module]]
@@ -75,6 +76,10 @@ class ReducedPretrained:
         self.reduced.training = mode
         return self
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Its class has the name of transformers' and cannot be found by it: it is made again."""
+        return _unpickled, (type(self)._reduces, type(self)._own), self.__dict__
+
     def __repr__(self) -> str:
         return self.reduced.told() or f"reduced {type(self).__name__}"
 
@@ -87,13 +92,13 @@ def as_pretrained(reduced: ReducedViT) -> nn.Module:
     holder = part_at(tower, path)
     whole = not body.entry.classifies or dialect.stem.packs
     setattr(holder, name, ReducedLayers(getattr(holder, name), reduced, whole))
-    become(tower, reduced, forward=forwards.of_tower(type(tower), dialect.output))
+    become(tower, reduced, forward=(forwards.of_tower, dialect.output))
     if body.reader is not None:
         reader = part_at(model, body.reader.holder)
         names = [name for name in ("get_image_features", "get_video_features") if hasattr(type(reader), name)]
-        become(reader, reduced, **{name: forwards.of_features(type(reader), name) for name in names})
+        become(reader, reduced, **{name: (forwards.of_features, name) for name in names})
     elif model is not tower:
-        become(model, reduced, forward=forwards.of_model(type(model)))
+        become(model, reduced, forward=(forwards.of_model,))
     if REDUCED not in vars(model):
         become(model, reduced)
     if reduced.methods.state_dict():
@@ -103,16 +108,31 @@ def as_pretrained(reduced: ReducedViT) -> nn.Module:
     return model
 
 
-def become(part: Any, reduced: ReducedViT, **own: Any) -> None:
-    """Give a part of the model a class of the same name over transformers' own, with these functions."""
+def become(part: Any, reduced: ReducedViT, **own: tuple[Any, ...]) -> None:
+    """Give a part of the model a class of the same name over transformers' own.
+
+    own: its functions by name: what makes each of transformers' class, and what else that is given
+    """
     part.__class__ = _class_over(type(part), tuple(own.items()))
     part.__dict__[REDUCED] = reduced
 
 
 @functools.cache
-def _class_over(cls: type, own: tuple[tuple[str, Any], ...]) -> type:
-    names = {"_reduces": cls, "__module__": cls.__module__, "__qualname__": cls.__qualname__}
-    return type(cls.__name__, (ReducedPretrained, cls), {**names, **dict(own)})
+def _class_over(cls: type, own: tuple[tuple[str, tuple[Any, ...]], ...]) -> type:
+    about: dict[str, Any] = {
+        "_reduces": cls,
+        "_own": own,
+        "__module__": cls.__module__,
+        "__qualname__": cls.__qualname__,
+    }
+    made = {name: make(cls, *given) for name, (make, *given) in own}
+    return type(cls.__name__, (ReducedPretrained, cls), {**about, **made})
+
+
+def _unpickled(cls: type, own: tuple[tuple[str, tuple[Any, ...]], ...]) -> Any:
+    """A part of such a class, without its state."""
+    made = _class_over(cls, own)
+    return made.__new__(made)
 
 
 def shared_copy(model: nn.Module) -> nn.Module:

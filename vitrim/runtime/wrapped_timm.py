@@ -66,8 +66,8 @@ def as_wrapper(reduced: ReducedViT, wrapper: Any) -> Any:
     """The wrapper with the reduced model in the place of the dense one. It must be nobody else's."""
     wrapper.timm_model = ReducedTimm(reduced)
     cls = type(wrapper)
-    forward = _classifying(cls) if cls.__name__ == CLASSIFIER else _features(cls)
-    become(wrapper, reduced, forward=forward, load_state_dict=_load_state_dict)
+    forward = _classifying if cls.__name__ == CLASSIFIER else _features
+    become(wrapper, reduced, forward=(forward,), load_state_dict=(_loading,))
     if reduced.methods.state_dict():
         wrapper.add_module(METHODS_KEY, reduced.methods)
     return wrapper
@@ -125,6 +125,10 @@ def _classifying(cls: Any) -> Any:
 
 def _as_dict(model: Any, return_dict: bool | None) -> bool:
     return model.config.return_dict if return_dict is None else return_dict
+
+
+def _loading(cls: Any) -> Any:
+    return _load_state_dict
 
 
 def _load_state_dict(self, state_dict: dict[str, Tensor], *args: Any, **kwargs: Any) -> Any:
