@@ -131,7 +131,7 @@ def _class_over(cls: type, own: tuple[tuple[str, tuple[Any, ...]], ...]) -> type
 
 def _unpickled(cls: type, own: tuple[tuple[str, tuple[Any, ...]], ...]) -> Any:
     """A part of such a class, without its state."""
-    made = _class_over(cls, own)
+    made: Any = _class_over(cls, own)
     return made.__new__(made)
 
 
