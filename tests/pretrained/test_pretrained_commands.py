@@ -156,6 +156,28 @@ def test_benchmark(folder):
     ]
 
 
+def test_a_model_of_any_size_on_fewer_pixels_instead(data):
+    build("Dinov2ForImageClassification").save_pretrained("dino")
+    line = ("--method", "tome", "--macs", "0.5", "--batch-size", "2", "--rounds", "1", "--instead", "--data", data)
+    figures = told("benchmark", "--model", "hf:dino", *line, "--workers", "0", "--json", "a.json")
+    fewer = [row for row in figures["rows"] if row["kind"] == "lower resolution"]
+    assert fewer and all("top1" in row and row["gmacs"] < figures["rows"][0]["gmacs"] for row in fewer)
+
+
+def test_the_processor_is_fetched_with_the_weights_and_later_sought_here_alone(folder, monkeypatch):
+    asked, plain = [], transformers.AutoImageProcessor.from_pretrained
+
+    def seen(place, local_files_only=False):
+        asked.append(local_files_only)
+        return plain(place, local_files_only=local_files_only)
+
+    monkeypatch.setattr(transformers.AutoImageProcessor, "from_pretrained", seen)
+    model = TRANSFORMERS.create("hf:vit", pretrained=True)
+    assert asked == [False] and TRANSFORMERS.data_config(model)["mean"] == (0.4, 0.4, 0.4) and asked == [False]
+    model = transformers.ViTForImageClassification.from_pretrained("vit")
+    assert TRANSFORMERS.data_config(model)["mean"] == (0.4, 0.4, 0.4) and asked == [False, True]
+
+
 def test_export_and_its_file(data):
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from ..backbones import library_of
+from ..runtime.model import for_images
 from ..runtime.profile import profile
 from .optimize import sharing
 
@@ -48,8 +49,8 @@ class Resized(nn.Module):
 
     def __init__(self, model: nn.Module, size: Size):
         super().__init__()
-        self.model, self.size = model, size
-        self.num_classes: Any = getattr(model, "num_classes", None)
+        self.model, self.size = for_images(model), size
+        self.num_classes: Any = getattr(self.model, "num_classes", None)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.model(fitted(images, self.size))

@@ -65,8 +65,10 @@ class TransformersBackbone(TransformersStructure):
         return next(patch_layer(self.tower.embeddings).parameters()).dtype
 
     def _check_size(self, images: Tensor) -> None:
+        if self.dialect.has_any_size:
+            return
         size, own = image_size(images), self.image_size
-        if self.dialect.has_any_size or size == own:
+        if size == own:
             return
         raise ValueError(
             f"images are {size[0]} x {size[1]}, this model takes {own[0]} x {own[1]}: resize them, or call the reduced "

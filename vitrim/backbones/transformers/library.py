@@ -21,7 +21,7 @@ from .checks import check_version, installed_version
 from .dialects import ENTRIES, entry_of
 from .family import TransformersBackbone
 from .images import ForImages
-from .processors import record, recorded
+from .processors import fetch, record, recorded
 from .stems import pair
 from .texts import read_texts
 from .towers import READERS, why_not
@@ -82,7 +82,9 @@ class TransformersLibrary(Library):
         cls = class_named(config.architectures[0], name)
         if not pretrained:
             return cls(config)
-        return _found(place, lambda: whole(cls, place))
+        model = _found(place, lambda: whole(cls, place))
+        fetch(model, place)
+        return model
 
     def example(self, name: str) -> nn.Module:
         """As `Library` says; the name is that of a class. It has 4 layers, which are made in a moment; its other sizes

@@ -29,6 +29,12 @@ def record(model: Any, data: dict[str, Any]) -> None:
     model.__dict__[DATA] = {**recorded(model), **data}
 
 
+def fetch(model: Any, place: str) -> None:
+    """Let the model carry what its image processor says, also from the hub, where its weights come from too."""
+    if found := prepared_as(place, here=False):
+        model.__dict__[DATA] = found
+
+
 def parse_data(said: Any) -> dict[str, Any]:
     """The same from JSON. Raises ValueError for what is no such entry.
 
@@ -46,12 +52,12 @@ def parse_data(said: Any) -> dict[str, Any]:
     return {key: tuple(value) if isinstance(value, list) else value for key, value in found.items()}
 
 
-def prepared_as(place: str) -> dict[str, Any]:
-    """What the model's image processor does, in timm's words; empty where it has none."""
+def prepared_as(place: str, here: bool = True) -> dict[str, Any]:
+    """What the model's image processor does, in timm's words; empty where it has none. here: on this machine alone"""
     from transformers import AutoImageProcessor
 
     try:
-        processor: Any = AutoImageProcessor.from_pretrained(place, local_files_only=True)
+        processor: Any = AutoImageProcessor.from_pretrained(place, local_files_only=here)
     except (OSError, ValueError, ImportError):
         return {}
     return as_data(processor.to_dict())
