@@ -143,6 +143,14 @@ def test_weights_that_are_no_numbers(data, capsys):
     assert "vit.layers.1.mlp.fc1.bias of ViTForImageClassification holds NaN or infinity" in capsys.readouterr().err
 
 
+def test_another_model_of_transformers_beside_it(data):
+    """As the guide whose class attention chooses, and as the dense model before fine-tuning."""
+    told("evaluate", "--model", "hf:vit", "--guide", "hf:vit", "--keep", "0.7", "--data", data, *RUN)
+    figures = told("evaluate", "--checkpoint", "fast", "--baseline", "hf:vit", "--data", data, *RUN)
+    assert figures["baseline"]["top1"] == figures["dense"]["top1"]
+    assert figures["baseline"]["agreement"] == figures["agreement"]
+
+
 def test_compare_a_saved_folder(data):
     figures = told("compare", "--checkpoint", "fast", "--data", data, *RUN)
     assert [row["method"] for row in figures["rows"]] == ["dense", "tome"] and figures["rows"][1]["share"] <= 0.7

@@ -68,7 +68,7 @@ def run(config: Any) -> None:
     }
     figures = {**common, **reduced.figures(dense), "dense": dense.figures(dense), "dense_label": dense.label}
     if baseline is not None and config.more.baseline is not None:
-        beside = judge_beside(baseline, plan, loader, setting, bank)
+        beside = judge_beside(baseline, plan, loader, setting, bank, **on_names(names))
         tell_beside(printer, config.more.baseline, beside)
         figures |= beside_figures(config.more.baseline, beside)
     write_json(config.output.json, figures)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch.utils.data import DataLoader
 
 from ...backbones import LIBRARIES, library_of
 from ...evaluate.accuracy import EvaluationResult, evaluate_many
+from ...runtime.model import for_images
 from .measure import DENSE, SHARED, Setting, accuracy_of, change_of, interval_of
 from .model import Subject, open_model
 from .options import ModelOptions
@@ -23,7 +25,7 @@ _LIBRARIES = " and ".join(library.name for library in LIBRARIES if library.has_l
 
 def open_baseline(given: str, subject: Subject) -> nn.Module:
     """The dense model that `--baseline` names: a checkpoint of the subject's architecture, a folder written by save()
-    (its backbone), or a name of a library's list, with its pretrained weights.
+    (its backbone), or the name of a model, with its pretrained weights.
 
     Raises ValueError for what is none of these, does not fit, or tells other classes apart.
     """
@@ -33,7 +35,7 @@ def open_baseline(given: str, subject: Subject) -> nn.Module:
     elif path.is_file():
         model = copy.deepcopy(subject.dense)
         library_of(model).load_checkpoint(model, path)
-    elif any(library.has_model(given) for library in LIBRARIES):
+    elif any(library.has_model(given) or library.looks_up(given) for library in LIBRARIES):
         size = library_of(subject.dense).image_size(subject.dense)
         model = open_model(ModelOptions(model=given, image_size=tuple(size or ()))).dense
     else:
@@ -50,11 +52,17 @@ def open_baseline(given: str, subject: Subject) -> nn.Module:
 
 
 def judge_beside(
-    model: nn.Module, plan: Plan, loader: DataLoader, setting: Setting, bank: DataLoader | None
+    model: nn.Module,
+    plan: Plan,
+    loader: DataLoader,
+    setting: Setting,
+    bank: DataLoader | None,
+    on: Callable[[nn.Module], nn.Module] = for_images,
 ) -> tuple[EvaluationResult, EvaluationResult]:
-    """The baseline's result, and the reduced model's with its agreement with the baseline."""
+    """The baseline's result, and the reduced model's with its agreement with the baseline. on: as for `measure`"""
     where: dict[str, Any] = {"device": setting.device, "dtype": setting.dtype}
-    found = evaluate_many({DENSE: model, plan.label: plan.model}, loader, bank=bank, progress=True, **where)
+    models = {DENSE: on(model), plan.label: on(plan.model)}
+    found = evaluate_many(models, loader, bank=bank, progress=True, **where)
     return found[DENSE], found[plan.label]
 
 

@@ -147,7 +147,7 @@ def _normalised(model: nn.Module, options: ModelOptions) -> nn.Module:
     """The model with the mean and standard deviation that were typed in its configuration; of a library whose models
     are built without arguments, with the image size too."""
     library, size = library_of(model), options.image_size
-    if size and not library.argument_names:
+    if size and not library.argument_names and (size[0], size[-1]) != library.image_size(model):
         library.set_size(model, (size[0], size[-1]), library.patch_size(model) or (1, 1))
     typed = {key: tuple(value) for key in ("mean", "std") if (value := getattr(options, key))}
     if not typed and (guess := library.guessed(model)):
