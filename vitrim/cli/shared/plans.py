@@ -248,13 +248,5 @@ def _reduced(subject: Subject, method: Any, **options: Any) -> ReducedViT:
 
 def plan_of(model: ReducedViT, budget: float | None = None) -> Plan:
     """The plan of a model that is reduced already."""
-    label = " + ".join(map(_label, model.methods)) or "dense, prediction only"
+    label = " + ".join(f"{method.name} {method.dial_setting}" for method in model.methods) or "dense, prediction only"
     return Plan(label if budget is None else f"{label} (macs={budget:g})", model, budget)
-
-
-def _label(method: Method) -> str:
-    value = getattr(method, method.dial)
-    if value is None:  # what the method chose for this model
-        value = [place.keep for place in method.places]
-    values = value if isinstance(value, (tuple, list)) else (value,)
-    return f"{method.name} {method.dial}={' '.join(f'{value:g}' for value in values)}"
