@@ -10,10 +10,15 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from ..common.places import check_pictures
 from ..common.text import shortened
 from .decoding import decode, reason_of
 from .folders import ENDINGS, below
 from .photographs import mode_of, transform_of
+
+
+class UnreadablePicture(ValueError):
+    """A picture that cannot be read: which, and why."""
 
 
 def find_pictures(places: Sequence[str | Path]) -> list[Path]:
@@ -26,6 +31,7 @@ def find_pictures(places: Sequence[str | Path]) -> list[Path]:
         >>> [str(file) for file in find_pictures(["photos/cat/1.png", "photos/*/0.png"])]
         ['photos/cat/1.png', 'photos/cat/0.png', 'photos/dog/0.png']
     """
+    check_pictures(places)
     return list(dict.fromkeys(file for place in places for file in _found(Path(place).expanduser())))
 
 
@@ -33,7 +39,7 @@ def prepared(picture: Image.Image | str | Path, config: dict) -> Float[Tensor, "
     """A picture as a model takes it.
 
     config: timm's data configuration, as `data_config` gives it
-    Raises ValueError, in one line, for a file that cannot be read.
+    Raises UnreadablePicture, a ValueError of one line, for what cannot be read.
 
     Example:
         >>> prepared("photos/cat/0.png", vitrim.data.data_config(model)).shape
@@ -44,7 +50,7 @@ def prepared(picture: Image.Image | str | Path, config: dict) -> Float[Tensor, "
         return transform_of(config)(decode(file, mode_of(config)))
     except Exception as error:  # decoders raise almost anything
         name = "the image" if isinstance(picture, Image.Image) else shortened(picture)
-        raise ValueError(f"{name} cannot be read: {reason_of(error)}") from error
+        raise UnreadablePicture(f"{name} cannot be read: {reason_of(error)}") from error
 
 
 def _found(place: Path) -> list[Path]:
@@ -55,9 +61,7 @@ def _found(place: Path) -> list[Path]:
         return files
     if place.exists():
         return [place]
-    files = sorted(Path(file) for file in glob.glob(str(place), recursive=True))
+    files = [file for file in sorted(map(Path, glob.glob(str(place), recursive=True))) if file.is_file()]
     if not files:
-        raise ValueError(
-            f"there is no file or folder {shortened(place)}: give photographs, folders, or a pattern in quotes"
-        )
-    return [file for file in files if file.is_file()]
+        raise ValueError(f"no file matches {shortened(place)}: give a pattern in quotes, such as 'photos/**/*.jpg'")
+    return files

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import textwrap
+import warnings
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import nn
 
 from ..common.extras import require
 from ..common.files import write_whole
+from ..common.text import shortened
 from .drawing import (
     DROPPED_COLOUR,
     HEAT_SCALE,
@@ -36,7 +38,7 @@ TILE, LINES, TEXT, KEY = 1.5, 0.4, 1.45, 0.6
 SMALL = 7  # points
 # No date and no version: the same pictures make the same file.
 NO_DATE = {"svg": {"Date": None}, "pdf": {"CreationDate": None, "Producer": None}, "png": {"Software": None}}
-STYLE: Any = {"font.size": 8, "svg.hashsalt": "vitrim", "svg.fonttype": "none"}
+STYLE: Any = {"font.size": 8, "svg.hashsalt": "vitrim", "svg.fonttype": "none", "text.parse_math": False}
 
 
 def figure(models: nn.Module | Sequence[nn.Module], pictures: Any, blocks: Sequence[int] | None = None) -> Figure:
@@ -91,7 +93,10 @@ def save_figure(path: str | Path, drawn: Figure) -> Path:
     kind = Path(path).suffix[1:].lower()
 
     def save(beside: str) -> None:
-        with rc_context(STYLE):
+        with rc_context(STYLE), warnings.catch_warnings():
+            warnings.filterwarnings(
+                "ignore", "Glyph"
+            )  # of a file's name that the font does not have: boxes stand there
             drawn.savefig(beside, format=kind, dpi=150, metadata=NO_DATE[kind])
 
     return write_whole(path, save)
@@ -125,7 +130,12 @@ def check_blocks(blocks: Sequence[int], seen: Sequence[Seen]) -> list[int]:
 
 
 def _names(pictures: Sequence[Picture]) -> list[str]:
-    return [Path(picture).name if isinstance(picture, (str, Path)) else "" for picture in pictures]
+    return [short_name(picture) if isinstance(picture, (str, Path)) else "" for picture in pictures]
+
+
+def short_name(file: str | Path) -> str:
+    """A file's name as a figure can show it."""
+    return shortened(Path(file).name, 60)
 
 
 def _several_dense(row: Sequence[Seen]) -> bool:
