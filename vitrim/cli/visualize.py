@@ -27,6 +27,7 @@ from .shared.plans import Plan, many_plans
 from .shared.table import Column, Printer, say
 
 DEFAULT_FIGURE = Path("patches.png")
+HEADS = ("photograph", "model", "MACs", "answer")
 
 
 def run(config: Any) -> None:
@@ -37,9 +38,7 @@ def run(config: Any) -> None:
     plans, name = _models(config)
     seen, skipped = _look(plans, files[: asks.limit])
     printer = Printer(config.output.json, config.output.wide)
-    printer.table(
-        [Column(head, text=head != "MACs") for head in ("photograph", "model", "MACs", "answer")], _lines(seen)
-    )
+    printer.table([Column(head, text=head != "MACs") for head in HEADS], _lines(seen))
     printer.line()
     left_out = _left_out(len(files), asks.limit)
     if left_out:
@@ -91,7 +90,7 @@ def _look(plans: Sequence[Plan], files: Sequence[Path]) -> tuple[dict[str, list[
 def _lines(seen: Mapping[str, Sequence[Seen]]) -> Iterator[list[str]]:
     """The table: for each photograph what the dense model says, and each reduced one."""
     for file, row in seen.items():
-        name = shortened(file, 40)
+        name = shortened(file, 36)
         for one in row:
             if one.dense is not None and (one is row[0] or one.dense != row[0].dense):
                 yield [name, "dense", "100 %", str(one.dense)]

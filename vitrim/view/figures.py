@@ -94,9 +94,7 @@ def save_figure(path: str | Path, drawn: Figure) -> Path:
 
     def save(beside: str) -> None:
         with rc_context(STYLE), warnings.catch_warnings():
-            warnings.filterwarnings(
-                "ignore", "Glyph"
-            )  # of a file's name that the font does not have: boxes stand there
+            warnings.filterwarnings("ignore", "Glyph")  # in a file's name: a box stands for it
             drawn.savefig(beside, format=kind, dpi=150, metadata=NO_DATE[kind])
 
     return write_whole(path, save)

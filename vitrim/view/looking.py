@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ..data.classes import names_of_classes
-from ..data.config import data_config
+from ..data.config import carried_config, data_config
 from ..data.pictures import prepared
 from ..evaluate.timing import evaluation_mode
 from ..methods import METHODS, Method
@@ -94,7 +94,7 @@ class _Dense:
         with torch.inference_mode(), evaluation_mode({"dense": dense}):
             self.output = dense(self.image)
         self.classifies = bool(getattr(dense, "num_classes", 0))
-        self.names = names_of_classes(dense.pretrained_cfg.get("label_names"), dense.num_classes)
+        self.names = names_of_classes(carried_config(dense).get("label_names"), getattr(dense, "num_classes", 0))
 
     def answer(self, logits: Float[Tensor, "1 classes"]) -> Answer | None:
         if not self.classifies:
