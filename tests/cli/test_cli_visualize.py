@@ -88,11 +88,11 @@ def test_the_counts_are_those_of_profile():
 
 
 def test_files_folders_and_patterns(capsys):
-    assert visualize("photos", *MODEL, *EVIT, "--out", "1.svg", "--json", "v.json") == 0
+    assert visualize("photos", *MODEL, *EVIT, "--out", "1.html", "--json", "v.json") == 0
     every = [image["file"] for image in figures()["images"]]
     assert every == ["photos/a.png", "photos/b.png", "photos/more/c.jpg"]
     given = ["photos/b.png", "photos/**/*.jpg", "photos/b.png"]
-    assert visualize(*given, *MODEL, *EVIT, "--out", "2.svg", "--json", "v.json") == 0
+    assert visualize(*given, *MODEL, *EVIT, "--out", "2.html", "--json", "v.json") == 0
     assert [image["file"] for image in figures()["images"]] == ["photos/b.png", "photos/more/c.jpg"]
     capsys.readouterr()
     assert visualize("photos", "--limit", "1", *MODEL, *EVIT, "--out", "3.html") == 0
@@ -111,22 +111,21 @@ def test_without_a_method_or_a_file_to_write():
 def test_a_saved_folder_and_several_rates():
     model = timm.create_model("test_vit", img_size=64, num_classes=3)
     vitrim.reduce(model, "topk", keep=0.5).save("saved")
-    assert (
-        visualize("photos/a.png", "--checkpoint", "saved", "--device", "cpu", "--out", "1.svg", "--json", "v.json") == 0
-    )
+    saved = ["--checkpoint", "saved", "--device", "cpu"]
+    assert visualize("photos/a.png", *saved, "--out", "1.html", "--json", "v.json") == 0
     assert [row["method"] for row in figures()["images"][0]["rows"]] == ["topk"]
-    assert visualize("photos/a.png", *MODEL, *EVIT, "--keep", "0.8", "0.5", "--out", "2.svg", "--json", "v.json") == 0
+    assert visualize("photos/a.png", *MODEL, *EVIT, "--keep", "0.8", "0.5", "--out", "2.html", "--json", "v.json") == 0
     assert [row["options"]["keep"] for row in figures()["images"][0]["rows"]] == [0.8, 0.5]
 
 
 def test_a_run_is_repeated_from_its_report():
     assert (
-        visualize("photos/a.png", *MODEL, "--method", "evit", "--method", "tome", "--out", "1.svg", "--json", "v.json")
+        visualize("photos/a.png", *MODEL, "--method", "evit", "--method", "tome", "--out", "1.html", "--json", "v.json")
         == 0
     )
     first = figures()
     assert first["given"]["images"] == ["photos/a.png"] and first["given"]["method"] == ["evit", "tome"]
-    assert visualize("--config", "v.json", "--out", "2.svg", "--json", "w.json") == 0
+    assert visualize("--config", "v.json", "--out", "2.html", "--json", "w.json") == 0
     assert json.loads(Path("w.json").read_text())["images"] == first["images"]
 
 
@@ -171,7 +170,7 @@ def test_unreadable_files_are_told_and_left_out(capsys, monkeypatch):
     picture(size=(200, 200)).save("bomb.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 15000)  # Pillow refuses twice as many
     given = ["bad.jpg", "photos/a.png", "empty.png", "bomb.png"]
-    assert visualize(*given, *MODEL, *EVIT, "--out", "v.png", "--json", "v.json") == 0
+    assert visualize(*given, *MODEL, *EVIT, "--out", "v.html", "--json", "v.json") == 0
     err, found = capsys.readouterr().err.splitlines(), figures()
     assert [line.split()[1] for line in err] == ["bad.jpg", "empty.png", "bomb.png"]
     assert all("cannot be read" in line and line.endswith("it is left out") for line in err)
@@ -202,7 +201,10 @@ REFUSED = {
     "a block beyond": (["photos", *MODEL, *EVIT, "--blocks", "6"], "--blocks 6: the models have blocks 0 to 5"),
     "no threads": (["photos", "--threads", "0"], "--threads 0: give a whole number from 1"),
     "an unknown method": (["photos", "--method", "evti"], "method 'evti' is not known: did you mean evit?"),
-    "a file after methods": (["--method", "evit", "photos/a.png"], "method 'photos/a.png' is not known"),
+    "a file after methods": (
+        ["--method", "evit", "photos/a.png"],
+        "'photos/a.png' stands behind --method: give it before that",
+    ),
     "a stranger to the method": (["photos", *MODEL, *EVIT, "--r", "3"], "--r is no option of evit"),
 }
 

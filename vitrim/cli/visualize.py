@@ -16,7 +16,7 @@ from ..common.progress import progress
 from ..common.text import counted, shortened, visible
 from ..data.pictures import UnreadablePicture, find_pictures
 from ..evaluate.timing import as_device
-from ..view.figures import draw, save_figure, short_name
+from ..view.figures import check_blocks, draw, save_figure, short_name
 from ..view.looking import Seen, look
 from ..view.page import write_page
 from .shared.config_file import asked
@@ -64,6 +64,8 @@ def _models(config: Any) -> tuple[list[Plan], str]:
         plans = many_plans(subject, config.method, config.look.seed, rates=())
         for plan in plans:
             plan.model.to(device)
+    if config.look.blocks:
+        check_blocks(config.look.blocks, plans[0].model.body.depth)
     return plans, subject.name
 
 

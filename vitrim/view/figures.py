@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import nn
 
+from ..common.errors import OptionError
 from ..common.extras import require
 from ..common.files import write_whole
 from ..common.text import shortened
@@ -74,7 +75,8 @@ def draw(seen: Sequence[Sequence[Seen]], names: Sequence[str], blocks: Sequence[
     from matplotlib import rc_context
 
     every = [one for row in seen for one in row]
-    blocks = shown_blocks(every) if blocks is None else check_blocks(blocks, every)
+    depth = min(len(one.fates.codes) for one in every)
+    blocks = shown_blocks(every) if blocks is None else check_blocks(blocks, depth)
     with rc_context(STYLE):
         drawn, places, key = _laid_out(seen, len(blocks))
         for (place, rows), name, row in zip(places, names, seen, strict=True):
@@ -118,12 +120,10 @@ def shown_blocks(seen: Sequence[Seen]) -> list[int]:
     return [chosen[place] for place in thinned]
 
 
-def check_blocks(blocks: Sequence[int], seen: Sequence[Seen]) -> list[int]:
-    """The blocks, in order. Raises ValueError for one that the models do not have."""
-    depth = min(len(one.fates.codes) for one in seen)
-    wrong = [block for block in blocks if not 0 <= block < depth]
-    if wrong or not blocks:
-        raise ValueError(f"blocks={list(blocks)}: the models have blocks 0 to {depth - 1}: give some of these")
+def check_blocks(blocks: Sequence[int], depth: int) -> list[int]:
+    """The blocks, in order, each once. Raises ValueError for one that a model of so many blocks does not have."""
+    if not blocks or min(blocks) < 0 or max(blocks) >= depth:
+        raise OptionError({"blocks": tuple(blocks)}, f": the models have blocks 0 to {depth - 1}, give some of these")
     return sorted(set(blocks))
 
 
