@@ -201,10 +201,7 @@ REFUSED = {
     "a block beyond": (["photos", *MODEL, *EVIT, "--blocks", "6"], "--blocks 6: the models have blocks 0 to 5"),
     "no threads": (["photos", "--threads", "0"], "--threads 0: give a whole number from 1"),
     "an unknown method": (["photos", "--method", "evti"], "method 'evti' is not known: did you mean evit?"),
-    "a file after methods": (
-        ["--method", "evit", "photos/a.png"],
-        "'photos/a.png' stands behind --method: give it before that",
-    ),
+    "a file after methods": (["--method", "evit", "photos/a.png"], "'photos/a.png' stands behind --method: give it"),
     "a stranger to the method": (["photos", *MODEL, *EVIT, "--r", "3"], "--r is no option of evit"),
 }
 
