@@ -36,6 +36,7 @@ REQUIRED = {
     "compare": {"--model": "test_vit", "--data": "x"},
     "profile": {"--model": "test_vit"},
     "benchmark": {"--model": "test_vit"},
+    "visualize": {"--images": "x"},
     "export": {"--model": "test_vit", "--out": "a.onnx"},
 }
 VITRIM = re.compile(r"(?:\S+=\S+ )*(?:(?:torchrun|accelerate launch)\b.* -m |(?:\S*python -m )?)vitrim (?P<rest>.+)")

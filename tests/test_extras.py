@@ -55,9 +55,14 @@ TRAIN = ["finetune", "--model", "test_vit", "--data", ".", "--out", "OUT"]
 EXPORT = ["export", "--model", "test_vit", "--out", "a.onnx"]
 OPENVINO = ["export", "--model", "test_vit", "--out", "a.xml"]
 COMPARE = ["compare", "--model", "test_vit", "--data", ".", "--out", "c.png"]
+LOOK = ["visualize", ".", "--model", "test_vit"]
 MESSAGES = {
     ("train", "accelerate", *TRAIN): 'vitrim finetune needs accelerate: pip install "vitrim[train]"',
     ("plot", "matplotlib", *COMPARE): 'vitrim compare --out needs matplotlib: pip install "vitrim[plot]"',
+    **{
+        ("plot", package, *LOOK): f'vitrim visualize needs {package}: pip install "vitrim[plot]"'
+        for package in ("matplotlib", "jinja2")
+    },
     **{
         ("export", package, *EXPORT): f'export to ONNX needs {package}: pip install "vitrim[export]"'
         for package in ("onnx", "onnxscript", "onnxruntime")

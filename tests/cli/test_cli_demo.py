@@ -194,7 +194,7 @@ def test_what_is_not_shown_is_not_called_disproved():
 
 def test_titles_and_words():
     plan = demo_plans.plan_of(vitrim.reduce(timm.create_model("vit_tiny_patch16_224", depth=4), "idlevit", keep=0.5))
-    assert demo_page.title_of(plan) == "IdleViT"
+    assert demo_page.title_of(plan.model.methods) == "IdleViT"
     assert TOP1.keys() == KNN.keys()
 
 

@@ -105,6 +105,7 @@ def test_bash_completes_values_and_nothing_else(capsys, in_own_folder, words, wa
             f"compare --{name}"
             for name in ("data", "checkpoint", "out", "json", "config", "label-file", "bank", "root")
         ),
+        *("visualize", "visualize a.jpg", "visualize --images", "visualize --device cpu", "visualize --overwrite"),
         *("finetune --val", "evaluate --baseline", "demo --class-map", "compare --method", "methods --method"),
     ],
 )
@@ -166,6 +167,7 @@ def test_the_shell_takes_its_script(capsys, shell):
         ("vitrim compare --device ", {"cpu", "cuda", "mps"}),
         ("vitrim compare --rounds ", set()),
         ("vitrim compare --data pho", {"photographs/"}),
+        ("vitrim visualize pho", {"photographs/"}),
     ],
 )
 def test_fish_completes(capsys, in_own_folder, line, wanted):

@@ -6,11 +6,9 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-import vitrim
 from vitrim.demo import Example, Outcome, Shown, TableRow, conclude, write_page
-from vitrim.demo.drawing import MERGED_COLOUR, draw_groups, enlarged
-from vitrim.demo.fates import caption, shares_token
 from vitrim.demo.page import COLUMNS, KNN
+from vitrim.view.drawing import draw_groups, enlarged, group_colours
 
 PLOT = '<svg xmlns="http://www.w3.org/2000/svg" width="4" height="4"/>'
 ROWS = [
@@ -51,7 +49,7 @@ def image() -> np.ndarray:
 @pytest.fixture
 def example(image) -> Example:
     kept = np.where(np.arange(256) < 100, np.arange(256), -1).reshape(16, 16)
-    shown = [Shown(method, kept, "100 kept, 156 dropped", answer) for method, answer in (("EViT", "7"), ("Grid", "1"))]
+    shown = [Shown(method, kept, "100 kept, 156 pruned", answer) for method, answer in (("EViT", "7"), ("Grid", "1"))]
     return Example(image, "7", "7", shown)
 
 
@@ -130,7 +128,7 @@ def test_each_picture_is_a_row_of_all_methods(tmp_path, example):
     rows = text.split("<article")[1:]
     assert len(rows) == 3
     assert all(re.findall("<figcaption><b>(.*?)</b>", row) == ["dense", "EViT", "Grid"] for row in rows)
-    assert "✓" in rows[0] and "✗" in rows[0] and "100 kept, 156 dropped" in rows[0] and "256 patches" in rows[0]
+    assert "✓" in rows[0] and "✗" in rows[0] and "100 kept, 156 pruned" in rows[0] and "256 patches" in rows[0]
 
 
 def test_page_takes_a_png_and_photographs(tmp_path, example):
@@ -157,19 +155,6 @@ def test_page_refuses_and_leaves_the_old_file(tmp_path, example):
 # -- the pictures
 
 
-def test_captions_count_as_the_table_does():
-    alone, fused = np.array([[0, 1], [2, 3]]), np.array([[0, 1], [2, 2]])
-    assert caption(alone, [vitrim.EViT()]) == "4 kept"
-    assert caption(fused, [vitrim.EViT()]) == "2 kept + 1 fused"
-    assert caption(np.array([[0, 0], [1, 1]]), [vitrim.EViT()]) == "0 kept + 2 fused"  # one of an earlier block stayed
-    assert caption(fused, [vitrim.ToMe()]) == "2 kept + 1 merged"
-    assert caption(np.array([[0, 0], [1, 1]]), [vitrim.BAT()]) == "0 kept + 2 merged"
-    gone = np.array([[0, -1], [-1, -1]])
-    said = [caption(gone, [method]) for method in (vitrim.Random(), vitrim.IdleViT(), vitrim.ToFe())]
-    assert said == ["1 kept, 3 dropped", "1 kept, 3 idle", "1 kept, 3 frozen"]
-    assert shares_token(np.array([[0, 1], [-1, 1]])).tolist() == [[False, True], [False, True]]
-
-
 def patches_of(shown: np.ndarray) -> np.ndarray:
     return shown.reshape(16, 16, 16, 16, 3).transpose(0, 2, 1, 3, 4)
 
@@ -189,7 +174,7 @@ def test_merged_patches_have_their_mean_colour_and_a_border(image):
     whole = np.ones((16, 16), dtype=bool)
     whole[2:4, 2:4] = False
     assert np.array_equal(shown[whole], before[whole])
-    assert (shown[2, 2, 0] == MERGED_COLOUR).all(), "no border above"
+    assert (shown[2, 2, 0] == group_colours(1)[0]).all(), "no border above"
     inside = shown[2:4, 2:4][:, :, 4:12, 4:12]
     assert len(np.unique(inside.reshape(-1, 3), axis=0)) == 1
     assert (shown[2, 2, -1, 4:] == inside[0, 0, 0, 0]).all(), "a border within the token"

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .shared.look_options import FIGURES, PAGES, LookOptions, check_look
 from .shared.options import PRECISIONS, DataOptions, MethodChoice, ModelOptions, OutputOptions, RunOptions
 from .shared.signatures import own_signatures
 from .shared.spec import Command, option, required
@@ -286,6 +287,21 @@ COMMANDS = {
             {"model": ModelOptions, "method": CheckMethodOptions, "check": CheckOptions, "output": OutputOptions},
             "several values: one check for each",
             word="MODEL",
+        ),
+        Command(
+            "visualize",
+            "draw what becomes of the patches of photographs, with one method or several side by side",
+            "For each photograph: the patches at work in each block, how many blocks each took part in, and what the "
+            "dense and the reduced model say. A page (.html) steps through the blocks, by the arrow keys too.",
+            (
+                "vitrim visualize cat.jpg --model deit_small_patch16_224 --method evit tome",
+                "vitrim visualize photos --checkpoint runs/tofe --out page.html",
+            ),
+            {"look": LookOptions, "model": ModelOptions, "method": MethodChoice, "output": OutputOptions},
+            "several values: one row for each",
+            endings=(*FIGURES, *PAGES),
+            loose="images",
+            check=check_look,
         ),
         Command(
             "methods",

@@ -21,7 +21,7 @@ WORDS = """if [ -n "${ZSH_VERSION-}" ]; then
 fi
 _vitrim() {
   local cur=${COMP_WORDS[COMP_CWORD]} command= option= given=0 i=$((COMP_CWORD - 1))
-  local takes= values= files= words= options=
+  local takes= values= files= words= options= paths=
   if [ $i -gt 0 ]; then command=${COMP_WORDS[1]}; fi
   while [ $i -gt 1 ] && [[ ${COMP_WORDS[i]} != --* ]]; do i=$((i - 1)); given=$((given + 1)); done
   if [ $i -gt 1 ]; then option=${COMP_WORDS[i]}; fi
@@ -32,7 +32,10 @@ _vitrim() {
   if [ "$cur" = "=" ]; then cur=; given=0; fi
   if [ $COMP_CWORD -gt 2 ]; then words=; fi
   if [[ $cur == -* ]]; then values=$options; files=
-  elif [ -z "$takes" ] || { [ $takes = one ] && [ $given -gt 0 ]; }; then values=${words:-$options}; files=; fi
+  elif [ -z "$takes" ] || { [ $takes = one ] && [ $given -gt 0 ]; }; then
+    values=${words:-$options} files=$paths
+    if [ -n "$paths" ]; then values=; fi
+  fi
   COMPREPLY=($(compgen -W "$values" -- "$cur"))
   if [ -n "$files" ] && [ ${#COMPREPLY[@]} -eq 0 ]; then
     local IFS=$'\\n'
@@ -123,7 +126,9 @@ def of_words() -> str:
     for name, command in COMMANDS.items():
         switches = list(_switches(command))
         options = " ".join(f"--{switch.name}" for switch in switches)
-        lines += [f'    {name}) words="{" ".join(command.words())}" options="{options}"', "      case $option in"]
+        paths = "yes" if command.loose else ""
+        lines += [f'    {name}) words="{" ".join(command.words())}" options="{options}" paths={paths}']
+        lines += ["      case $option in"]
         lines += [*_cases(switches), "      esac ;;"]
     return WORDS % {"commands": "\n".join(lines)}
 
@@ -145,6 +150,7 @@ def fish() -> str:
     lines += [_second("help", COMMANDS)]
     for name, command in COMMANDS.items():
         lines += [_second(name, command.words())] if command.words() else []
+        lines += [f"complete -c vitrim -n '__fish_seen_subcommand_from {name}' -F"] if command.loose else []
         lines += [line for switch in _switches(command) for line in _fish_lines(name, switch)]
     return FISH + "\n".join(lines) + "\n"
 

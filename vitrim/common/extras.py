@@ -10,7 +10,7 @@ from importlib import import_module
 # Extra of pyproject.toml -> the packages that it brings: name to import -> name to install.
 EXTRAS = {
     "train": {"accelerate": "accelerate"},
-    "plot": {"matplotlib": "matplotlib"},
+    "plot": {"matplotlib": "matplotlib", "jinja2": "jinja2"},
     "export": {"onnx": "onnx", "onnxscript": "onnxscript", "onnxruntime": "onnxruntime"},
     "openvino": {"openvino": "openvino", "nncf": "nncf"},
     "transformers": {"transformers": "transformers"},

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from glob import has_magic
 from pathlib import Path
+
+from .text import shortened
 
 STREAMS = {"hfids", "tfds", "wds"}
 PREFIXES = STREAMS | {"hfds", "torch"}  # of names that timm's `create_dataset` knows
@@ -11,6 +15,22 @@ PREFIXES = STREAMS | {"hfds", "torch"}  # of names that timm's `create_dataset` 
 def is_named(path: str | Path) -> bool:
     """Whether this is a name of timm's (`hfds/...`), and no file or folder that is called so."""
     return str(path).partition("/")[0].lower() in PREFIXES and not Path(path).expanduser().exists()
+
+
+def check_pictures(places: Iterable[str | Path]) -> None:
+    """Raise ValueError for a file or folder that is not there; what a pattern matches is not looked at.
+
+    Example:
+        >>> check_pictures(["photos/*.png"])
+        >>> check_pictures(["cat.jpg"])
+        Traceback (most recent call last):
+        ValueError: there is no file cat.jpg: give photographs, folders of them, or patterns in quotes
+    """
+    for place in places:
+        if not has_magic(str(place)) and not Path(place).expanduser().exists():
+            raise ValueError(
+                f"there is no file {shortened(place)}: give photographs, folders of them, or patterns in quotes"
+            )
 
 
 def check_there(path: str | Path) -> None:

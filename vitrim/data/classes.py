@@ -241,5 +241,25 @@ def names_by_index(classes: Classes, num_classes: int) -> dict[int, str]:
     subset = infer_imagenet_subset({"num_classes": num_classes}) if classes.by_wnid else None
     if not subset:
         return {index: name for name, index in classes.mapping.items()}
+    return _english_by_index(subset, num_classes)
+
+
+def names_of_classes(label_names: LabelNames, num_classes: int) -> dict[int, str]:
+    """Class index -> name, for people, of a model: its own names where it carries some; else those of an ImageNet,
+    where it has as many classes as one, as timm numbers them. An index that is missing has no known name.
+
+    Example:
+        >>> names_of_classes(["golf_ball", "n01440764"], 2), names_of_classes(None, 1000)[0], names_of_classes(None, 2)
+        ({0: 'golf ball', 1: 'tench'}, 'tench', {})
+    """
+    pairs = label_names.items() if isinstance(label_names, Mapping) else enumerate(label_names or ())
+    known = {int(index): english(str(name)) for index, name in pairs}
+    if known:
+        return known
+    subset = infer_imagenet_subset({"num_classes": num_classes})
+    return _english_by_index(subset, num_classes) if subset else {}
+
+
+def _english_by_index(subset: str, num_classes: int) -> dict[int, str]:
     about = ImageNetInfo(subset)
     return {index: about.index_to_description(index).split(",")[0] for index in range(num_classes)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import ClassVar, NamedTuple
 
@@ -76,7 +76,7 @@ class Photographs(Dataset):
         choice: str = "",
     ):
         self.source, self.classes, self.config, self.chosen, self.choice = source, classes, config, chosen, choice
-        self.transform = create_transform(**config, is_training=False)
+        self.transform = transform_of(config)
 
     def __len__(self) -> int:
         return len(self.source) if self.chosen is None else len(self.chosen)
@@ -90,7 +90,7 @@ class Photographs(Dataset):
         place = index if self.chosen is None else self.chosen[index]
         try:
             file, label = self.source.read(place)
-            image = self.transform(decode(file, _mode(self.config)))
+            image = self.transform(decode(file, mode_of(self.config)))
         except Exception as error:  # decoders raise almost anything; no file may end an evaluation
             return Unreadable(self.source.name(place), reason_of(error))
         return image, self.classes.index(label)
@@ -104,7 +104,7 @@ class StreamedPhotographs(IterableDataset):
     def __init__(self, source: Stream, classes: Classes, config: dict, limit: int | None):
         self.source, self.classes, self.config, self.limit = source, classes, config, limit
         self.choice = "" if limit is None else "the first of the stream"
-        self.transform = create_transform(**config, is_training=False)
+        self.transform = transform_of(config)
 
     @property
     def size(self) -> int | None:
@@ -129,7 +129,7 @@ class StreamedPhotographs(IterableDataset):
 
     def _sample(self, image: Image.Image, label: int, place: int) -> Sample:
         try:
-            return self.transform(decode(image, _mode(self.config))), self.classes.index(label)
+            return self.transform(decode(image, mode_of(self.config))), self.classes.index(label)
         except Exception as error:  # as in `Photographs`: no image may end an evaluation
             return Unreadable(f"image {place} of {self.source.where}", reason_of(error))
 
@@ -155,7 +155,13 @@ class _SkippedByTimm(logging.Filter):
         return found
 
 
-def _mode(config: dict) -> str:
+def transform_of(config: dict) -> Callable[[Image.Image], Tensor]:
+    """What prepares an image as a model wants it."""
+    return create_transform(**config, is_training=False)
+
+
+def mode_of(config: dict) -> str:
+    """Pillow's mode of the images that a model takes."""
     return "L" if config["input_size"][0] == 1 else "RGB"
 
 

@@ -17,7 +17,7 @@ from jaxtyping import Int, UInt8
 
 from ..common.extras import require
 from ..common.files import write_whole
-from .drawing import draw_groups, enlarged, image_uri, plot_uri
+from ..view.drawing import draw_groups, enlarged, image_uri, plot_uri
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
 # The table's columns, each with what it says.

@@ -22,6 +22,9 @@ from ..core.tokens import Tokens
 from .parts.scorer import Scorer
 from .parts.sealed import Sealed
 
+# What patches without a token are called, where they are lost, and where they come back after the block.
+PRUNED, IDLE = "pruned", "idle"
+
 
 class Method(Sealed, nn.Module):
     """Base of all methods: an nn.Module whose `forward(tokens, evidence, place)` gives a `Reduction`, or None where
@@ -177,6 +180,11 @@ class Method(Sealed, nn.Module):
         """Whether it can put tokens back: it idles or freezes them."""
         return type(self).restore_before is not Method.restore_before
 
+    @property
+    def rest_word(self) -> str:
+        """What patches are called that it leaves without a token: pruned, or idle where it puts them back."""
+        return IDLE if self.undoes else PRUNED
+
     def update_outside(self, outside: Tokens, reduction: Reduction, place: Place) -> Tokens:
         """The tokens left outside, as they are when they are put back: unchanged, unless a method overrides this."""
         return outside
@@ -225,6 +233,14 @@ class Method(Sealed, nn.Module):
     def has_defaults(cls) -> bool:
         """Whether it can be made without giving any option."""
         return all(p.default is not p.empty for p in cls.option_parameters().values())
+
+    @property
+    def dial_setting(self) -> str:
+        """The dial and its value, or its values for each place; of one that was left out what the method chose."""
+        value = getattr(self, self.dial)
+        value = [place.keep for place in self.places] if value is None else value
+        values = value if isinstance(value, (tuple, list)) else (value,)
+        return f"{self.dial}={' '.join(f'{value:g}' for value in values)}"
 
     def with_dial(self, value: Any) -> Method:
         """The same method with its dial set to `value`, not bound to a model yet."""

@@ -22,7 +22,7 @@ from ..core.recording import refuse_recording
 from ..core.reductions import Keep, Reduction
 from ..core.schedule import Place, alone, round_count, shares
 from ..core.tokens import Tokens
-from .base import Method
+from .base import PRUNED, Method
 from .parts.checks import check_flag, check_number, check_one_of
 from .parts.masks import drawn
 from .parts.stored_shares import StoredShares
@@ -187,6 +187,10 @@ class ToFe(StoredShares, Method):
         """Frozen tokens are recovered before the next stage; those of the last stage never, but where the model needs
         its whole grid (Swin)."""
         return self._ends[place.index]
+
+    @property
+    def rest_word(self) -> str:
+        return "frozen" if self.reuse else PRUNED
 
     def update_outside(self, outside: Tokens, reduction: Reduction, place: Place) -> Tokens:
         """x + Approx(x) of the frozen tokens, and of them alone (Eq. 6); of all, where they are masked (Eq. 16)."""

@@ -8,15 +8,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
 from torch import Tensor
 
 from ...data import Unreadable, data_config
 from ...data.classes import names_by_index
 from ...demo.conclusion import Outcome, conclude, too_few
-from ...demo.fates import caption, last_groups
 from ...demo.page import KNN, TOP1, Example, Shown, TableRow
-from ...methods import METHODS, Method
+from ...view.fates import follow
+from ...view.looking import as_pixels, title_of
 from .demo_plans import FLOOR
 from .measure import Row, accuracy_of, change_of, interval_of
 from .model import Subject
@@ -30,15 +29,6 @@ LARGE_LOSS = 10.0  # points
 def words_of(dense: Row) -> dict[str, str]:
     """What accuracy is here: top-1, or that of nearest neighbours for a model without a classifier."""
     return TOP1 if dense.result.top1 is not None else KNN
-
-
-def title_of(plan: Plan) -> str:
-    """The methods of a plan as papers write them, such as EViT."""
-    return " + ".join(_title(method) for method in plan.model.methods)
-
-
-def _title(method: Method) -> str:
-    return METHODS[method.name].__name__ if method.name in METHODS else method.name
 
 
 def page_row(row: Row, dense: Row) -> TableRow:
@@ -76,7 +66,7 @@ def _note(plan: Plan | None, change: float | None) -> str:
 
 
 def _method(plan: Plan) -> str:
-    return title_of(plan) + _trained(plan)
+    return title_of(plan.model.methods) + _trained(plan)
 
 
 def _name(row: Row) -> str:
@@ -85,7 +75,7 @@ def _name(row: Row) -> str:
         return row.label
     setting = row.label.partition(" (macs=")[0]
     for method in row.plan.model.methods:
-        setting = setting.replace(method.name, _title(method), 1)
+        setting = setting.replace(method.name, title_of([method]), 1)
     return setting + _trained(row.plan)
 
 
@@ -139,9 +129,9 @@ def _some(dataset: Any) -> list[tuple[Tensor, int]]:
 
 def _shown(plan: Plan, images: Tensor, subject: Subject, names: dict[int, str]) -> list[Shown]:
     logits, trace = plan.model(images, trace=True)
-    groups, answers = last_groups(plan.model, trace), _answers(logits, subject, names)
-    methods = list(plan.model.methods)
-    return [Shown(title_of(plan), g, caption(g, methods), a) for g, a in zip(groups, answers, strict=True)]
+    fates, answers = follow(plan.model, trace), _answers(logits, subject, names)
+    title = title_of(plan.model.methods)
+    return [Shown(title, f.groups[-1], f.caption(-1), a) for f, a in zip(fates, answers, strict=True)]
 
 
 def _answers(logits: Tensor, subject: Subject, names: dict[int, str]) -> list[str]:
@@ -155,10 +145,3 @@ def _names(dataset: Any, num_classes: int) -> dict[int, str]:
     """The model's class index -> name."""
     classes = dataset.classes
     return dict(enumerate(classes)) if isinstance(classes, list) else names_by_index(classes, num_classes)
-
-
-def as_pixels(images: Tensor, config: dict[str, Any]) -> list[UInt8[np.ndarray, "h w *channels"]]:
-    """Normalised pictures as the model sees them, back in grey levels or colours from 0 to 255."""
-    mean, std = (torch.tensor(config[key]).view(-1, 1, 1) for key in ("mean", "std"))
-    pixels = ((images.cpu().float() * std + mean).clamp(0, 1) * 255).round().to(torch.uint8)
-    return [image[0] if len(image) == 1 else image.transpose(1, 2, 0)[..., :3] for image in pixels.numpy()]

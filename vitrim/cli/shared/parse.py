@@ -22,7 +22,7 @@ HELP, HELP_ALL, CONFIG = ("-h", "--help"), "--help-all", "config"
 
 _ELSEWHERE = {
     "data": ("evaluate", "compare", "finetune", "demo", "export", "benchmark", "check"),
-    "out": ("compare", "export", "finetune", "demo", "benchmark"),
+    "out": ("compare", "export", "finetune", "demo", "benchmark", "visualize"),
 }
 
 
@@ -71,12 +71,19 @@ class _Reader:
                 continue
             name, given, value = word[2:].partition("=")
             inside = [value] if given else []
-            while not given and words and not _is_option(words[0]):
+            while not given and words and not _is_option(words[0]) and self._has_room(name, inside):
                 inside.append(words.pop(0))
             if "" in inside[1:]:
                 raise ValueError("an argument is empty: give a value, or leave it out")
             self._once(name)
             self._take(name, inside)
+
+    def _has_room(self, name: str, inside: Sequence[str]) -> bool:
+        """Whether the next word is this option's; always, where a word without an option would be a mistake."""
+        option = self.known.get(name)
+        if not self.command.loose or option is None or option.kind.many:
+            return True
+        return option.kind.type is not bool and not inside
 
     def _once(self, name: str) -> None:
         """Of an option for one value the last one counts, as everywhere; of several, which are meant is not clear."""
@@ -86,15 +93,20 @@ class _Reader:
             and option is not None
             and option.kind.many
             and (option.target[0] in ("method", "options") or name == "model")
+            and not self._adds(name)
         ):
             raise ValueError(f"--{name} is given twice: give it once, with all of its values")
+
+    def _adds(self, name: str) -> bool:
+        """Whether an option that is given again adds to its values: where words without an option do so too."""
+        return bool(self.command.loose) and name in ("method", self.command.loose)
 
     def result(self) -> SimpleNamespace:
         """All options, with the defaults of those that were not typed."""
         self.values.pop(CONFIG, None)
         missing = [o for o in self.known.values() if o.required and o.name not in self.values]
         if missing:
-            wanted = " and ".join(f"--{o.name}" for o in missing)
+            wanted = " and ".join(o.name.upper() if o.name == self.command.loose else f"--{o.name}" for o in missing)
             raise ValueError(f"vitrim {self.command.name} needs {wanted}: {missing[0].help}")
         if self.command.needs_word and self.word is None:
             words = ", ".join(self.command.words())
@@ -120,6 +132,9 @@ class _Reader:
     def _stray(self, word: str) -> None:
         if self.command.word and self.word is None:
             self.word = self._known_word(word)
+            return
+        if self.command.loose and word and not word.startswith("-"):
+            self._take(self.command.loose, [word])
             return
         if not word:
             raise ValueError("an argument is empty: give a value, or leave it out")
@@ -158,7 +173,9 @@ class _Reader:
         if option.kind.type is bool:
             self.values[option.name] = self._flag(option, off == name, words)
         elif option.kind.many and (words or not option.bare):
-            self.values[option.name] = tuple(self._value(option, word, where) for word in self._several(name, words))
+            before = self.values.get(option.name, ()) if self._adds(name) else ()
+            read = (self._value(option, word, where) for word in self._several(name, words))
+            self.values[option.name] = (*before, *read)
         else:
             self.values[option.name] = () if option.bare and not words else self._one(option, name, words, where)
 

@@ -71,9 +71,10 @@ def one_plan(subject: Subject, config: Any, seed: int) -> Plan:
     return plan_of(_reduced(subject, make_method(name, **options), prediction_only=config.prediction_only))
 
 
-def many_plans(subject: Subject, config: Any, seed: int) -> list[Plan]:
+def many_plans(subject: Subject, config: Any, seed: int, rates: Sequence[float] = DEFAULT_RATES) -> list[Plan]:
     """The rows of `compare`: every method at every value of its dial and every budget, in that order, none twice.
 
+    rates: values of a keep rate where none is typed; empty: the method's own
     Raises ValueError for options that none of the methods takes.
     """
     names, given, budgets = config.method, _given(subject, config), config.macs
@@ -84,7 +85,7 @@ def many_plans(subject: Subject, config: Any, seed: int) -> list[Plan]:
     _check_taken(names, given)
     _check_dials(names, given, budgets)
     dense = [plan_of(_reduced(subject, [], prediction_only=True))] if config.prediction_only else []
-    plans = [*dense, *(plan for name in names for plan in _rows(subject, config, name, given, seed))]
+    plans = [*dense, *(plan for name in names for plan in _rows(subject, config, name, given, seed, rates))]
     return list({plan.label: plan for plan in plans}.values())
 
 
@@ -107,22 +108,24 @@ def _given(subject: Subject, config: Any) -> dict[str, Any]:
     return {**given, "score": LastClassAttention(open_guide(subject, config.guide, config.guide_checkpoint))}
 
 
-def _rows(subject: Subject, config: Any, name: str, given: dict[str, Any], seed: int) -> list[Plan]:
+def _rows(
+    subject: Subject, config: Any, name: str, given: dict[str, Any], seed: int, default: Sequence[float]
+) -> list[Plan]:
     dial, budgets, only = METHODS[name].dial, config.macs, config.prediction_only
     mine = {key: value for key, value in given.items() if key in METHODS[name].option_names() and key != dial}
     rates = {dial: given[dial]} if dial in given else {}
     options = _options(subject, name, {**_singles(mine), **rates}, seed)
-    settings = [{**options, dial: value} for value in _values(options.pop(dial, None), dial, budgets)]
+    settings = [{**options, dial: value} for value in _values(options.pop(dial, None), dial, budgets, default)]
     if not settings and not budgets:
         settings = [options]
     rows = [plan_of(_reduced(subject, make_method(name, **setting), prediction_only=only)) for setting in settings]
     return rows + [_budgeted(subject, name, options, budget, only) for budget in budgets]
 
 
-def _values(value: Any, dial: str, budgets: Sequence[float]) -> Sequence[Any]:
+def _values(value: Any, dial: str, budgets: Sequence[float], default: Sequence[float]) -> Sequence[Any]:
     """The dial's values, one for each row. A list is a saved method's own: one row with a value for each place."""
     if value is None:
-        return DEFAULT_RATES if dial == "keep" and not budgets else ()
+        return default if dial == "keep" and not budgets else ()
     return value if isinstance(value, tuple) else (value,)
 
 
@@ -248,13 +251,5 @@ def _reduced(subject: Subject, method: Any, **options: Any) -> ReducedViT:
 
 def plan_of(model: ReducedViT, budget: float | None = None) -> Plan:
     """The plan of a model that is reduced already."""
-    label = " + ".join(map(_label, model.methods)) or "dense, prediction only"
+    label = " + ".join(f"{method.name} {method.dial_setting}" for method in model.methods) or "dense, prediction only"
     return Plan(label if budget is None else f"{label} (macs={budget:g})", model, budget)
-
-
-def _label(method: Method) -> str:
-    value = getattr(method, method.dial)
-    if value is None:  # what the method chose for this model
-        value = [place.keep for place in method.places]
-    values = value if isinstance(value, (tuple, list)) else (value,)
-    return f"{method.name} {method.dial}={' '.join(f'{value:g}' for value in values)}"

@@ -1,0 +1,67 @@
+"""Single pictures to look at: found by the words that name them, and prepared as a model wants them."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Sequence
+from pathlib import Path
+
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from ..common.places import check_pictures
+from ..common.text import shortened
+from .decoding import decode, reason_of
+from .folders import ENDINGS, below
+from .photographs import mode_of, transform_of
+
+
+class UnreadablePicture(ValueError):
+    """A picture that cannot be read: which, and why."""
+
+
+def find_pictures(places: Sequence[str | Path]) -> list[Path]:
+    """The files that are named, in that order, each once: a file itself, all photographs below a folder, all files that
+    a pattern such as `photos/**/*.jpg` matches.
+
+    Raises ValueError for what is not there, a folder without photographs, and a pattern that nothing matches.
+
+    Example:
+        >>> [str(file) for file in find_pictures(["photos/cat/1.png", "photos/*/0.png"])]
+        ['photos/cat/1.png', 'photos/cat/0.png', 'photos/dog/0.png']
+    """
+    check_pictures(places)
+    return list(dict.fromkeys(file for place in places for file in _found(Path(place).expanduser())))
+
+
+def prepared(picture: Image.Image | str | Path, config: dict) -> Float[Tensor, "c h w"]:
+    """A picture as a model takes it.
+
+    config: timm's data configuration, as `data_config` gives it
+    Raises UnreadablePicture, a ValueError of one line, for what cannot be read.
+
+    Example:
+        >>> prepared("photos/cat/0.png", vitrim.data.data_config(model)).shape
+        torch.Size([3, 128, 128])
+    """
+    file = picture if isinstance(picture, Image.Image) else str(Path(picture).expanduser())
+    try:
+        return transform_of(config)(decode(file, mode_of(config)))
+    except Exception as error:  # decoders raise almost anything
+        name = "the image" if isinstance(picture, Image.Image) else shortened(picture)
+        raise UnreadablePicture(f"{name} cannot be read: {reason_of(error)}") from error
+
+
+def _found(place: Path) -> list[Path]:
+    if place.is_dir():
+        files = [place / name for name in below(place)[0]]
+        if not files:
+            raise ValueError(f"{place} holds no image ({', '.join(ENDINGS)})")
+        return files
+    if place.exists():
+        return [place]
+    files = [file for file in sorted(map(Path, glob.glob(str(place), recursive=True))) if file.is_file()]
+    if not files:
+        raise ValueError(f"no file matches {shortened(place)}: give a pattern in quotes, such as 'photos/**/*.jpg'")
+    return files

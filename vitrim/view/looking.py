@@ -1,0 +1,166 @@
+"""What a reduced model makes of one picture: the fates of its patches, and its answer beside the dense model's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from PIL import Image
+from torch import Tensor, nn
+
+from ..data.classes import names_of_classes
+from ..data.config import carried_config, data_config
+from ..data.pictures import prepared
+from ..evaluate.timing import evaluation_mode
+from ..methods import METHODS, Method
+from ..runtime.model import ReducedViT, for_images, unwrap
+from ..runtime.profile import profile
+from .fates import Fates, follow
+
+Picture = Image.Image | str | Path | Tensor
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model says of a picture: the likeliest class, by its name, and its probability in [0, 1]."""
+
+    label: str
+    probability: float
+
+    def __str__(self) -> str:
+        return f"{self.label} {100 * self.probability:.0f} %"
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One picture as one reduced model sees it.
+
+    title:   the model's methods with their settings
+    share:   its cost as a share of the dense model's
+    pixels:  the picture as the model gets it
+    fates:   of its patches
+    dense, reduced: the answers of the model without its methods and with them; None: it has no classifier
+    cosine:  between the features of the two, where it has no classifier
+    """
+
+    title: str
+    share: float
+    pixels: UInt8[np.ndarray, "h w *channels"]
+    fates: Fates
+    dense: Answer | None
+    reduced: Answer | None
+    cosine: float | None = None
+
+    @property
+    def said(self) -> str:
+        """The reduced model's answer in words."""
+        return f"features: cosine {self.cosine:.3f} with dense" if self.reduced is None else f"says {self.reduced}"
+
+
+def look(models: Sequence[nn.Module], picture: Picture) -> list[Seen]:
+    """Show a picture to reduced models, and to the dense ones below them, each of these once.
+
+    models:  from `vitrim.reduce`, on any device
+    picture: a PIL image or a file, which is prepared as each model wants it; or an image [3, h, w] that is
+
+    Raises ValueError for a model that is not reduced, and for a picture that cannot be read or does not fit.
+
+    Example:
+        >>> seen, _ = look([vitrim.reduce(model, "evit", keep=0.5), vitrim.reduce(model, "tome")], "photos/cat/0.png")
+        >>> seen.title, seen.fates.caption(1), seen.pixels.shape
+        ('EViT keep=0.5', '32 kept + 1 fused', (128, 128, 3))
+    """
+    reduced = [_checked(model) for model in models]
+    below = {id(fast.backbone): fast.backbone for fast in reduced}
+    views = {key: _Dense(backbone, picture) for key, backbone in below.items()}
+    return [_seen(fast, views[id(fast.backbone)]) for fast in reduced]
+
+
+class _Dense:
+    """A dense model with a picture as it wants it, its output, and how its outputs are read."""
+
+    def __init__(self, backbone: nn.Module, picture: Picture):
+        dense: Any = for_images(backbone)
+        config, device = data_config(dense), next(backbone.parameters()).device
+        self.image = _as_batch(picture, config).to(device)
+        self.size = (self.image.shape[-2], self.image.shape[-1])
+        (self.pixels,) = as_pixels(self.image, config)
+        with torch.inference_mode(), evaluation_mode({"dense": dense}):
+            self.output = dense(self.image)
+        self.classifies = bool(getattr(dense, "num_classes", 0))
+        self.names = names_of_classes(carried_config(dense).get("label_names"), getattr(dense, "num_classes", 0))
+
+    def answer(self, logits: Float[Tensor, "1 classes"]) -> Answer | None:
+        if not self.classifies:
+            return None
+        chances = logits[0].float().softmax(dim=0)
+        best = int(chances.argmax())
+        return Answer(self.names.get(best, f"class {best}"), chances[best].item())
+
+    def cosine(self, features: Float[Tensor, "1 c"]) -> float | None:
+        return None if self.classifies else F.cosine_similarity(self.output.float(), features.float()).item()
+
+
+def _seen(fast: ReducedViT, dense: _Dense) -> Seen:
+    with torch.inference_mode(), evaluation_mode({"reduced": fast}):
+        output, trace = fast(dense.image, trace=True)
+    (fates,) = follow(fast, trace, dense.size)
+    answers = dense.answer(dense.output), dense.answer(output)
+    share = profile(fast, dense.size).share
+    return Seen(setting_of(fast), share, dense.pixels, fates, *answers, dense.cosine(output))
+
+
+def _checked(model: nn.Module) -> ReducedViT:
+    fast = unwrap(model) if isinstance(model, nn.Module) else model
+    if not isinstance(fast, ReducedViT):
+        raise ValueError(f'{type(fast).__name__} is no reduced model: give vitrim.reduce(model, "evit") or the like')
+    return fast
+
+
+def title_of(methods: Sequence[Method]) -> str:
+    """Methods as papers write them.
+
+    Example:
+        >>> title_of([vitrim.EViT(), vitrim.ToMe()])
+        'EViT + ToMe'
+    """
+    return " + ".join(METHODS[m.name].__name__ if m.name in METHODS else m.name for m in methods)
+
+
+def setting_of(model: ReducedViT) -> str:
+    """A model's methods, each with what its dial is set to.
+
+    Example:
+        >>> setting_of(vitrim.reduce(model, [vitrim.EViT(at=1), vitrim.ToMe(r=5, at=2)]))
+        'EViT keep=0.7 + ToMe r=5'
+    """
+    return " + ".join(f"{title_of([method])} {method.dial_setting}" for method in model.methods) or "dense"
+
+
+def as_pixels(images: Tensor, config: dict[str, Any]) -> list[UInt8[np.ndarray, "h w *channels"]]:
+    """Normalised pictures as the model sees them, back in grey levels or colours from 0 to 255.
+
+    Example:
+        >>> [pixels.shape for pixels in as_pixels(images, vitrim.data.data_config(model))]
+        [(128, 128, 3), (128, 128, 3)]
+    """
+    mean, std = (torch.tensor(config[key]).view(-1, 1, 1) for key in ("mean", "std"))
+    pixels = ((images.cpu().float() * std + mean).clamp(0, 1) * 255).round().to(torch.uint8)
+    return [image[0] if len(image) == 1 else image.transpose(1, 2, 0)[..., :3] for image in pixels.numpy()]
+
+
+def _as_batch(picture: Picture, config: dict[str, Any]) -> Float[Tensor, "1 c h w"]:
+    if not isinstance(picture, (Image.Image, str, Path, Tensor)):
+        raise ValueError(f"picture is a {type(picture).__name__}: give a PIL image, a file, or an image [3, h, w]")
+    image = picture if isinstance(picture, Tensor) else prepared(picture, config)
+    image = image[0] if image.dim() == 4 and len(image) == 1 else image
+    if image.dim() != 3 or not image.is_floating_point():
+        kind = str(image.dtype).removeprefix("torch.")
+        raise ValueError(f"the image is {kind} {list(image.shape)}: give one prepared image, floats [3, h, w]")
+    return image.unsqueeze(0)
