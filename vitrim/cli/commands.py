@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from .shared.inference_options import EMBED, PREDICT
 from .shared.options import PRECISIONS, DataOptions, MethodChoice, ModelOptions, OutputOptions, RunOptions
 from .shared.signatures import own_signatures
 from .shared.spec import Command, option, required
@@ -186,6 +187,8 @@ COMMANDS = {
             "several values: one row for each",
             endings=(".png", ".svg"),
         ),
+        PREDICT,
+        EMBED,
         Command(
             "finetune",
             "fine-tune a reduced model, with or without labels",

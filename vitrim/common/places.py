@@ -13,6 +13,17 @@ def is_named(path: str | Path) -> bool:
     return str(path).partition("/")[0].lower() in PREFIXES and not Path(path).expanduser().exists()
 
 
+def is_pattern(path: str | Path) -> bool:
+    """Whether this is a pattern of file names, such as `photos/*.jpg`, and no file or folder that is called so.
+
+    Example:
+        >>> is_pattern("photos/**/*.jpg"), is_pattern("photos")
+        (True, False)
+    """
+    marked = any(mark in str(path) for mark in "*?[") and not is_named(path)
+    return marked and not Path(path).expanduser().exists()
+
+
 def check_there(path: str | Path) -> None:
     """Raise ValueError for a file or folder that is not there: known before a model is opened, and at once.
 
@@ -22,7 +33,7 @@ def check_there(path: str | Path) -> None:
         ValueError: there is no file or folder nowhere: give a folder with one folder per class, a .tar file, ...
     """
     try:
-        there = is_named(path) or Path(path).expanduser().exists()
+        there = is_named(path) or is_pattern(path) or Path(path).expanduser().exists()
     except OSError as error:  # a folder above it is closed
         raise ValueError(f"{path} cannot be opened: {error.strerror}; make it readable for you") from error
     if not there:

@@ -21,8 +21,8 @@ HELP, HELP_ALL, CONFIG = ("-h", "--help"), "--help-all", "config"
 
 
 _ELSEWHERE = {
-    "data": ("evaluate", "compare", "finetune", "demo", "export", "benchmark"),
-    "out": ("compare", "export", "finetune", "demo", "benchmark"),
+    "data": ("evaluate", "compare", "predict", "embed", "finetune", "demo", "export", "benchmark"),
+    "out": ("compare", "predict", "embed", "export", "finetune", "demo", "benchmark"),
 }
 
 
@@ -123,6 +123,12 @@ class _Reader:
             return
         if not word:
             raise ValueError("an argument is empty: give a value, or leave it out")
+        takes = self.command.takes
+        if takes and not word.startswith("-"):
+            if takes in self.values:
+                raise ValueError(f"{word!r} is a second {takes.upper()}: give one, of many files a pattern in quotes")
+            self._take(takes, [word])
+            return
         raise ValueError(f"{word!r} belongs to no option: {self._meant(word)}{self._see()}")
 
     def _meant(self, word: str) -> str:

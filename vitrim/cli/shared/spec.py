@@ -45,6 +45,7 @@ class Command:
     dial:     what several values of a keep rate mean to it; empty: it takes no method
     word:     a word that it takes beside its options, such as NAME; `words` gives those that it may be, `needs_word`
               says that it must be given
+    takes:    the option whose value may stand without its name, as the command's first word
     endings:  of the file that --out names, where it is one file
     check:    raises ValueError for options that do not go together; it imports nothing slow
     """
@@ -58,6 +59,7 @@ class Command:
     word: str = ""
     words: Callable[[], Collection[str]] = tuple
     needs_word: bool = False
+    takes: str = ""
     endings: tuple[str, ...] = ()
     check: Callable[[Any], None] = lambda config: None
 

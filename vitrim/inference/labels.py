@@ -1,0 +1,83 @@
+"""What the classes of a model are called: by a file, by the model itself, or as the ImageNet that it has learned."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ..common.text import counted, reason
+from ..data.class_map import read_class_map
+from ..data.classes import WNID, Classes, english, names_by_index
+
+UNNAMED = "no names are known: labels are class indices"
+
+
+def label_names(
+    model: nn.Module, given: str | Path | Sequence[str] | Mapping[str, int] | None = None
+) -> tuple[tuple[str, ...], str]:
+    """A name for every class of a model for images, by index, and in words where they come from.
+
+    model: with timm's attributes `num_classes` and `pretrained_cfg`, as `vitrim.for_images` gives it
+    given: names in the model's order, {name: index}, or a file (`vitrim.data.class_map` says of which forms)
+
+    ImageNet's wnids become English. A class without a name is called by its index.
+    Raises ValueError for a model without classes, and for names that are not those of its classes.
+    """
+    about: Any = model
+    count = about.num_classes
+    if given is not None:
+        return _given(given, count), "as given"
+    if known := _carried(about.pretrained_cfg.get("label_names")):
+        return _filled(known, count), "the model's own"
+    if found := names_by_index(Classes((), (), "", by_wnid=True), count):
+        return _filled(found, count), f"ImageNet's, as the model tells {count:,} classes apart"
+    return _filled({}, count), UNNAMED
+
+
+def _given(given: str | Path | Sequence[str] | Mapping[str, int], count: int) -> tuple[str, ...]:
+    listed = isinstance(given, Sequence) and not isinstance(given, str)
+    if listed and len(given) != count:
+        raise ValueError(
+            f"class_names has {counted(len(given), 'name')}, and the model {counted(count, 'class', 'classes')}: give "
+            "one for each, in its order"
+        )
+    if listed:
+        return tuple(map(_english, map(str, given)))
+    where: Any = given
+    by_name = read_class_map(where, count)
+    beyond = [name for name, index in by_name.items() if index >= count]
+    if beyond:
+        raise ValueError(
+            f"class_names: {beyond[0]} is class {by_name[beyond[0]]}, and the model has {count:,} classes, from 0 to "
+            f"{count - 1:,}"
+        )
+    return _filled({index: name for name, index in by_name.items()}, count)
+
+
+def _carried(names: Any) -> dict[int, str]:
+    """The names that a model carries, a list or by index."""
+    pairs = names.items() if isinstance(names, Mapping) else enumerate(names or ())
+    return {int(index): str(name) for index, name in pairs}
+
+
+def _filled(names: Mapping[int, str], count: int) -> tuple[str, ...]:
+    return tuple(_english(names.get(index, str(index))) for index in range(count))
+
+
+def _english(name: str) -> str:
+    return english(name) if WNID.fullmatch(name) else name
+
+
+def names_in(file: Path) -> list[str]:
+    """The names in a file, one a line. Raises ValueError for a file that cannot be read, or has fewer than two."""
+    try:
+        lines = [line.strip() for line in file.expanduser().read_text(encoding="utf-8-sig").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"the class names {file} cannot be read: {reason(error)}") from error
+    names = [line for line in lines if line]
+    if len(names) < 2:
+        raise ValueError(f"the class names {file} are {len(names)}: give two or more, one a line")
+    return names
