@@ -68,3 +68,9 @@ def left_beside(out: Path) -> list[str]:
     """What lies in the output's folder and does not belong there."""
     own = {out.name, f"{out.name}.unreadable.jsonl"}
     return sorted(name for name in os.listdir(out.parent) if name not in own)
+
+
+def saved_model(folder: Path) -> Path:
+    """A folder with the model and a method on it."""
+    vitrim.reduce(small_model(), "evit", keep=0.7).save(folder)
+    return folder

@@ -94,7 +94,8 @@ class _Reader:
         self.values.pop(CONFIG, None)
         missing = [o for o in self.known.values() if o.required and o.name not in self.values]
         if missing:
-            wanted = " and ".join(f"--{o.name}" for o in missing)
+            takes = self.command.takes
+            wanted = " and ".join(takes.upper() if o.name == takes else f"--{o.name}" for o in missing)
             raise ValueError(f"vitrim {self.command.name} needs {wanted}: {missing[0].help}")
         if self.command.needs_word and self.word is None:
             words = ", ".join(self.command.words())
