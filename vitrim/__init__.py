@@ -117,7 +117,20 @@ _HOMES = {
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 _ROOMS = (
-    *("backbones", "core", "data", "demo", "deploy", "evaluate", "inference", "methods", "runtime", "testing", "training", "view"),
+    *(
+        "backbones",
+        "core",
+        "data",
+        "demo",
+        "deploy",
+        "evaluate",
+        "inference",
+        "methods",
+        "runtime",
+        "testing",
+        "training",
+        "view",
+    ),
 )
 
 

@@ -21,8 +21,8 @@ from .class_map import read_class_map
 from .classes import Classes, LabelNames, empty_are_classes, match_classes
 from .config import carried_config, config_of, data_config
 from .folders import flat_files
-from .listed import FileList, is_listed, listed_files
 from .labels import classes_of_labels, read_labels
+from .listed import FileList, is_listed, listed_files
 from .photographs import Batch, Photographs, StreamedPhotographs, Unreadable, collate
 from .sources import Files, ReaderImages, Stream, TorchImages, find_source
 from .unlabelled import UNLABELLED, all_below, is_flat

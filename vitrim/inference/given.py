@@ -63,6 +63,7 @@ def _file(path: str) -> bytes:
 def _from_pixels(pixels: np.ndarray) -> Image.Image:
     """An image of [h, w, channels] or [h, w]."""
     pixels = pixels[..., 0] if pixels.ndim == 3 and pixels.shape[-1] == 1 else pixels
-    if pixels.dtype not in (np.uint8, np.uint16) or pixels.ndim not in (2, 3) or 0 in pixels.shape:
+    shaped = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[-1] in (3, 4))
+    if pixels.dtype not in (np.uint8, np.uint16) or not shaped or 0 in pixels.shape:
         raise ValueError(f"{pixels.dtype} of shape {list(pixels.shape)}: give uint8 pixels [h, w, 3]")
     return Image.fromarray(pixels)

@@ -46,7 +46,7 @@ class Journal:
         self.folder = self.out.with_name(f"{self.out.name}.parts")
 
     def begin(self, asked: dict[str, Any], restart: bool) -> None:
-        """Go on with what lies there, or begin. restart: an unfinished run that was asked something else is thrown away.
+        """Go on with what lies there, or begin. restart: a run that was asked something else is thrown away.
 
         Raises ValueError for another run's folder.
         """

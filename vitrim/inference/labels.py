@@ -30,7 +30,7 @@ def label_names(
     count = about.num_classes
     if given is not None:
         return _given(given, count), "as given"
-    if known := _carried(about.pretrained_cfg.get("label_names")):
+    if known := _carried((getattr(about, "pretrained_cfg", None) or {}).get("label_names")):
         return _filled(known, count), "the model's own"
     if found := names_by_index(Classes((), (), "", by_wnid=True), count):
         return _filled(found, count), f"ImageNet's, as the model tells {count:,} classes apart"

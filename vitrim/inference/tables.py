@@ -117,7 +117,12 @@ class Parquet(Table):
                 writer.write_table(pa.concat_tables(waiting))
 
 
-TABLES: dict[str, Callable[[int], Table]] = {".csv": Csv, ".jsonl": JsonLines, ".ndjson": JsonLines, ".parquet": Parquet}
+TABLES: dict[str, Callable[[int], Table]] = {
+    ".csv": Csv,
+    ".jsonl": JsonLines,
+    ".ndjson": JsonLines,
+    ".parquet": Parquet,
+}
 
 
 def table_for(path: Path, top: int) -> Table:

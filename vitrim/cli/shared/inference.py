@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch import nn
 
-from ...common.errors import OptionError
 from ...common.files import write_json
 from ...common.progress import progress
 from ...common.text import counted, shortened
