@@ -8,6 +8,7 @@ import os
 import tarfile
 from pathlib import Path
 
+import fresh
 import numpy as np
 import pytest
 import torch
@@ -117,7 +118,7 @@ def test_a_model_of_fixed_batches_sees_no_other_size(data, tmp_path):
     model = vitrim.reduce(small_model(), "evit")
     model.register_forward_pre_hook(lambda module, given: seen.add(len(given[0])))
     run_on(data, tmp_path / "out.csv", model=model, batch=4)
-    assert seen == {4, 1}  # 1: one black image shows what rows are made of
+    assert seen == {4}
 
 
 # -- what names images
@@ -316,3 +317,17 @@ def test_a_model_without_classes_is_embedded(line, tmp_path, capsys):
     with pytest.raises(ValueError, match="gives features and no classes"):
         vitrim.Predictor(headless.eval())
     assert vitrim.Embedder(headless.eval()).nothing()["embedding"].shape == (0, 16)
+
+
+def test_processes_share_the_work(data, tmp_path):
+    """Two that find each other as those of torchrun and `accelerate launch` do."""
+    script = Path(__file__).with_name("shared_run.py")
+    run_on(data, tmp_path / "whole.csv", part=4)
+    code, said = fresh.run(script, data, tmp_path / "out.csv", folder=tmp_path / "said", processes=2)
+    assert code == 0, said
+    assert (tmp_path / "out.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
+    assert sorted(path.name for path in tmp_path.glob("computed-*")) == ["computed-0", "computed-1"]
+    parts = [(tmp_path / f"computed-{rank}").read_text().split() for rank in (0, 1)]
+    assert sorted(parts[0] + parts[1]) == ["0", "1", "2", "3"] and len(parts[0]) == len(parts[1])
+    code, said = fresh.run(script, data, tmp_path / "out.csv", folder=tmp_path / "said", processes=2)
+    assert code != 0 and said.count("is there now: give --overwrite") >= 1

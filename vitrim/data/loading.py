@@ -107,7 +107,7 @@ def _need_labels(path: str | Path, **given: Any) -> None:
 
 def _unlabelled(
     path: str | Path, root: str | Path | None, split: str | None, limit: int | None
-) -> FileList | ReaderImages | TorchImages | Stream:
+) -> Files | FileList | ReaderImages | TorchImages | Stream:
     """What `path` names, whatever labels there are. A folder is taken with all below it, in any shape."""
     local, named = Path(path).expanduser(), str(path).partition("/")[0].lower() in PREFIXES
     if is_listed(path):

@@ -74,7 +74,7 @@ class Run:
         Raises ValueError for an output that another run has begun, and `Unfinished` where the disk refuses.
         """
         if self.processes.world > 1 and self.total is None:
-            raise ValueError(f"{self.images.source.where} is a stream, which one process reads: start one")
+            raise ValueError("the data set is a stream, which is read from its start to its end: start one process")
         self.processes.agree(asked.get("listing"), "files")
         with ExitStack() as stack:
             todo = self.processes.decided(lambda: self._begin(asked, stack))
