@@ -45,7 +45,7 @@ def is_flat(path: str | Path, split: str | None) -> bool:
     """
     folder = Path(path).expanduser()
     if not folder.is_dir():
-        return is_listed(path)
+        return is_listed(path) and not is_photograph(folder.name)
     folder = split_folder(folder, split)
     loose = (entry.path for entry in entries_of(folder) if is_photograph(entry.name))
     if all(os.path.isdir(path) for path in loose):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
@@ -68,13 +69,8 @@ class Batches:
 def pieces(photographs: Photographs, batches: Batches, workers: int | None, device: torch.device) -> Iterator[Piece]:
     """The batches, decoded ahead of the model by so many processes, in order."""
     sampler: Any = batches
-    loader = DataLoader(
-        _Named(photographs),
-        batch_sampler=sampler,
-        num_workers=workers_of(workers),
-        collate_fn=_collate,
-        pin_memory=device.type == "cuda",
-    )
+    beside = _beside(workers_of(workers), device)
+    loader = DataLoader(_Named(photographs), batch_sampler=sampler, collate_fn=_collate, **beside)
     for (part, _, last), (images, files, skipped) in zip(batches.told(), loader, strict=True):
         yield Piece(part, images, files, skipped, last)
 
@@ -84,13 +80,23 @@ def streamed(
 ) -> Iterator[Piece]:
     """The same for a stream, which one process reads from its start to its end; `photographs.start` is where a part
     begins. A last part that is not full ends without saying so. Raises ValueError where the stream breaks off."""
-    place, where, ahead = photographs.start, photographs.source.where, workers_of(workers) > 0
-    options: dict[str, Any] = {"num_workers": 1, "prefetch_factor": 2 * batch} if ahead else {}
-    loader = iter(DataLoader(photographs, batch_size=None, pin_memory=device.type == "cuda", **options))
+    place, where, own = photographs.start, photographs.source.where, min(1, workers_of(workers))
+    ahead: dict[str, Any] = {"prefetch_factor": 2 * batch} if own else {}
+    loader = iter(DataLoader(photographs, batch_size=None, **_beside(own, device), **ahead))
     while samples := list(islice(loader, batch)):
         images, files, skipped = _collate((f"image {place + i} of {where}", each) for i, each in enumerate(samples))
         part, place = place // size, place + len(samples)
         yield Piece(part, images, files, skipped, place % size == 0)
+
+
+def _beside(workers: int, device: torch.device) -> dict[str, Any]:
+    """How images are decoded beside the model.
+
+    On Linux by forks: they share the names, and see that this process was killed. Those of a fork server, which newer
+    Pythons take, have that server for a parent, and would wait for ever.
+    """
+    forks = {"multiprocessing_context": "fork"} if workers and sys.platform == "linux" else {}
+    return {"num_workers": workers, "pin_memory": device.type == "cuda", **forks}
 
 
 def _collate(samples: Iterable[tuple[str, Sample]]) -> tuple[Tensor, list[str], list[dict[str, str]]]:
