@@ -34,6 +34,8 @@ REQUIRED = {
     "finetune": {"--data": "x", "--out": "y"},
     "evaluate": {"--model": "test_vit", "--data": "x"},
     "compare": {"--model": "test_vit", "--data": "x"},
+    "predict": {"--model": "test_vit", "--data": "x", "--out": "a.csv"},
+    "embed": {"--model": "test_vit", "--data": "x", "--out": "y"},
     "profile": {"--model": "test_vit"},
     "benchmark": {"--model": "test_vit"},
     "visualize": {"--images": "x"},

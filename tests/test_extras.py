@@ -54,6 +54,7 @@ assert main(["profile", "--model", "test_vit", "--method", "evit"]) == 0
 TRAIN = ["finetune", "--model", "test_vit", "--data", ".", "--out", "OUT"]
 EXPORT = ["export", "--model", "test_vit", "--out", "a.onnx"]
 OPENVINO = ["export", "--model", "test_vit", "--out", "a.xml"]
+PREDICT = ["predict", ".", "--model", "test_vit", "--out", "c.parquet"]
 COMPARE = ["compare", "--model", "test_vit", "--data", ".", "--out", "c.png"]
 LOOK = ["visualize", ".", "--model", "test_vit"]
 MESSAGES = {
@@ -71,6 +72,7 @@ MESSAGES = {
         ("openvino", package, *OPENVINO): f'export to OpenVINO needs {package}: pip install "vitrim[openvino]"'
         for package in ("openvino", "nncf")
     },
+    ("data", "pyarrow", *PREDICT): 'writing Parquet needs pyarrow: pip install "vitrim[data]"',
     ("transformers", "transformers", "profile", "--model", "hf:x", "--keep", "0.5"): (
         'a model of transformers needs transformers: pip install "vitrim[transformers]"'
     ),

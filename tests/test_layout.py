@@ -18,7 +18,20 @@ MODULES = {
 }
 FILES = [path for path in MODULES.values() if path.parent != ROOT]
 # A room imports from those before it; `data` and `common` from nothing but each other, everybody from them.
-ORDER = ("core", "backbones", "methods", "runtime", "evaluate", "deploy", "testing", "view", "training", "demo", "cli")
+ORDER = (
+    "core",
+    "backbones",
+    "methods",
+    "runtime",
+    "evaluate",
+    "deploy",
+    "testing",
+    "inference",
+    "view",
+    "training",
+    "demo",
+    "cli",
+)
 ASIDE = {"data", "common"}
 # Who imports which modules of timm outside of the backbones' room: timm's data pipeline, and its tools for training.
 # All else is asked of `vitrim.backbones.library.Library`.

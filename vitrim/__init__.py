@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .core.tokens import Tokens
     from .deploy.export import export
     from .deploy.optimize import optimize
+    from .inference.callables import Embedder, Predictor
     from .methods import (
         ATS,
         BAT,
@@ -59,6 +60,7 @@ __all__ = [
     "BlockTrace",
     "DynamicViT",
     "EViT",
+    "Embedder",
     "Evidence",
     "EvoViT",
     "Fuse",
@@ -70,6 +72,7 @@ __all__ = [
     "Mask",
     "Merge",
     "Method",
+    "Predictor",
     "Profile",
     "Random",
     "ReducedViT",
@@ -100,6 +103,7 @@ _HOMES = {
     "core.tokens": ("Tokens",),
     "deploy.export": ("export",),
     "deploy.optimize": ("optimize",),
+    "inference.callables": ("Embedder", "Predictor"),
     "methods": (
         *("ATS", "BAT", "DPCKNN", "METHODS", "DynamicViT", "EViT", "EvoViT", "Grid", "IdleViT", "LastClassAttention"),
         *("Method", "Random", "ToFe", "ToMe", "TopK", "register_method"),
@@ -113,7 +117,20 @@ _HOMES = {
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 _ROOMS = (
-    *("backbones", "core", "data", "demo", "deploy", "evaluate", "methods", "runtime", "testing", "training", "view"),
+    *(
+        "backbones",
+        "core",
+        "data",
+        "demo",
+        "deploy",
+        "evaluate",
+        "inference",
+        "methods",
+        "runtime",
+        "testing",
+        "training",
+        "view",
+    ),
 )
 
 

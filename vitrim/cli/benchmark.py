@@ -21,10 +21,10 @@ from ..deploy.detail import Detail, detail
 from ..deploy.instead import FAMILY, Alternatives, Resized
 from ..evaluate import EvaluationResult, environment
 from ..evaluate.accuracy import evaluate_many
-from ..evaluate.timing import as_device
+from ..evaluate.timing import as_device, best_device
 from .shared.config_file import asked
 from .shared.exported import FilePlan, any_method, check_fits, check_same_model, file_plans
-from .shared.measure import DENSE, Setting, best_device, open_images
+from .shared.measure import DENSE, Setting, open_images
 from .shared.model import Subject, open_model, open_untrained
 from .shared.options import ModelOptions
 from .shared.plans import Plan, many_plans

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .shared.inference_options import EMBED, PREDICT
 from .shared.look_options import FIGURES, PAGES, LookOptions, check_look
 from .shared.options import PRECISIONS, DataOptions, MethodChoice, ModelOptions, OutputOptions, RunOptions
 from .shared.signatures import own_signatures
@@ -219,6 +220,8 @@ COMMANDS = {
             "several values: one row for each",
             endings=(".png", ".svg"),
         ),
+        PREDICT,
+        EMBED,
         Command(
             "finetune",
             "fine-tune a reduced model, with or without labels",
@@ -300,7 +303,7 @@ COMMANDS = {
             {"look": LookOptions, "model": ModelOptions, "method": MethodChoice, "output": OutputOptions},
             "several values: one row for each",
             endings=(*FIGURES, *PAGES),
-            loose="images",
+            takes="images",
             check=check_look,
         ),
         Command(

@@ -126,7 +126,7 @@ def of_words() -> str:
     for name, command in COMMANDS.items():
         switches = list(_switches(command))
         options = " ".join(f"--{switch.name}" for switch in switches)
-        paths = "yes" if command.loose else ""
+        paths = "yes" if command.takes else ""
         lines += [f'    {name}) words="{" ".join(command.words())}" options="{options}" paths={paths}']
         lines += ["      case $option in"]
         lines += [*_cases(switches), "      esac ;;"]
@@ -150,7 +150,7 @@ def fish() -> str:
     lines += [_second("help", COMMANDS)]
     for name, command in COMMANDS.items():
         lines += [_second(name, command.words())] if command.words() else []
-        lines += [f"complete -c vitrim -n '__fish_seen_subcommand_from {name}' -F"] if command.loose else []
+        lines += [f"complete -c vitrim -n '__fish_seen_subcommand_from {name}' -F"] if command.takes else []
         lines += [line for switch in _switches(command) for line in _fish_lines(name, switch)]
     return FISH + "\n".join(lines) + "\n"
 

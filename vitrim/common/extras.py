@@ -13,6 +13,7 @@ EXTRAS = {
     "plot": {"matplotlib": "matplotlib", "jinja2": "jinja2"},
     "export": {"onnx": "onnx", "onnxscript": "onnxscript", "onnxruntime": "onnxruntime"},
     "openvino": {"openvino": "openvino", "nncf": "nncf"},
+    "data": {"pyarrow": "pyarrow"},
     "transformers": {"transformers": "transformers"},
     "demo": {"jinja2": "jinja2", "sklearn": "scikit-learn", "matplotlib": "matplotlib"},
 }

@@ -17,6 +17,16 @@ def is_named(path: str | Path) -> bool:
     return str(path).partition("/")[0].lower() in PREFIXES and not Path(path).expanduser().exists()
 
 
+def is_pattern(path: str | Path) -> bool:
+    """Whether this is a pattern of file names, such as `photos/*.jpg`, and no file or folder that is called so.
+
+    Example:
+        >>> is_pattern("photos/**/*.jpg"), is_pattern("photos")
+        (True, False)
+    """
+    return has_magic(str(path)) and not is_named(path) and not Path(path).expanduser().exists()
+
+
 def check_pictures(places: Iterable[str | Path]) -> None:
     """Raise ValueError for a file or folder that is not there; what a pattern matches is not looked at.
 
@@ -27,7 +37,7 @@ def check_pictures(places: Iterable[str | Path]) -> None:
         ValueError: there is no file cat.jpg: give photographs, folders of them, or patterns in quotes
     """
     for place in places:
-        if not has_magic(str(place)) and not Path(place).expanduser().exists():
+        if not is_pattern(place) and not Path(place).expanduser().exists():
             raise ValueError(
                 f"there is no file {shortened(place)}: give photographs, folders of them, or patterns in quotes"
             )
@@ -42,7 +52,7 @@ def check_there(path: str | Path) -> None:
         ValueError: there is no file or folder nowhere: give a folder with one folder per class, a .tar file, ...
     """
     try:
-        there = is_named(path) or Path(path).expanduser().exists()
+        there = is_named(path) or is_pattern(path) or Path(path).expanduser().exists()
     except OSError as error:  # a folder above it is closed
         raise ValueError(f"{path} cannot be opened: {error.strerror}; make it readable for you") from error
     if not there:

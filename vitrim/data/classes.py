@@ -238,10 +238,8 @@ def names_by_index(classes: Classes, num_classes: int) -> dict[int, str]:
         >>> names_by_index(Classes(("cat", "dog"), (1, 0), "by the class map"), 2)
         {0: 'dog', 1: 'cat'}
     """
-    subset = infer_imagenet_subset({"num_classes": num_classes}) if classes.by_wnid else None
-    if not subset:
-        return {index: name for name, index in classes.mapping.items()}
-    return _english_by_index(subset, num_classes)
+    found = imagenet_names(num_classes) if classes.by_wnid else {}
+    return found or {index: name for name, index in classes.mapping.items()}
 
 
 def names_of_classes(label_names: LabelNames, num_classes: int) -> dict[int, str]:
@@ -256,10 +254,19 @@ def names_of_classes(label_names: LabelNames, num_classes: int) -> dict[int, str
     known = {int(index): english(str(name)) for index, name in pairs}
     if known:
         return known
+    return imagenet_names(num_classes)
+
+
+def imagenet_names(num_classes: int) -> dict[int, str]:
+    """Class index -> the first English name, for the ImageNet of so many classes, as timm numbers them; empty: there is
+    none.
+
+    Example:
+        >>> imagenet_names(1000)[0], imagenet_names(7)
+        ('tench', {})
+    """
     subset = infer_imagenet_subset({"num_classes": num_classes})
-    return _english_by_index(subset, num_classes) if subset else {}
-
-
-def _english_by_index(subset: str, num_classes: int) -> dict[int, str]:
+    if not subset:
+        return {}
     about = ImageNetInfo(subset)
     return {index: about.index_to_description(index).split(",")[0] for index in range(num_classes)}

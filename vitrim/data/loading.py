@@ -22,6 +22,7 @@ from .classes import Classes, LabelNames, empty_are_classes, match_classes
 from .config import carried_config, config_of, data_config
 from .folders import flat_files
 from .labels import classes_of_labels, read_labels
+from .listed import FileList, is_listed, listed_files
 from .photographs import Batch, Photographs, StreamedPhotographs, Unreadable, collate
 from .sources import Files, ReaderImages, Stream, TorchImages, find_source
 from .unlabelled import UNLABELLED, all_below, is_flat
@@ -65,12 +66,13 @@ def open_dataset(
     """Open photographs for a model, prepared as its `pretrained_cfg` says.
 
     path: a folder of class folders; a flat folder (with `label_file`); a .tar file; or a name that
-          `timm.data.create_dataset` reads: `hfds/`, `hfids/`, `tfds/`, `wds/`, `torch/`
+          `timm.data.create_dataset` reads: `hfds/`, `hfids/`, `tfds/`, `wds/`, `torch/`. Without labels also a
+          pattern (`photos/*.jpg`), a text file with the name of a photograph on each line, or a single photograph
     model_or_cfg: a timm model, a reduced one, `vitrim.for_images` of one of transformers, or a timm `pretrained_cfg`
     crop_pct: share of the image's side that the centre crop keeps, in (0, 1]; None: the model's own
     img_size: side in pixels, or (height, width); None: the model's own
-    labels: False: take every photograph below the folder, without labels; None: so for a folder with photographs but no
-          class folders, where no `label_file` is given either
+    labels: False: take every photograph below the folder, without labels; None: so for what says nothing of classes (a
+          folder with photographs but no class folders, a list), where no `label_file` is given either
     label_file: labels for a flat folder (`read_labels` says of which forms)
     split, root: a folder below `path`, or the split of a named data set ("validation"), and where it is stored
     limit_per_class: keep at most so many photographs of each class, the first by sorted name
@@ -105,11 +107,13 @@ def _need_labels(path: str | Path, **given: Any) -> None:
 
 def _unlabelled(
     path: str | Path, root: str | Path | None, split: str | None, limit: int | None
-) -> Files | ReaderImages | TorchImages | Stream:
+) -> Files | FileList | ReaderImages | TorchImages | Stream:
     """What `path` names, whatever labels there are. A folder is taken with all below it, in any shape."""
     local, named = Path(path).expanduser(), str(path).partition("/")[0].lower() in PREFIXES
+    if is_listed(path):
+        return listed_files(path)
     if local.is_file() or (named and not local.exists()):
-        return find_source(path, root, split, limit)
+        return find_source(path, root, split, limit, labelled=False)
     return all_below(local, split)
 
 
@@ -216,10 +220,7 @@ def open_loader(
     """
     if batch_size < 1:
         raise OptionError({"batch_size": batch_size}, ": give a whole number from 1")
-    if workers is None:
-        workers = min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-    if workers < 0:
-        raise OptionError({"workers": workers}, ": give a whole number from 0")
+    workers = workers_of(workers)
     batches = 1 if isinstance(dataset, IterableDataset) else -(-len(dataset) // batch_size)
     return DataLoader(
         dataset,
@@ -228,3 +229,15 @@ def open_loader(
         collate_fn=collate,
         pin_memory=torch.device(device).type == "cuda",
     )
+
+
+def workers_of(workers: int | None) -> int:
+    """How many processes decode: as given, else one for each processor that this process may use, at most 8.
+
+    Raises ValueError below 0.
+    """
+    if workers is None:
+        return min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    if workers < 0:
+        raise OptionError({"workers": workers}, ": give a whole number from 0")
+    return workers

@@ -16,6 +16,7 @@ from torch.utils.data import Dataset, IterableDataset, default_collate
 
 from .classes import Classes
 from .decoding import decode, reason_of
+from .listed import FileList
 from .sources import Files, ReaderImages, Stream, TorchImages
 
 
@@ -31,6 +32,10 @@ class Unreadable(NamedTuple):
 
     name: str
     reason: str
+
+
+class Broken(Unreadable):
+    """The place where a stream has ended in an error: what follows was never seen."""
 
 
 Sample = tuple[Tensor, int | None] | Unreadable
@@ -69,7 +74,7 @@ class Photographs(Dataset):
 
     def __init__(
         self,
-        source: Files | ReaderImages | TorchImages,
+        source: Files | FileList | ReaderImages | TorchImages,
         classes: Classes,
         config: dict,
         chosen: list[int] | None,
@@ -86,8 +91,16 @@ class Photographs(Dataset):
         """What lies among the photographs and is none that is read, or belongs to no class: how many of each kind."""
         return self.source.left_out
 
+    def place(self, index: int) -> int:
+        """Where in the source it is."""
+        return index if self.chosen is None else self.chosen[index]
+
+    def name(self, index: int) -> str:
+        """What it is called within the data set."""
+        return self.source.name(self.place(index))
+
     def __getitem__(self, index: int) -> Sample:
-        place = index if self.chosen is None else self.chosen[index]
+        place = self.place(index)
         try:
             file, label = self.source.read(place)
             image = self.transform(decode(file, mode_of(self.config)))
@@ -97,12 +110,15 @@ class Photographs(Dataset):
 
 
 class StreamedPhotographs(IterableDataset):
-    """Photographs from start to end, for data sets without random access; yields what `Photographs` gives."""
+    """Photographs from start to end, for data sets without random access; yields what `Photographs` gives.
+
+    start: how many are passed over
+    """
 
     left_out: ClassVar[dict[str, int]] = {}
 
-    def __init__(self, source: Stream, classes: Classes, config: dict, limit: int | None):
-        self.source, self.classes, self.config, self.limit = source, classes, config, limit
+    def __init__(self, source: Stream, classes: Classes, config: dict, limit: int | None, start: int = 0):
+        self.source, self.classes, self.config, self.limit, self.start = source, classes, config, limit, start
         self.choice = "" if limit is None else "the first of the stream"
         self.transform = transform_of(config)
 
@@ -118,12 +134,13 @@ class StreamedPhotographs(IterableDataset):
         logger.addFilter(skipped)
         try:
             for image, label in islice(self.source.dataset.reader, self.limit):
-                yield from skipped.take()
+                yield from skipped.take(self.start)
                 skipped.place += 1
-                yield self._sample(image, label, skipped.place - 1)
-            yield from skipped.take()
+                if skipped.place > self.start:
+                    yield self._sample(image, label, skipped.place - 1)
+            yield from skipped.take(self.start)
         except Exception as error:  # timm decodes in the stream itself, which a failure ends
-            yield Unreadable(f"image {skipped.place} of {self.source.where} and all that follow", reason_of(error))
+            yield Broken(f"image {skipped.place} of {self.source.where} and all that follow", reason_of(error))
         finally:
             logger.removeFilter(skipped)
 
@@ -140,23 +157,24 @@ class _SkippedByTimm(logging.Filter):
     def __init__(self, where: str):
         super().__init__()
         self.where, self.place = where, 0
-        self.found: list[Unreadable] = []
+        self.found: list[tuple[int, Unreadable]] = []
 
     def filter(self, record: logging.LogRecord) -> bool:
         if record.levelno < logging.WARNING:
             return True
         reason = record.getMessage().removeprefix("Handling webdataset error (").removesuffix("). Ignoring.")
-        self.found.append(Unreadable(f"image {self.place} of {self.where}", reason))
+        self.found.append((self.place, Unreadable(f"image {self.place} of {self.where}", reason)))
         self.place += 1
         return False
 
-    def take(self) -> list[Unreadable]:
+    def take(self, start: int) -> list[Unreadable]:
+        """Those found since, without those before `start`."""
         found, self.found = self.found, []
-        return found
+        return [entry for place, entry in found if place >= start]
 
 
 def transform_of(config: dict) -> Callable[[Image.Image], Tensor]:
-    """What prepares an image as a model wants it."""
+    """What makes of an image the tensor [c, h, w] that a model takes. config: timm's data configuration"""
     return create_transform(**config, is_training=False)
 
 

@@ -59,14 +59,16 @@ class Files:
 
 class ReaderImages:
     """A random-access timm reader (tar files, Hugging Face datasets). What has no class there (in a tar file:
-    photographs outside of folders) is left out."""
+    photographs outside of folders) is left out; labelled=False: all are taken, and no class is asked for."""
 
     empty: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(self, reader: Any, left_out: dict[str, int] | None = None):
+    def __init__(self, reader: Any, left_out: dict[str, int] | None = None, labelled: bool = True):
         self.reader, self._process = reader, os.getpid()
         mapping: Any = getattr(reader, "class_to_idx", None) or getattr(reader, "class_name_to_idx", None) or {}
-        names = sorted(mapping, key=mapping.get)
+        names = sorted(mapping, key=mapping.get) if labelled else []
+        if not labelled and hasattr(reader, "label_key"):  # Hugging Face data sets may have no field of that name
+            reader.label_key = reader.image_key
         self.left_out = dict(left_out or {})
         self._places: list[int] | None = None
         self._labels: list[int] = []
@@ -101,7 +103,8 @@ class ReaderImages:
         self._process = os.getpid()
 
     def name(self, index: int) -> str:
-        return str(self.reader.filename(index if self._places is None else self._places[index]))
+        name = self.reader.filename(index if self._places is None else self._places[index])
+        return f"image {index}" if name is None else str(name)  # of images that lie in tables some have none
 
     def read(self, index: int) -> tuple[IO[bytes], int]:
         if self._process != os.getpid():
@@ -154,20 +157,21 @@ class Stream:
 
 
 def find_source(
-    path: str | Path, root: str | Path | None, split: str | None, limit: int | None
+    path: str | Path, root: str | Path | None, split: str | None, limit: int | None, labelled: bool = True
 ) -> Files | ReaderImages | TorchImages | Stream:
     """Open what `path` names. Raises ValueError, in one line, for what is no data set or holds no image.
 
-    `limit` only tells streams of unknown length how many images are wanted.
+    `limit` only tells streams of unknown length how many images are wanted. labelled=False: labels are not read, and
+    need not be there.
     """
     check_there(path)
     local = Path(path).expanduser()
     if is_named(path):
-        return _named(str(path), str(path).partition("/")[0].lower(), root, split, limit)
+        return _named(str(path), str(path).partition("/")[0].lower(), root, split, limit, labelled)
     if local.is_dir():
         return _files(class_folders(local, split))
     if local.suffix == ".tar" and local.is_file():
-        return _tar(local)
+        return _tar(local, labelled)
     raise ValueError(f"{local} is a file and no data set: give a folder with one folder per class, or a .tar file")
 
 
@@ -175,7 +179,7 @@ def _files(found: ClassFolders) -> Files:
     return Files(found.root, found.samples, found.names, found.left_out, found.empty)
 
 
-def _tar(path: Path) -> ReaderImages | TorchImages | Stream:
+def _tar(path: Path, labelled: bool) -> ReaderImages | TorchImages | Stream:
     try:
         with tarfile.open(path) as archive:
             webdataset = any(member.name.endswith(".cls") for member in islice(archive, 4))
@@ -185,7 +189,7 @@ def _tar(path: Path) -> ReaderImages | TorchImages | Stream:
     if webdataset:
         return _named(f"wds/{path}", "wds", None, None, None)
     try:
-        source = ReaderImages(create_dataset("", root=str(path), search_split=False).reader, others)
+        source = ReaderImages(create_dataset("", root=str(path), search_split=False).reader, others, labelled)
     except (tarfile.TarError, OSError) as error:
         raise ValueError(f"{path} cannot be read as a tar file: {reason(error)}") from error
     except ValueError as error:  # timm unpacks an empty list where a tar holds no image
@@ -203,7 +207,7 @@ def _other_members(archive: tarfile.TarFile) -> dict[str, int]:
 
 
 def _named(
-    name: str, prefix: str, root: str | Path | None, split: str | None, limit: int | None
+    name: str, prefix: str, root: str | Path | None, split: str | None, limit: int | None, labelled: bool = True
 ) -> ReaderImages | TorchImages | Stream:
     package = _NEEDS.get(prefix)
     if package and importlib.util.find_spec(package) is None:
@@ -229,7 +233,7 @@ def _named(
         raise ValueError(f"timm cannot open {where} with split {split!r}: {said}") from error
     if prefix in STREAMS:
         return Stream(dataset, where)
-    return TorchImages(dataset) if prefix == "torch" else ReaderImages(dataset.reader)
+    return TorchImages(dataset) if prefix == "torch" else ReaderImages(dataset.reader, labelled=labelled)
 
 
 def _shards(name: str, split: str | None) -> tuple[str, str, str | None]:

@@ -1,4 +1,4 @@
-"""Photographs without labels: all below a folder, whatever its shape."""
+"""Photographs without labels: all below a folder, whatever its shape, or named one by one."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 
 from .classes import Classes
 from .folders import ENDINGS, Walk, below, entries_of, folders_in, is_photograph, split_folder
+from .listed import FileList, is_listed
 from .photographs import Photographs
-from .sources import Files
 
 UNLABELLED = Classes((), (), "none", unlabelled=True)
 
@@ -22,8 +22,8 @@ def unlabelled(folder: str | Path, config: dict) -> Photographs:
     return Photographs(all_below(folder, None), UNLABELLED, config, None)
 
 
-def all_below(folder: str | Path, split: str | None) -> Files:
-    """The image files below a folder, or below its folder `split`; each with a label that says nothing.
+def all_below(folder: str | Path, split: str | None) -> FileList:
+    """The image files below a folder, or below its folder `split`.
 
     Raises ValueError as `unlabelled` does.
     """
@@ -34,17 +34,18 @@ def all_below(folder: str | Path, split: str | None) -> Files:
     files, left_out = below(folder)
     if not files:
         raise ValueError(f"{folder} holds no image ({', '.join(ENDINGS)})")
-    return Files(folder, [(str(folder / file), 0) for file in files], None, left_out)
+    return FileList(folder, files, left_out)
 
 
 def is_flat(path: str | Path, split: str | None) -> bool:
-    """Whether a folder has photographs, and none in the folders inside it: nothing there says of which class they are.
+    """Whether nothing says of which class photographs are: they are named one by one, or lie in a folder, and none in
+    the folders inside it.
 
-    False for what is no folder. Raises ValueError, as `split_folder` does, for a split that is not there.
+    False for other files, and names. Raises ValueError, as `split_folder` does, for a split that is not there.
     """
     folder = Path(path).expanduser()
     if not folder.is_dir():
-        return False
+        return is_listed(path) and not is_photograph(folder.name)
     folder = split_folder(folder, split)
     loose = (entry.path for entry in entries_of(folder) if is_photograph(entry.name))
     if all(os.path.isdir(path) for path in loose):

@@ -63,6 +63,13 @@ def as_device(device: str | torch.device) -> torch.device:
     return found
 
 
+def best_device() -> str:
+    """The fastest device that is there."""
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
 def as_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
     """float32, bfloat16 or float16. Raises ValueError for others, and where `device` computes no such numbers."""
     name = str(dtype).removeprefix("torch.")

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..backbones import LIBRARIES, Backbone, find_family
+from ..backbones import LIBRARIES, Backbone, find_family, library_of
 from ..backbones.admission import unwrapped
 from ..backbones.timm.interface import TimmInterface
 from ..backbones.transformers.wrapper import timm_inside
@@ -38,7 +38,7 @@ class ReducedViT(TimmInterface, nn.Module):
     `vitrim.reduce` makes it, by name or for a budget; made directly it binds copies of the methods given.
 
     backbone: the dense model, which stays as it is
-    methods:  the methods that act on it, in order
+    methods:  the methods that act on it, in order; None: the dense model, as one that has none
     prediction_only: as for `reduce`
 
     Raises ValueError for a model that is not supported, and for methods that the model, or the stack, cannot carry.
@@ -55,12 +55,13 @@ class ReducedViT(TimmInterface, nn.Module):
     # A method that `runtime/__init__.py` puts here: saving makes models again, so it needs this class first.
     save: ClassVar[Callable[[ReducedViT, str | Path], None]]
 
-    def __init__(self, backbone: nn.Module, methods: Sequence[Method], prediction_only: bool = False):
+    def __init__(self, backbone: nn.Module, methods: Sequence[Method] | None, prediction_only: bool = False):
         super().__init__()
         self.backbone: Any = backbone
         self._family = find_family(backbone)
         self.prediction_only = check_flag("prediction_only", prediction_only)
-        stack = as_stack(methods) if methods or not prediction_only else []
+        dense = methods is None or (prediction_only and not methods)
+        stack = [] if dense else as_stack(methods or [])
         if prediction_only:
             self.body.check_prediction_only()
         bind_stack(self.body, stack)
@@ -127,6 +128,22 @@ class ReducedViT(TimmInterface, nn.Module):
         if tokens.layout is not None:
             raise ValueError("the images keep different numbers of tokens: ask for restore=True, or call the model")
         return body.as_features(tokens.with_x(body.norm(tokens.x)))
+
+    def pooled(self, images: Float[Tensor, "b 3 h w"], scores: Tensor | None = None) -> Float[Tensor, "b c"]:
+        """One feature for each image: what the classifier reads, or what a model without one gives. Towers of CLIP and
+        SigLIP give the features that are compared with texts.
+
+        scores: as for `forward`
+
+        Example:
+            >>> vitrim.reduce(model, "evit", keep=0.5).pooled(images).shape
+            torch.Size([2, 192])
+        """
+        body = self.body
+        tokens, _, _ = self._run(body, images, scores, Request(prediction=not self.training))
+        tokens = tokens.with_x(body.norm(tokens.x))
+        features = library_of(self.backbone).gives_features(self.backbone)
+        return body.head(tokens, pre_logits=not features)
 
     def tokens_after(
         self, images: Tensor, take: Collection[int], last: int | None, norm: bool, fill: str

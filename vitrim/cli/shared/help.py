@@ -29,8 +29,10 @@ def help_of(command: Command, named: Named, columns: int = 80, whole: bool = Fal
     """The help of a command, in lines of at most so many columns; the options of a method only if it is named."""
     columns = max(40, min(columns, 100))
     wrap = textwrap.TextWrapper(columns, break_long_words=False, break_on_hyphens=False)
-    words = f" [{command.word}]" if command.word else f" {command.loose.upper()} ..." if command.loose else ""
-    lines = [f"usage: vitrim {command.name}{words} [OPTIONS]", ""]
+    several = any(o.name == command.takes and o.kind.many for o in command.options())
+    taken = f" {command.takes.upper()}{' ...' if several else ''}" if command.takes else ""
+    word = f" [{command.word}]" if command.word else taken
+    lines = [f"usage: vitrim {command.name}{word} [OPTIONS]", ""]
     lines += wrap.wrap(f"{command.summary[:1].upper()}{command.summary[1:]}. {command.about}".strip())
     lines += ["", "examples:", *(f"  {example}" for example in command.examples)]
     methods = list(named.options(command)) if named.names else []

@@ -14,7 +14,7 @@ from ...common.progress import progress
 from ...data.loading import open_dataset, open_loader
 from ...deploy.opened import FileCost, OpenedFile
 from ...evaluate.accuracy import EvaluationResult, Throughput, environment, evaluate_many, throughput_in_turn
-from ...evaluate.timing import as_device, as_dtype
+from ...evaluate.timing import as_device, as_dtype, best_device
 from ...runtime.model import for_images
 from ...runtime.profile import Profile, profile
 from .model import Subject
@@ -84,13 +84,6 @@ def check_run(run: RunOptions) -> Setting:
     as_dtype(run.precision, device)
     size = run.batch_size or (CPU_BATCH if device.type == "cpu" else OTHER_BATCH)
     return Setting(device, run.precision, size, run.rounds, run.seed)
-
-
-def best_device() -> str:
-    """The fastest device that is there."""
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def open_images(subject: Subject, data: DataOptions, setting: Setting) -> DataLoader:

@@ -53,8 +53,8 @@ def named_methods(command: Command, arguments: Sequence[str], in_file: Sequence[
             imports.append(word)
             word = signature.name
         if word not in known:
-            if command.loose and Path(word).exists():
-                raise ValueError(f"{word!r} stands behind --method: give it before, or as --{command.loose} {word}")
+            if command.takes and Path(word).exists():
+                raise ValueError(f"{word!r} stands behind --method: give it before, or as --{command.takes} {word}")
             if word.endswith(".py"):
                 raise ValueError(f"method {word!r} names no class: give {word}:Class")
             apart = word.replace(",", " ") if "," in word else ""

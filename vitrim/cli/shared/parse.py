@@ -21,8 +21,8 @@ HELP, HELP_ALL, CONFIG = ("-h", "--help"), "--help-all", "config"
 
 
 _ELSEWHERE = {
-    "data": ("evaluate", "compare", "finetune", "demo", "export", "benchmark", "check"),
-    "out": ("compare", "export", "finetune", "demo", "benchmark", "visualize"),
+    "data": ("evaluate", "compare", "predict", "embed", "finetune", "demo", "export", "benchmark", "check"),
+    "out": ("compare", "predict", "embed", "export", "finetune", "demo", "benchmark", "visualize"),
 }
 
 
@@ -81,7 +81,7 @@ class _Reader:
     def _has_room(self, name: str, inside: Sequence[str]) -> bool:
         """Whether the next word is this option's; always, where a word without an option would be a mistake."""
         option = self.known.get(name)
-        if not self.command.loose or option is None or option.kind.many:
+        if not self.command.takes or option is None or option.kind.many:
             return True
         return option.kind.type is not bool and not inside
 
@@ -99,14 +99,15 @@ class _Reader:
 
     def _adds(self, name: str) -> bool:
         """Whether an option that is given again adds to its values: where words without an option do so too."""
-        return bool(self.command.loose) and name in ("method", self.command.loose)
+        return bool(self.command.takes) and name in ("method", self.command.takes)
 
     def result(self) -> SimpleNamespace:
         """All options, with the defaults of those that were not typed."""
         self.values.pop(CONFIG, None)
         missing = [o for o in self.known.values() if o.required and o.name not in self.values]
         if missing:
-            wanted = " and ".join(o.name.upper() if o.name == self.command.loose else f"--{o.name}" for o in missing)
+            takes = self.command.takes
+            wanted = " and ".join(takes.upper() if o.name == takes else f"--{o.name}" for o in missing)
             raise ValueError(f"vitrim {self.command.name} needs {wanted}: {missing[0].help}")
         if self.command.needs_word and self.word is None:
             words = ", ".join(self.command.words())
@@ -133,11 +134,14 @@ class _Reader:
         if self.command.word and self.word is None:
             self.word = self._known_word(word)
             return
-        if self.command.loose and word and not word.startswith("-"):
-            self._take(self.command.loose, [word])
-            return
         if not word:
             raise ValueError("an argument is empty: give a value, or leave it out")
+        takes = self.command.takes
+        if takes and not word.startswith("-"):
+            if takes in self.values and not self.known[takes].kind.many:
+                raise ValueError(f"{word!r} is a second {takes.upper()}: give one, of many files a pattern in quotes")
+            self._take(takes, [word])
+            return
         raise ValueError(f"{word!r} belongs to no option: {self._meant(word)}{self._see()}")
 
     def _meant(self, word: str) -> str:

@@ -45,8 +45,7 @@ class Command:
     dial:     what several values of a keep rate mean to it; empty: it takes no method
     word:     a word that it takes beside its options, such as NAME; `words` gives those that it may be, none: any;
               `needs_word` says that it must be given
-    loose:    the option of several values whose values are also what stands without an option; its name in capitals
-              in the help
+    takes:    the option whose value, or values, may stand without its name; that name in capitals in the help
     endings:  of the file that --out names, where it is one file
     check:    raises ValueError for options that do not go together; it imports nothing slow
     """
@@ -60,7 +59,7 @@ class Command:
     word: str = ""
     words: Callable[[], Collection[str]] = tuple
     needs_word: bool = False
-    loose: str = ""
+    takes: str = ""
     endings: tuple[str, ...] = ()
     check: Callable[[Any], None] = lambda config: None
 

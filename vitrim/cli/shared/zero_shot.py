@@ -70,7 +70,7 @@ def names_figures(names: Names | None) -> dict[str, Any]:
 def _names(given: str, classes: Classes, where: str) -> tuple[str, ...]:
     if given == FOLDERS:
         return _of_folders(classes, where)
-    lines = _lines(given)
+    lines = read_names(given)
     by_folder = dict(map(_pair, lines))
     if classes.names and by_folder.keys() >= set(classes.names):
         return tuple(by_folder[folder] for folder in classes.names)
@@ -90,7 +90,8 @@ def _of_folders(classes: Classes, where: str) -> tuple[str, ...]:
     return tuple(map(english, classes.names))
 
 
-def _lines(given: str) -> list[str]:
+def read_names(given: str | Path) -> list[str]:
+    """The names in a file, one a line. Raises ValueError for a file that cannot be read, or has fewer than two."""
     path = Path(given).expanduser()
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]

@@ -1,0 +1,128 @@
+"""Photographs that are named one by one: below a folder, by a pattern, in a list, or a single one."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import os
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from ..common.places import is_pattern
+from ..common.text import reason
+from .folders import ENDINGS, Walk, is_photograph
+
+FOLDERS = "folders"
+_PACKED = (".gz", ".tgz", ".zip", ".bz2", ".xz", ".zst", ".7z", ".rar")
+_MARK = b"\xef\xbb\xbf"  # editors on Windows put it in front of text
+
+
+class Names(Sequence[str]):
+    """Names in one piece of memory: a list of ten million texts takes six times as much, and a process that is forked
+    copies every page of it on which a text lies that it looks at.
+
+    Example:
+        >>> names = Names(["a.jpg", "b/c.jpg"])
+        >>> len(names), names[1], list(names)
+        (2, 'b/c.jpg', ['a.jpg', 'b/c.jpg'])
+    """
+
+    def __init__(self, names: Iterable[str]):
+        text, self._ends = bytearray(), array("q", [0])
+        for name in names:
+            text += os.fsencode(name)
+            self._ends.append(len(text))
+        self._text = bytes(text)
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"{index} of {len(self)} names")
+        index %= len(self)
+        return os.fsdecode(self._text[self._ends[index] : self._ends[index + 1]])
+
+    @property
+    def digest(self) -> str:
+        """Tells other names, or another order, apart."""
+        return hashlib.sha256(self._ends.tobytes() + self._text).hexdigest()
+
+
+class FileList:
+    """Image files without labels, named one by one. `left_out` counts what else lies there, by kind.
+
+    root: what the names are relative to; empty: the folder where the program runs
+    """
+
+    names = None
+    empty: Sequence[str] = ()
+
+    def __init__(self, root: Path | str, files: Iterable[str], left_out: dict[str, int] | None = None):
+        self.root, self.files, self.left_out = str(root), Names(files), left_out or {}
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def name(self, index: int) -> str:
+        return self.files[index]
+
+    def read(self, index: int) -> tuple[str, int]:
+        return os.path.join(self.root, self.files[index]), 0
+
+    def labels(self) -> list[int]:
+        return [0] * len(self)
+
+
+def is_listed(path: str | Path) -> bool:
+    """Whether this is a pattern, a list of files or a single photograph: nothing that says anything of labels."""
+    local = Path(path).expanduser()
+    return is_pattern(path) or (local.is_file() and local.suffix.lower() != ".tar")
+
+
+def listed_files(path: str | Path) -> FileList:
+    """The photographs that a pattern, a list or a single name stands for; a pattern's in sorted order, a list's in its
+    own, where what cannot be read is found out later.
+
+    Raises ValueError, in one line, where there is none, and for a file that is no list.
+    """
+    local = Path(path).expanduser()
+    if is_pattern(path):
+        return _matching(str(local))
+    if is_photograph(local.name):
+        return FileList("", [str(local)])
+    if local.suffix.lower() in _PACKED:
+        raise ValueError(f"{local} is packed: unpack it, or give a .tar that is not compressed")
+    found = FileList("", _lines(local))
+    if not len(found):
+        raise ValueError(f"{local} lists no file: give a file with the name of a photograph on each line")
+    return found
+
+
+def _matching(pattern: str) -> FileList:
+    walk, folders = Walk(Path(".")), 0
+    found = []
+    for path in glob.iglob(pattern, recursive=True):
+        if os.path.isdir(path):
+            folders += 1
+        else:
+            found += walk.sort_out([path])
+    if not found:
+        raise ValueError(f"{pattern} matches no image ({', '.join(ENDINGS)})")
+    return FileList("", sorted(found), dict(walk.left_out) | ({FOLDERS: folders} if folders else {}))
+
+
+def _lines(path: Path) -> Iterator[str]:
+    try:
+        with open(path, "rb") as file:
+            for number, line in enumerate(file):
+                line = line.removeprefix(_MARK) if number == 0 else line
+                if b"\0" in line:
+                    raise ValueError(f"{path} is no text: give a folder, a .tar, or a list with a file on each line")
+                if name := line.rstrip(b"\r\n"):
+                    yield os.fsdecode(name)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {reason(error)}") from error

@@ -1,0 +1,71 @@
+"""What the classes of a model are called: by a file, by the model itself, or as the ImageNet that it has learned."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ..common.text import counted
+from ..data.class_map import read_class_map
+from ..data.classes import WNID, english, imagenet_names
+
+UNNAMED = "no names are known: labels are class indices"
+
+
+def label_names(
+    model: nn.Module, given: str | Path | Sequence[str] | Mapping[str, int] | None = None
+) -> tuple[tuple[str, ...], str]:
+    """A name for every class of a model for images, by index, and in words where they come from.
+
+    model: with timm's attributes `num_classes` and `pretrained_cfg`, as `vitrim.for_images` gives it
+    given: names in the model's order, {name: index}, or a file (`vitrim.data.class_map` says of which forms)
+
+    ImageNet's wnids become English. A class without a name is called by its index.
+    Raises ValueError for a model without classes, and for names that are not those of its classes.
+    """
+    about: Any = model
+    count = about.num_classes
+    if given is not None:
+        return _given(given, count), "as given"
+    if known := _carried((getattr(about, "pretrained_cfg", None) or {}).get("label_names")):
+        return _filled(known, count), "the model's own"
+    if found := imagenet_names(count):
+        return _filled(found, count), f"ImageNet's, as the model tells {count:,} classes apart"
+    return _filled({}, count), UNNAMED
+
+
+def _given(given: str | Path | Sequence[str] | Mapping[str, int], count: int) -> tuple[str, ...]:
+    listed = isinstance(given, Sequence) and not isinstance(given, str)
+    if listed and len(given) != count:
+        raise ValueError(
+            f"class_names has {counted(len(given), 'name')}, and the model {counted(count, 'class', 'classes')}: give "
+            "one for each, in its order"
+        )
+    if listed:
+        return tuple(map(_english, map(str, given)))
+    where: Any = given
+    by_name = read_class_map(where, count)
+    beyond = [name for name, index in by_name.items() if index >= count]
+    if beyond:
+        raise ValueError(
+            f"class_names: {beyond[0]} is class {by_name[beyond[0]]}, and the model has {count:,} classes, from 0 to "
+            f"{count - 1:,}"
+        )
+    return _filled({index: name for name, index in by_name.items()}, count)
+
+
+def _carried(names: Any) -> dict[int, str]:
+    """The names that a model carries, a list or by index."""
+    pairs = names.items() if isinstance(names, Mapping) else enumerate(names or ())
+    return {int(index): str(name) for index, name in pairs}
+
+
+def _filled(names: Mapping[int, str], count: int) -> tuple[str, ...]:
+    return tuple(_english(names.get(index, str(index))) for index in range(count))
+
+
+def _english(name: str) -> str:
+    return english(name) if WNID.fullmatch(name) else name

@@ -1,0 +1,216 @@
+"""A run over a data set: images in, rows out, in parts; what is done is not done again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..common.progress import progress
+from ..common.tensor_files import digest
+from ..common.text import counted
+from ..data import Photographs, StreamedPhotographs
+from .callables import Images
+from .outputs import Output
+from .processes import Processes
+from .reading import Batches, Piece, pieces, streamed
+
+SHARD_BYTES, SHARD_IMAGES = 1 << 26, 4096
+PREPARED = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")  # of timm's data configuration
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a run came to.
+
+    images:     that it was asked for
+    unreadable: of these
+    before:     images that an earlier try had done
+    seconds:    that this one took for the others
+    """
+
+    images: int
+    unreadable: int
+    before: int
+    seconds: float
+
+    @property
+    def rows(self) -> int:
+        return self.images - self.unreadable
+
+    @property
+    def images_per_s(self) -> float:
+        return (self.images - self.before) / self.seconds if self.seconds else 0.0
+
+
+@dataclass
+class Run:
+    """A model, images and a place for the rows.
+
+    part:    images in a part, a multiple of the model's batch size; what a kill loses at most of each process
+    workers: processes that decode for each process of the run; None: one for each processor, at most 8
+    restart: throw away an unfinished run that was asked something else
+    """
+
+    model: Images
+    images: Photographs | StreamedPhotographs
+    output: Output
+    part: int
+    workers: int | None = None
+    restart: bool = False
+    processes: Processes = field(default_factory=Processes)
+
+    def run(self, asked: dict[str, Any], begun: Callable[[int, int | None], None] = lambda before, total: None) -> Done:
+        """Compute what is missing and publish; of many processes the first publishes.
+
+        asked: what tells this run from another one; begun: called with the images that are done already, and all
+
+        Raises ValueError for an output that another run has begun, and `Unfinished` where the disk refuses.
+        """
+        if self.processes.world > 1 and self.total is None:
+            raise ValueError("the data set is a stream, which is read from its start to its end: start one process")
+        self.processes.agree(asked.get("listing"), "files")
+        with ExitStack() as stack:
+            todo = self.processes.decided(lambda: self._begin(asked, stack))
+            before = self._images_before(todo)
+            begun(before, self.total)
+            start = time.monotonic()
+            images = self._compute(todo, before) if todo is not None else None
+            self.processes.wait()
+            return self.processes.decided(lambda: self._publish(images, before, start))
+
+    @property
+    def total(self) -> int | None:
+        """How many images there are; None where a stream does not know until its end."""
+        return len(self.images) if isinstance(self.images, Photographs) else None
+
+    def _begin(self, asked: dict[str, Any], stack: ExitStack) -> list[int] | None:
+        """The parts to do; None where all is done and not yet published. Of a stream the first of them alone."""
+        journal = self.output.journal
+        stack.enter_context(journal.alone())
+        journal.begin(asked, self.restart)
+        if journal.ended:
+            return None
+        done = journal.done()
+        if self.total is None:
+            first = next(number for number in range(len(done) + 1) if number not in done)
+            return [max(0, first - 1)]  # the last one again: it may be the end of the stream, and not full
+        return [number for number in range(-(-self.total // self.part)) if number not in done]
+
+    def _images_before(self, todo: list[int] | None) -> int:
+        if todo is None:
+            return int(self.output.journal.found()["images"])
+        if self.total is None:
+            return todo[0] * self.part
+        return self.total - sum(min(self.part, self.total - number * self.part) for number in todo)
+
+    def _compute(self, todo: list[int], before: int) -> int:
+        """All that is missing of this process's share; how many images there are, as far as it has seen."""
+        seen, start, skipped = before, time.monotonic(), 0
+        waiting = Waiting(self.model, self.output)
+        with progress("images", self.total, before) as report:
+            for piece in self._pieces(todo):
+                waiting.add(piece)
+                seen, skipped = seen + piece.size, skipped + len(piece.skipped)
+                rate = (seen - before) / (time.monotonic() - start)
+                report(self._shown(seen), _note(rate * self.processes.world, skipped), self.total)
+            waiting.flush()
+        return self.total or seen
+
+    def _pieces(self, todo: list[int]) -> Iterator[Piece]:
+        batch, device = self.model.batch_size or 1, self.model.ready.device
+        if isinstance(self.images, Photographs):
+            mine = todo[self.processes.rank :: self.processes.world]
+            return pieces(self.images, Batches(mine, len(self.images), self.part, batch), self.workers, device)
+        self.images.start = todo[0] * self.part
+        return streamed(self.images, self.part, batch, self.workers, device)
+
+    def _shown(self, seen: int) -> int:
+        """What all processes have done, as far as the disk tells the first of them."""
+        if self.processes.world == 1:
+            return seen
+        return len(self.output.journal.done()) * self.part
+
+    def _publish(self, images: int | None, before: int, start: float) -> Done:
+        journal = self.output.journal
+        if images is not None:
+            self.output.end({"images": images})
+        found = journal.found()
+        self.output.publish()
+        return Done(found["images"], found["unreadable"], before, time.monotonic() - start)
+
+
+class Waiting:
+    """The rows of the part that is being computed."""
+
+    def __init__(self, model: Images, output: Output):
+        self.model, self.output = model, output
+        self._nothing = model.nothing()
+        self._start(-1)
+
+    def _start(self, part: int) -> None:
+        self.part = part
+        self.files: list[str] = []
+        self.columns: list[dict[str, np.ndarray]] = [self._nothing]
+        self.skipped: list[dict[str, str]] = []
+
+    def add(self, piece: Piece) -> None:
+        """A batch; with the last of its part that part is on the disk."""
+        if self.part != piece.part:
+            self._start(piece.part)
+        if piece.files:
+            self.columns.append(self.model.of_images(piece.images))
+        self.files += piece.files
+        self.skipped += piece.skipped
+        if piece.last:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what has come, if anything has."""
+        if self.part < 0 or not (self.files or self.skipped):
+            return
+        rows = {name: np.concatenate([each[name] for each in self.columns]) for name in self._nothing}
+        self.output.add(self.part, self.files, rows, self.skipped)
+        self._start(-1)
+
+
+def part_size(model: Images, wanted: int) -> int:
+    """Images in a part: about as many as wanted, in whole batches, and not more than fit some 64 MB."""
+    row = sum(column.nbytes for column in model.of_images(_black(model)).values())
+    batch = model.batch_size or 1
+    return max(1, min(wanted, SHARD_BYTES // row) // batch) * batch
+
+
+def told_of(images: Photographs | StreamedPhotographs, model: Images) -> dict[str, Any]:
+    """What tells data and model from others."""
+    files = getattr(images.source, "files", None)
+    return {
+        "images": len(images) if isinstance(images, Photographs) else None,
+        "listing": files.digest if files is not None else None,
+        "chosen": images.choice,
+        **{key: images.config[key] for key in PREPARED},
+        "weights": digest(model.ready.model.state_dict()),
+        "precision": model.precision,
+        "batch_size": model.batch_size,
+    }
+
+
+def with_batch_for(model: Images, images: Photographs | StreamedPhotographs, batch: int) -> Images:
+    """The same model for batches of that size, or of all images, where these are fewer."""
+    model.batch_size = min(batch, len(images)) if isinstance(images, Photographs) else batch
+    return model
+
+
+def _black(model: Images) -> Tensor:
+    return torch.zeros(1, *model.ready.config["input_size"])
+
+
+def _note(rate: float, skipped: int) -> list[str]:
+    words = [f"{rate:,.0f} images/s"] if rate >= 10 else [f"{rate:.1f} images/s"]
+    return words + ([f"{counted(skipped, 'image')} unreadable"] if skipped else [])
