@@ -20,7 +20,7 @@ from ._version import __version__
 
 if TYPE_CHECKING:
     from .core.evidence import Evidence
-    from .core.joining import Join
+    from .core.joining import Absorb, Join
     from .core.masking import Mask
     from .core.reductions import Fuse, Keep, Merge, Reduction
     from .core.tokens import Tokens
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         BAT,
         DPCKNN,
         METHODS,
+        DiffRate,
         DynamicViT,
         EViT,
         EvoViT,
@@ -57,7 +58,9 @@ __all__ = [
     "BAT",
     "DPCKNN",
     "METHODS",
+    "Absorb",
     "BlockTrace",
+    "DiffRate",
     "DynamicViT",
     "EViT",
     "Embedder",
@@ -97,7 +100,7 @@ __all__ = [
 # Where each public name lives. PyTorch and timm take seconds to import, so they are imported when a name is used.
 _HOMES = {
     "core.evidence": ("Evidence",),
-    "core.joining": ("Join",),
+    "core.joining": ("Absorb", "Join"),
     "core.masking": ("Mask",),
     "core.reductions": ("Fuse", "Keep", "Merge", "Reduction"),
     "core.tokens": ("Tokens",),
@@ -105,8 +108,8 @@ _HOMES = {
     "deploy.optimize": ("optimize",),
     "inference.callables": ("Embedder", "Predictor"),
     "methods": (
-        *("ATS", "BAT", "DPCKNN", "METHODS", "DynamicViT", "EViT", "EvoViT", "Grid", "IdleViT", "LastClassAttention"),
-        *("Method", "Random", "ToFe", "ToMe", "TopK", "register_method"),
+        *("ATS", "BAT", "DPCKNN", "METHODS", "DiffRate", "DynamicViT", "EViT", "EvoViT", "Grid", "IdleViT"),
+        *("LastClassAttention", "Method", "Random", "ToFe", "ToMe", "TopK", "register_method"),
     ),
     "runtime.build": ("UntrainedWarning", "reduce"),
     "runtime.model": ("ReducedViT", "for_images"),

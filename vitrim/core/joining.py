@@ -1,4 +1,5 @@
 """Join: some tokens join others, which become their means; what ToMe and its kin do to a few tokens in every block.
+Absorb: others are dropped meanwhile, and those that join count by how alike they are (DiffRate).
 
 The same could be said with `Merge`, for any groups; here the few that move are all that is worked on.
 
@@ -7,7 +8,7 @@ Shapes: b images, p prefix tokens, n patch tokens before, m = n - r after.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
@@ -78,7 +79,7 @@ class Join(Reduction):
     def owners(self, n) -> Int[Tensor, "b n"]:
         b, m = self.lead.shape
         rank = torch.arange(m, device=self.lead.device).expand(b, m)
-        owners = rank.new_zeros(b, n).scatter(1, self.lead, rank)
+        owners = rank.new_full((b, n), -1).scatter(1, self.lead, rank)
         return owners.scatter(1, self.moved, self.into)
 
     def representatives(self):
@@ -90,4 +91,38 @@ class Join(Reduction):
         return Merge(group, self.sizes / self.total.gather(1, group), self.groups, self.lead, scores=self.scores)
 
     def restore(self, y, x, prefix=0):
-        return self.as_merge().restore(y, x, prefix)
+        update = (y - self.shrink(x, prefix))[:, prefix:]
+        rows = torch.cat([self.lead, self.moved], dim=1)
+        patches = add_rows(x[:, prefix:], rows, torch.cat([update, take_rows(update, self.into)], dim=1))
+        return torch.cat([y[:, :prefix], patches], dim=1)
+
+
+@dataclass(frozen=True)
+class Absorb(Join):
+    """Some tokens are dropped, and some of the rest join others: each group becomes the plain mean of its members, and
+    its size the leader's and what the others add to it, by how alike they are (DiffRate).
+
+    Tokens in neither `lead` nor `moved` are dropped; all else is as in `Join`.
+
+    similar: [b, r] how alike each moved token is to the one that it joins, from 0 to 1
+
+    Example:
+        >>> x, sizes = torch.tensor([[[1.0], [2.0], [4.0], [8.0]]]), torch.ones(1, 4)
+        >>> lead, moved, into = torch.tensor([[0, 1]]), torch.tensor([[2]]), torch.tensor([[1]])
+        >>> absorb = vitrim.Absorb(lead, moved, into, sizes, similar=torch.tensor([[0.5]]))
+        >>> absorb.shrink(x).flatten().tolist(), absorb.shrink_size(sizes).tolist(), absorb.owners(4).tolist()
+        ([1.0, 3.0], [[1.0, 1.5]], [[0, 1, 1, -1]])
+    """
+
+    similar: Tensor = field(kw_only=True)
+
+    def shares(self) -> Float[Tensor, "b r"]:
+        members = torch.ones_like(self.similar)
+        count = members.new_ones(self.lead.shape).scatter_add(1, self.into, members)
+        return 1 / count.gather(1, self.into)
+
+    def _sum(self, size):
+        return size.gather(1, self.lead).scatter_add(1, self.into, size.gather(1, self.moved) * self.similar)
+
+    def as_merge(self) -> Merge:
+        raise ValueError("tokens that are dropped belong to no group: this reduction is no Merge")

@@ -9,6 +9,7 @@ from .tofe import ToFe
 from .tome import ToMe
 from .dynamicvit import DynamicViT
 from .dpcknn import DPCKNN
+from .diffrate import DiffRate
 from .evovit import EvoViT
 from .ats import ATS
 from .baselines import Grid, Random, TopK
