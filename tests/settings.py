@@ -222,7 +222,7 @@ METHODS: tuple[MethodRow, ...] = (
     MethodRow("dynamicvit", "dynamicvit", dict(keep=0.7)),
     MethodRow("dpcknn", "dpcknn", dict(keep=0.7)),
     MethodRow("dpcknn-plain", "dpcknn", dict(keep=(0.8, 0.4), at=(0, 2), proportional=False)),
-    MethodRow("diffrate", "diffrate", dict(leave=4.5), needs_cls=True, off={"leave": 0}),
+    MethodRow("diffrate", "diffrate", dict(keep=0.8), needs_cls=True),
     MethodRow(
         "diffrate-lists",
         "diffrate",

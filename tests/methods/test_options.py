@@ -24,7 +24,7 @@ OPTIONS = [(cls, option) for cls in vitrim.METHODS.values() for option in cls.op
 IDS = [f"{cls.name}-{option}" for cls, option in OPTIONS]
 
 FLAGS = ("fuse", "reuse", "normalise", "proportional")
-COUNTS = ("r", "clusters", "pairs", "neighbours", "iterations", "stages", "seed")
+COUNTS = ("r", "pruned", "merged", "clusters", "pairs", "neighbours", "iterations", "stages", "seed")
 NUMBERS = ("tau", "momentum")
 NEVER = (
     {"a": 1},

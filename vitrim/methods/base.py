@@ -56,6 +56,7 @@ class Method(Sealed, nn.Module):
     counts: ClassVar[Literal["fixed", "own"]] = "fixed"
     trains_masked: bool = False
     switches: ClassVar[tuple[str, ...]] = ()
+    default_keep: float = 1.0  # where an option `keep` is None
     number: int = 0  # of the method in its stack; what it carries in `Tokens.notes` goes by it
 
     def __init__(self, keep: Any = 1.0, at: Any = None, *, scorer: Scorer | None = None, zero: bool = False):
@@ -79,10 +80,10 @@ class Method(Sealed, nn.Module):
     def bind(self, body: Backbone) -> None:
         """Settle what depends on the model: places, learned parts. Raises ValueError where the model cannot serve."""
         at = self.blocks_of(body)
-        check_keep(self.keep, len(at), zero=self._zero)
+        rates = check_keep(self.default_keep if self.keep is None else self.keep, len(at), zero=self._zero)
         if self.scorer is not None:
             self.scorer.bind(body, self.name)
-        self.places = tuple(Place(j, block, rate_at(self.keep, j)) for j, block in enumerate(at))
+        self.places = tuple(Place(j, block, rate_at(rates, j)) for j, block in enumerate(at))
 
     def build(self, body: Backbone) -> None:
         """Make the learned parts, if the method has any; called once, after `bind`."""
@@ -120,6 +121,12 @@ class Method(Sealed, nn.Module):
         """
         check_keep(rates, zero=self._zero)
         self.places = tuple(replace(place, keep=rate) for place, rate in zip(self.places, rates, strict=True))
+
+    @property
+    def rates(self) -> float | list[float]:
+        """The keep rates as they are now: of the places, or one where all have the same."""
+        rates = [place.keep for place in self.places]
+        return rates[0] if len(set(rates)) == 1 else rates
 
     def place(self, block: int) -> Place | None:
         """The place at this block, if there is one."""
@@ -238,7 +245,7 @@ class Method(Sealed, nn.Module):
     def dial_setting(self) -> str:
         """The dial and its value, or its values for each place; of one that was left out what the method chose."""
         value = getattr(self, self.dial)
-        value = [place.keep for place in self.places] if value is None else value
+        value = self.rates if value is None else value
         values = value if isinstance(value, (tuple, list)) else (value,)
         return f"{self.dial}={' '.join(f'{value:g}' for value in values)}"
 

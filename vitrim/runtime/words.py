@@ -39,8 +39,9 @@ def options_in_words(method: Method) -> str:
         'keep=0.7, fuse=False'
     """
     options = {method.dial: getattr(method, method.dial), **method.options()}
-    if options[method.dial] is None:  # what the method chose for this model
-        options[method.dial] = [place.keep for place in method.places]
+    if options[method.dial] is None:  # what the method chose for this model; nothing where other options say it
+        options[method.dial] = method.rates if min(place.keep for place in method.places) < 1 else None
+    options = {key: value for key, value in options.items() if value is not None}
     return ", ".join(f"{key}={_brief(value)}" for key, value in options.items() if key not in PLACES)
 
 

@@ -65,8 +65,10 @@ def kept_shares(student: ReducedViT, loss_inputs: LossInputs) -> dict[str, Tenso
 
 
 def turns_by_schedule(method: Method) -> bool:
-    """Whether a schedule can turn its keep rates: it has some (ToMe has not), and training does not move them."""
-    return "keep" in method.option_names() and not learns_counts(method)
+    """Whether a schedule can turn its keep rates: it has some (ToMe has not, nor DiffRate with counts of its own), and
+    training does not move them."""
+    turns = "keep" in method.option_names() and any(place.keep < 1 for place in method.places)
+    return turns and not learns_counts(method)
 
 
 def approximates(method: Method) -> bool:
