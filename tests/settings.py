@@ -230,6 +230,7 @@ METHODS: tuple[MethodRow, ...] = (
         full_map=True,
         off={"pruned": 0, "merged": 0},
     ),
+    MethodRow("pitome", "pitome", dict(keep=0.8)),
     MethodRow("evovit", "evovit", dict(keep=0.5), needs_cls=True, keeps_grid=True),
     MethodRow("ats", "ats", dict(keep=0.7), needs_cls=True, order_free=False, static=False, off=None),
     MethodRow("evovit-stages", "evovit", dict(keep=0.7, stages=3, momentum=0.9), needs_cls=True, keeps_grid=True),

@@ -134,7 +134,7 @@ def _maps_formed(row: BackboneRow, method) -> int:
     return watch.found
 
 
-COMPARING = ("bat", "dpcknn")  # these compare tokens with each other: no attention map, but as large
+COMPARING = ("pitome", "bat", "dpcknn")  # these compare tokens with each other: no attention map, but as large
 
 
 @torch.no_grad()

@@ -25,7 +25,7 @@ IDS = [f"{cls.name}-{option}" for cls, option in OPTIONS]
 
 FLAGS = ("fuse", "reuse", "normalise", "proportional")
 COUNTS = ("r", "pruned", "merged", "clusters", "pairs", "neighbours", "iterations", "stages", "seed")
-NUMBERS = ("tau", "momentum")
+NUMBERS = ("tau", "momentum", "margin")
 NEVER = (
     {"a": 1},
     b"x",

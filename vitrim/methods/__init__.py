@@ -10,6 +10,7 @@ from .tome import ToMe
 from .dynamicvit import DynamicViT
 from .dpcknn import DPCKNN
 from .diffrate import DiffRate
+from .pitome import PiToMe
 from .evovit import EvoViT
 from .ats import ATS
 from .baselines import Grid, Random, TopK
