@@ -153,7 +153,7 @@ def _check_sizes(tokens: Tokens, reduction, after: Tokens) -> None:
         lead = tokens.sizes.gather(1, reduction.representatives())
         assert (lead <= after.sizes).all() and (after.sizes <= members + 1e-5).all() and (lead < after.sizes).any()
         return
-    torch.testing.assert_close(after.sizes.sum(dim=1), tokens.sizes.sum(dim=1))
+    torch.testing.assert_close(after.sizes.sum(dim=1), theirs.sum(dim=1))
     torch.testing.assert_close(after.sizes, members)
 
 

@@ -23,9 +23,9 @@ ROWS = {b.values[0].name: b.values[0] for b in backbones()}
 OPTIONS = [(cls, option) for cls in vitrim.METHODS.values() for option in cls.option_names()]
 IDS = [f"{cls.name}-{option}" for cls, option in OPTIONS]
 
-FLAGS = ("fuse", "reuse", "normalise", "proportional")
+FLAGS = ("fuse", "reuse", "normalise", "proportional", "rescale")
 COUNTS = ("r", "pruned", "merged", "clusters", "pairs", "neighbours", "iterations", "stages", "seed")
-NUMBERS = ("tau", "momentum", "margin")
+NUMBERS = ("tau", "momentum", "margin", "candidates")
 NEVER = (
     {"a": 1},
     b"x",

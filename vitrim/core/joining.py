@@ -29,6 +29,8 @@ class Join(Reduction):
     into:  [b, r] which of `lead` each of them joins
     sizes: [b, n] patches that each token stands for
     proportional: a merged token weighs as a key as much as its members together (ToMe Eq. 1)
+    rescale: give the mean of a group the largest Euclidean norm among its members (ToFu): a mean of vectors that point
+           apart is shorter than they are, and the next norm layer would turn noise up with it
 
     A token that none joins stays the same, bit for bit.
 
@@ -44,6 +46,7 @@ class Join(Reduction):
     into: Tensor
     sizes: Tensor
     proportional: bool = False
+    rescale: bool = False
 
     weighs: ClassVar[bool] = True
 
@@ -60,8 +63,18 @@ class Join(Reduction):
     def shrink(self, x, prefix=0):
         kept = take_rows(x, behind_prefix(self.lead, prefix))
         into, shares = self.into + prefix, self.shares().unsqueeze(-1).to(x.dtype)
+        moved = take_rows(x, self.moved + prefix)
         # lead + share * (member - lead): exact where nobody joins.
-        return add_rows(kept, into, shares * (take_rows(x, self.moved + prefix) - take_rows(kept, into)))
+        means = add_rows(kept, into, shares * (moved - take_rows(kept, into)))
+        return self._with_norms(means, kept, moved, into) if self.rescale else means
+
+    def _with_norms(self, means: Tensor, kept: Tensor, moved: Tensor, into: Tensor) -> Float[Tensor, "b pm c"]:
+        """The means, each as long as the longest of its members; those that nobody joins as they are, bit for bit."""
+        norms = kept.float().norm(dim=-1)
+        longest = norms.scatter_reduce(1, into, moved.float().norm(dim=-1), "amax")
+        joined = torch.zeros_like(norms).scatter(1, into, 1.0)
+        scale = torch.where(joined > 0, longest / means.float().norm(dim=-1).clamp(min=1e-12), 1.0)
+        return means * scale.unsqueeze(-1).to(means.dtype)
 
     def shares(self) -> Float[Tensor, "b r"]:
         """How much each moved token weighs in the mean of its group."""

@@ -11,6 +11,7 @@ from .dynamicvit import DynamicViT
 from .dpcknn import DPCKNN
 from .diffrate import DiffRate
 from .pitome import PiToMe
+from .prunemerge import PruneMerge
 from .evovit import EvoViT
 from .ats import ATS
 from .baselines import Grid, Random, TopK

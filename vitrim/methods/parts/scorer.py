@@ -15,14 +15,16 @@ from ...core.seeds import image_seed, random_scores
 from ...core.tokens import Tokens
 from .checks import check_score, check_seed
 
-SCORES = ("cls", "tokens", "random", "-cls")
+SCORES = ("cls", "cls-values", "tokens", "random", "-cls")
+CLASS_SCORES = ("cls", "cls-values", "-cls")
 
 
 class Scorer:
     """Scores of the patch tokens at a place; the largest are kept.
 
-    score: "cls": class attention (EViT Eq. 2); "tokens": mean of all rows of the map (Eq. 4), for models without [CLS];
-           "random", "-cls": random scores seeded per image, and the least attentive first (Table 15); or a callable,
+    score: "cls": class attention (EViT Eq. 2); "cls-values": the same of each head times the norm of the head's value,
+           which says how much of a token [CLS] receives (ATS); "tokens": mean of all rows of the map (Eq. 4), for models
+           without [CLS]; "random", "-cls": random scores seeded per image, and the least attentive first (Table 15); or a callable,
            images to scores [b, n] (Table 14)
     seed:  for score="random"
     Raises ValueError for any other score or seed.
@@ -39,7 +41,7 @@ class Scorer:
 
     def bind(self, body: Backbone, name: str) -> None:
         """Raises ValueError where the method of that name needs a [CLS] token and the model has none."""
-        if not body.class_tokens and self.score in ("cls", "-cls"):
+        if not body.class_tokens and self.score in CLASS_SCORES:
             raise UnfitModel(
                 f"{name} with ",
                 {"score": self.score},
@@ -66,6 +68,9 @@ class Scorer:
             return evidence.token_attention()
         if self.score == "random":
             return random_scores(tokens.notes[number], tokens.n, place, self.seed)
+        if self.score == "cls-values":
+            rows = evidence.class_rows() * evidence.value_norms().detach().unsqueeze(2)
+            return rows.mean(dim=(1, 2))
         attention = evidence.class_attention()
         return -attention if self.score == "-cls" else attention
 
@@ -88,7 +93,7 @@ class Scorer:
         heads, channels = body.heads(place.block)
         total = n + body.prefix
         full_map = heads * channels * total * total if self.score == "tokens" else 0
-        needs_row = self.score in ("cls", "-cls") or (weighs and self.has_class)
+        needs_row = self.score in CLASS_SCORES or (weighs and self.has_class)
         return full_map + (class_row_macs(body, place, n) if needs_row else 0)
 
 
