@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -17,6 +18,7 @@ from ..common.text import did_you_mean
 from ..methods import METHODS, Method
 from .budget import solve
 from .model import REDUCED, ReducedViT, unwrap
+from .plan_file import ENDING, Plan, pick, read_plans
 from .pretrained import as_pretrained, shared_copy
 from .stack import as_stack
 from .wrapped_timm import as_wrapper
@@ -34,7 +36,7 @@ class UntrainedWarning(UserWarning):
 
 def reduce(
     model: nn.Module,
-    method: str | Method | Sequence[Method],
+    method: str | Path | Method | Sequence[Method] | Plan,
     *,
     macs: float | None = None,
     dial: str | None = None,
@@ -48,7 +50,8 @@ def reduce(
 
     model:   a timm or transformers model; wrappers of torch.compile and DistributedDataParallel are taken off
     method:  `vitrim.EViT(keep=0.7)`; or a name with its options: `reduce(model, "evit", keep=0.7)`;
-             or a list of methods that act one after the other: `[ToMe(r=8, at=range(6)), EViT(keep=0.6, at=8)]`
+             or a list of methods that act one after the other: `[ToMe(r=8, at=range(6)), EViT(keep=0.6, at=8)]`;
+             or a plan that `vitrim tune` has found, or its file: `reduce(model, "plan.json", macs=0.5)`
     macs:    a share of the dense cost, in (0, 1]: sets the method's dial (keep, r) for the largest plan not above it;
              of a model of images and text a share of the vision tower's cost
     dial:    in a stack, the name of the method whose dial `macs` sets; default the last
@@ -101,7 +104,7 @@ def _wrapper_of(model: nn.Module, copy: bool) -> Any:
 
 def attach(
     model: nn.Module,
-    method: str | Method | Sequence[Method],
+    method: str | Path | Method | Sequence[Method] | Plan,
     *,
     macs: float | None = None,
     dial: str | None = None,
@@ -114,21 +117,34 @@ def attach(
     if isinstance(model, ReducedViT):
         way = "give the dense one" if is_of_transformers(model) else "give its `.backbone`"
         raise ValueError(f"the model is reduced already: {way}, and a list of methods to stack them")
+    plan = _plan_of(method, macs)
     family = find_family(model)
     model = own_copy(model) if copy else model
     model = shared_copy(model) if family is TransformersBackbone and not copy else model
     body = family(model)
     warn_of_unseen(model, body.around())
+    if plan is not None:
+        plan.check_fits(body)
+        return ReducedViT(model, [make_method(name, **options) for name, options in plan.methods], plan.prediction_only)
     if prediction_only and isinstance(method, Sequence) and not method and macs is None and not options:
         return ReducedViT(model, [], prediction_only)
-    methods = _as_methods(method, options)
+    given: Any = method  # no plan, by now
+    methods = _as_methods(given, options)
     _check_budget(methods, macs, dial, options)
     if macs is not None:
         methods = solve(body, methods, macs, dial, prediction_only)
     return ReducedViT(model, methods, prediction_only)
 
 
-def _as_methods(method: str | Method | Sequence[Method], options: dict[str, Any]) -> list[Method]:
+def _plan_of(method: Any, macs: float | None) -> Plan | None:
+    """The plan that is given, as one or as its file; None: a method is."""
+    if isinstance(method, Plan):
+        return method
+    filed = isinstance(method, Path) or (isinstance(method, str) and method.endswith(ENDING))
+    return pick(read_plans(method), macs) if filed else None
+
+
+def _as_methods(method: str | Path | Method | Sequence[Method] | Plan, options: dict[str, Any]) -> list[Method]:
     if isinstance(method, str):
         return [make_method(method, **options)]
     given = as_stack(list(method) if isinstance(method, Sequence) else [method])

@@ -23,9 +23,9 @@ class Scorer:
     """Scores of the patch tokens at a place; the largest are kept.
 
     score: "cls": class attention (EViT Eq. 2); "cls-values": the same of each head times the norm of the head's value,
-           which says how much of a token [CLS] receives (ATS); "tokens": mean of all rows of the map (Eq. 4), for models
-           without [CLS]; "random", "-cls": random scores seeded per image, and the least attentive first (Table 15); or a callable,
-           images to scores [b, n] (Table 14)
+           which says how much of a token [CLS] receives (ATS); "tokens": mean of all rows of the map (Eq. 4), for
+           models without [CLS]; "random", "-cls": random scores seeded per image, and the least attentive first (Table
+           15); or a callable, images to scores [b, n] (Table 14)
     seed:  for score="random"
     Raises ValueError for any other score or seed.
     """

@@ -1,0 +1,251 @@
+"""The best plan for a budget, or for a front of budgets, without training and without labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ..common.progress import progress
+from ..common.text import counted
+from ..core.values import as_number, as_whole
+from ..evaluate.judges import without_classifier
+from ..runtime.build import attach
+from ..runtime.model import ReducedViT, for_images, unwrap
+from ..runtime.plan_file import Plan
+from .exchange import Cost, Exchange
+from .judge import Judge, agreement
+from .space import Shape, Space, check_model
+from .trials import Trials
+
+TRIALS = 300
+FEWEST_PHOTOGRAPHS = 16
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method at one budget: the plan that was found, beside the method's own even plan of the same cost.
+
+    distance: mean KL to the dense model's classes, or 1 - cosine of features, over the photographs of the search
+    held_out_distance, held_out_agreement: the same, and percent of equal classes, over those that the search never saw;
+        None: there are none, or there are no classes
+    flat: these three figures of the even plan; None: the method has none for this budget
+    """
+
+    plan: Plan
+    distance: float
+    held_out_distance: float | None
+    held_out_agreement: float | None
+    flat: dict[str, float | None] | None
+    evaluations: int
+
+
+def tune(
+    model: nn.Module,
+    images: Float[Tensor, "b c h w"],
+    methods: Sequence[str] = ("prunemerge",),
+    budgets: Sequence[float] = (0.5,),
+    *,
+    held_out: Float[Tensor, "b c h w"] | None = None,
+    trials: int = TRIALS,
+    seed: int = 0,
+    prediction_only: bool | None = None,
+    cost: Callable[[Space], Cost] | None = None,
+    journal: str | Path | None = None,
+    restart: bool = False,
+) -> list[Row]:
+    """Search the counts of every block, for each method and each budget; the best rows of each budget come first.
+
+    model:    a dense model of timm or transformers, as `vitrim.reduce` takes it
+    images:   photographs to search on, as the model takes them; some hundred; no labels
+    methods:  names; `tome+evit` is a stack, the first method in the first half of the blocks
+    budgets:  shares of the dense cost, such as (0.7, 0.5); from the largest on, each begins where the last ended
+    held_out: other photographs, on which the plans are judged in the end
+    trials:   plans that are judged for each method and budget
+    prediction_only: as for `vitrim.reduce`; None: where the model allows it
+    cost:     what plans cost, where it is not MACs: `vitrim.tune.milliseconds`
+    journal:  a file where trials are kept, so that a search that was killed goes on; restart: throw it away
+
+    The same seed finds the same plans.
+    Raises ValueError for a budget out of reach, methods without a plan to search, and too few photographs.
+
+    Example:
+        >>> from vitrim.tune import tune
+        >>> rows = tune(model, torch.rand(16, 3, 128, 128), ["tome"], [0.7], trials=4)
+        >>> rows[0].plan.budget, rows[0].plan.share <= 0.7, rows[0].distance <= rows[0].flat["distance"]
+        (0.7, True, True)
+    """
+    dense = _dense(model)
+    wanted = sorted({_share(budget) for budget in budgets}, reverse=True)
+    _check(images, wanted, trials)
+    only = _allowed(dense, methods) if prediction_only is None else prediction_only
+    asked: dict[str, Any] = {
+        "methods": list(methods),
+        "budgets": wanted,
+        "trials": trials,
+        "seed": seed,
+        "prediction_only": only,
+    }
+    asked |= {"model": check_model(dense), "images": [*images.shape], "sum": float(images.double().sum())}
+    kept = Trials(None if journal is None else Path(journal), asked, restart)
+    rows: list[Row] = []
+    with progress("searching", len(methods) * len(wanted) * trials) as report:
+        for number, name in enumerate(methods):
+            space = Space(dense, name.split("+"), only)
+            one = _Search(space, images, held_out, cost, kept, trials, seed, not without_classifier(dense))
+            done = number * len(wanted) * trials
+            rows += one.front(wanted, lambda k, note, done=done: report(done + k, note))
+    kept.end()
+    return sorted(rows, key=lambda row: (-row.plan.budget, row.distance))
+
+
+class _Search:
+    """The search of one stack."""
+
+    def __init__(
+        self,
+        space: Space,
+        images: Tensor,
+        held_out: Tensor | None,
+        cost: Callable[[Space], Cost] | None,
+        kept: Trials,
+        trials: int,
+        seed: int,
+        classes: bool,
+    ):
+        self.space, self.kept, self.trials, self.seed = space, kept, trials, seed
+        self.classes, self.held_out = classes, held_out
+        self.judge = Judge(space, images, classes)
+        self.cost = Cost(space.share) if cost is None else cost(space)
+
+    def front(self, budgets: Sequence[float], report: Callable[[int, str], Any]) -> list[Row]:
+        """A row for each budget, from the largest on."""
+        rows, before = [], None
+        for number, budget in enumerate(budgets):
+            exchange = Exchange(self.space, self.cost, budget, self.seed)
+            shape = self._start(exchange, before)
+            shape = self._descend(exchange, shape, lambda k, note, n=number: report(n * self.trials + k, note))
+            rows.append(self._row(budget, shape))
+            before = shape
+        return rows
+
+    def _start(self, exchange: Exchange, before: Shape | None) -> Shape:
+        """The best of the plans to begin with: the method's own, an even one, and the last budget's."""
+        even = Shape((8,) * self.space.places, (0.5,) * self.space.places)
+        flat = self._flat(exchange.budget)
+        tries = [exchange.scaled(shape) for shape in (before, even) if shape is not None]
+        tries += [] if flat is None else [flat]
+        found = [shape for shape in dict.fromkeys(tries) if shape is not None]
+        if not found:
+            low = self.cost.share(Shape((self.space.patches,) * self.space.places, (0.0,) * self.space.places))
+            raise ValueError(
+                f"{self.space.name} cannot cost {exchange.budget:g} of the dense model: its plans go from {low:.3f} on"
+            )
+        self.judge.best = None
+        of = f"{self.space.name} {exchange.budget:g}"
+        distances = {}
+        for shape in found:
+            known = self.kept.known(of, shape)
+            distances[shape] = known[1] if known else self.judge.judge(shape, stop=False).mean
+            if not known:
+                self.kept.add(of, shape, False, distances[shape])
+        return min(found, key=lambda shape: distances[shape])
+
+    def _descend(self, exchange: Exchange, shape: Shape, report: Callable[[int, str], Any]) -> Shape:
+        """The best of the plans that a chain of moves leads to, each taken only where it is better."""
+        of, begun, best, tried = f"{self.space.name} {exchange.budget:g}", False, float("nan"), {shape}
+        for trial in range(self.trials):
+            report(trial, "" if best != best else f"best so far {best:.4f}")
+            new = exchange.propose(shape)
+            if new is None:
+                break
+            if new in tried:
+                continue
+            tried.add(new)
+            known = self.kept.known(of, new)
+            if known is None:
+                if not begun:
+                    best, begun = self.judge.settle(shape), True
+                known = self.judge.better(new)
+                self.kept.add(of, new, *known)
+            if known[0]:
+                shape, best = new, known[1]
+        return shape
+
+    # -- what was found
+
+    def _flat(self, budget: float) -> Shape | None:
+        """The method's own plan for the budget; None: it has none, or costs are no MACs."""
+        if len(self.space.names) > 1 or self.cost.by != "macs":
+            return None
+        try:
+            only = self.space.prediction_only
+            reduced = attach(self.space.body.model, self.space.names[0], macs=budget, prediction_only=only)
+        except ValueError:
+            return None
+        return self.space.shape_of(list(reduced.methods))
+
+    def _row(self, budget: float, shape: Shape) -> Row:
+        self.judge.best = None
+        flat = self._flat(budget)
+        found, flat_figures = self._figures(shape), None if flat is None else self._figures(flat)
+        share, body = self.space.share(shape), self.space.body
+        plan = Plan(
+            self.space.options(shape), budget, share, check_model(body.model), body.depth, self.space.patches,
+            self.space.prediction_only, self.cost.by, {**found, "flat": flat_figures},
+        )  # fmt: skip
+        figures: Any = found
+        return Row(plan, **figures, flat=flat_figures, evaluations=self.judge.evaluations)
+
+    def _figures(self, shape: Shape) -> dict[str, float | None]:
+        held: dict[str, float | None] = {"held_out_distance": None, "held_out_agreement": None}
+        distance = self.judge.judge(shape, stop=False).mean
+        if self.held_out is not None and len(self.held_out):
+            judge = Judge(self.space, self.held_out, self.classes)
+            outputs = judge.outputs(shape)
+            held["held_out_distance"] = judge.judge(shape, stop=False).mean
+            held["held_out_agreement"] = agreement(judge.dense, outputs) if self.classes else None
+        return {"distance": distance, **held}
+
+
+def _dense(model: nn.Module) -> nn.Module:
+    """The model for images alone, of whatever library. Raises ValueError for one that is reduced."""
+    inner: Any = unwrap(for_images(model))
+    if isinstance(inner, ReducedViT):
+        raise ValueError("the model is reduced already: give the dense one")
+    return inner
+
+
+def _allowed(model: nn.Module, methods: Sequence[str]) -> bool:
+    """Whether the head reads class tokens alone, so that the last block may compute nothing else."""
+    try:
+        Space(model, methods[0].split("+"), prediction_only=True)
+    except ValueError:
+        Space(model, methods[0].split("+"))  # says what is wrong with the methods, if that was the reason
+        return False
+    return True
+
+
+def _check(images: Tensor, budgets: Sequence[float], trials: int) -> None:
+    if not budgets:
+        raise ValueError("no budget: give shares of the dense cost, such as (0.7, 0.5)")
+    if as_whole(trials) is None or trials < 1:
+        raise ValueError(f"trials={trials}: give a whole number from 1")
+    if len(images) < FEWEST_PHOTOGRAPHS:
+        raise ValueError(
+            f"the search has {counted(len(images), 'photograph')}: give {FEWEST_PHOTOGRAPHS} or more, better 256"
+        )
+    if not torch.isfinite(images).all():
+        raise ValueError("the photographs hold NaN or infinity")
+
+
+def _share(budget: Any) -> float:
+    share = as_number(budget)
+    if share is None or not 0 < share < 1:
+        raise ValueError(f"budget {budget!r} is no share of the dense cost: give numbers between 0 and 1, such as 0.5")
+    return float(share)
