@@ -128,8 +128,7 @@ def attach(
         return ReducedViT(model, [make_method(name, **options) for name, options in plan.methods], plan.prediction_only)
     if prediction_only and isinstance(method, Sequence) and not method and macs is None and not options:
         return ReducedViT(model, [], prediction_only)
-    given: Any = method  # no plan, by now
-    methods = _as_methods(given, options)
+    methods = _as_methods(method, options)
     _check_budget(methods, macs, dial, options)
     if macs is not None:
         methods = solve(body, methods, macs, dial, prediction_only)
@@ -144,7 +143,7 @@ def _plan_of(method: Any, macs: float | None) -> Plan | None:
     return pick(read_plans(method), macs) if filed else None
 
 
-def _as_methods(method: str | Path | Method | Sequence[Method] | Plan, options: dict[str, Any]) -> list[Method]:
+def _as_methods(method: Any, options: dict[str, Any]) -> list[Method]:
     if isinstance(method, str):
         return [make_method(method, **options)]
     given = as_stack(list(method) if isinstance(method, Sequence) else [method])

@@ -23,7 +23,7 @@ from .space import Shape, Space
 
 STANDARD_ERRORS = 1.0  # by which a plan must be worse to be stopped before all photographs are seen
 REMEMBERED = 600 * 2**20  # bytes of tokens of the best plan
-BATCH = 32
+BATCH, OTHER_BATCH = 32, 256  # photographs at a time: on a CPU, and elsewhere
 
 
 @dataclass
@@ -58,7 +58,7 @@ class Judge:
         if not len(images):
             raise ValueError("no photograph to judge by: give some")
         self.space, self.classes = space, classes
-        self.batches = images.split(BATCH)
+        self.batches = images.split(BATCH if images.device.type == "cpu" else OTHER_BATCH)
         self.best: tuple[Shape, Verdict] | None = None
         self.evaluations = self.images_run = 0
         self.dense = self._run(ReducedViT(space.body.model, None).eval())

@@ -135,7 +135,7 @@ class Space:
         """For every place, in the order in which they act, its method's number and what the method takes there."""
         n = self.patches
         for j, step in enumerate(self._order):
-            leaving = min(shape.removed[j], n - FEWEST)
+            leaving = min(shape.removed[j], n // 2 if step.method.dial == "r" else n - FEWEST)
             yield step.method.number, self._rate(step.method, step.place, n, leaving, shape.dropped[j])
             n = n if step.restore_before is not None else n - leaving
 
@@ -149,12 +149,12 @@ class Space:
 
     def _with_rates(self, number: int, rates: list[Any]) -> Method:
         method = self._stack[number]
-        at = [place.block for place in method.places]
+        at = {_places_option(method): [place.block for place in method.places]}
         rest = {key: value for key, value in method.options().items() if key not in (method.dial, *LISTS)}
         if set(method.option_names()) >= LISTS:
             lists = {"pruned": [p for p, _ in rates], "merged": [m for _, m in rates]}
-            return make_method(method.name, **{**rest, **lists, "at": at})
-        return make_method(method.name, **{**rest, method.dial: rates, "at": at})
+            return make_method(method.name, **{**rest, **lists, **at})
+        return make_method(method.name, **{**rest, method.dial: rates, **at})
 
     # -- the places
 
@@ -179,7 +179,7 @@ def _admitted(body: Backbone, name: str, blocks: range) -> Method:
         make_method(name)  # says which there are
     cls = METHODS[name]
     places = [block for block in blocks if block or cls.acts == "between"]
-    method = make_method(name, at=places) if "at" in cls.option_names() else make_method(name)
+    method = make_method(name, **{_places_option(cls): places})
     body.admit(method)
     method.bind(body)
     method.build(body)
@@ -190,6 +190,11 @@ def _admitted(body: Backbone, name: str, blocks: range) -> Method:
     if method.dial not in ("keep", "r"):
         raise ValueError(f"{name} is set by {method.dial}, and a plan is searched for keep rates and counts")
     return method
+
+
+def _places_option(method: Method | type[Method]) -> str:
+    """What a method calls the blocks at which it acts."""
+    return "at" if "at" in method.option_names() else "blocks"
 
 
 def _keep_rate(method: Method, place: Place, n: int, left: int) -> float:
