@@ -7,7 +7,7 @@ run again, since the tokens there are the same.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -63,11 +63,12 @@ class Judge:
         self.evaluations = self.images_run = 0
         self.dense = self._run(ReducedViT(space.body.model, None).eval())
 
-    def outputs(self, shape: Shape) -> list[Tensor]:
-        """What a plan gives, batch by batch; `dense` is what the dense model gives."""
-        return self._run(
-            ReducedViT(self.space.body.model, self.space.methods(shape), self.space.prediction_only).eval()
-        )
+    def figures(self, model: ReducedViT) -> tuple[float, float | None]:
+        """Of any reduced form of the model: the mean distance, and percent of equal classes, where there are classes."""
+        pairs = list(zip(self.dense, self._run(model.eval()), strict=True))
+        distances = torch.cat([_distance(dense, output, self.classes) for dense, output in pairs])
+        same = torch.cat([dense.argmax(dim=-1) == output.argmax(dim=-1) for dense, output in pairs])
+        return float(distances.mean()), 100 * float(same.float().mean()) if self.classes else None
 
     @torch.inference_mode()
     def _run(self, model: nn.Module) -> list[Tensor]:
@@ -172,9 +173,3 @@ def _distance(dense: Tensor, output: Tensor, classes: bool) -> Float[Tensor, " b
         return 1 - torch.cosine_similarity(dense, output, dim=-1)
     log_dense, log_output = dense.log_softmax(dim=-1), output.log_softmax(dim=-1)
     return (log_dense.exp() * (log_dense - log_output)).sum(dim=-1)
-
-
-def agreement(dense: Iterable[Tensor], outputs: Iterable[Tensor]) -> float:
-    """Percent of photographs of which the likeliest class is the same."""
-    same = [one.argmax(dim=-1) == other.argmax(dim=-1) for one, other in zip(dense, outputs, strict=True)]
-    return 100 * float(torch.cat(same).float().mean())

@@ -19,7 +19,7 @@ from ..runtime.build import attach
 from ..runtime.model import ReducedViT, for_images, unwrap
 from ..runtime.plan_file import Plan
 from .exchange import Cost, Exchange
-from .judge import Judge, agreement
+from .judge import Judge
 from .space import Shape, Space, check_model
 from .trials import Trials
 
@@ -119,8 +119,8 @@ class _Search:
         classes: bool,
     ):
         self.space, self.kept, self.trials, self.seed = space, kept, trials, seed
-        self.classes, self.held_out = classes, held_out
         self.judge = Judge(space, images, classes)
+        self.held_out = None if held_out is None or not len(held_out) else Judge(space, held_out, classes)
         self.cost = Cost(space.share) if cost is None else cost(space)
 
     def front(self, budgets: Sequence[float], report: Callable[[int, str], Any]) -> list[Row]:
@@ -139,8 +139,9 @@ class _Search:
         even = Shape((8,) * self.space.places, (0.5,) * self.space.places)
         flat = self._flat(exchange.budget)
         tries = [exchange.scaled(shape) for shape in (before, even) if shape is not None]
-        tries += [] if flat is None else [flat]
-        found = [shape for shape in dict.fromkeys(tries) if shape is not None]
+        tries += [] if flat is None else [self.space.shape_of(list(flat.methods))]
+        fitting = (shape for shape in tries if shape is not None and self.cost.share(shape) <= exchange.budget)
+        found = list(dict.fromkeys(fitting))
         if not found:
             low = self.cost.share(Shape((self.space.patches,) * self.space.places, (0.0,) * self.space.places))
             raise ValueError(
@@ -179,21 +180,19 @@ class _Search:
 
     # -- what was found
 
-    def _flat(self, budget: float) -> Shape | None:
+    def _flat(self, budget: float) -> ReducedViT | None:
         """The method's own plan for the budget; None: it has none, or costs are no MACs."""
         if len(self.space.names) > 1 or self.cost.by != "macs":
             return None
         try:
             only = self.space.prediction_only
-            reduced = attach(self.space.body.model, self.space.names[0], macs=budget, prediction_only=only)
+            return attach(self.space.body.model, self.space.names[0], macs=budget, prediction_only=only)
         except ValueError:
             return None
-        return self.space.shape_of(list(reduced.methods))
 
     def _row(self, budget: float, shape: Shape) -> Row:
-        self.judge.best = None
         flat = self._flat(budget)
-        found, flat_figures = self._figures(shape), None if flat is None else self._figures(flat)
+        found, flat_figures = self._figures(self.space.model(shape)), None if flat is None else self._figures(flat)
         share, body = self.space.share(shape), self.space.body
         plan = Plan(
             self.space.options(shape), budget, share, check_model(body.model), body.depth, self.space.patches,
@@ -202,15 +201,10 @@ class _Search:
         figures: Any = found
         return Row(plan, **figures, flat=flat_figures, evaluations=self.judge.evaluations)
 
-    def _figures(self, shape: Shape) -> dict[str, float | None]:
-        held: dict[str, float | None] = {"held_out_distance": None, "held_out_agreement": None}
-        distance = self.judge.judge(shape, stop=False).mean
-        if self.held_out is not None and len(self.held_out):
-            judge = Judge(self.space, self.held_out, self.classes)
-            outputs = judge.outputs(shape)
-            held["held_out_distance"] = judge.judge(shape, stop=False).mean
-            held["held_out_agreement"] = agreement(judge.dense, outputs) if self.classes else None
-        return {"distance": distance, **held}
+    def _figures(self, model: ReducedViT) -> dict[str, float | None]:
+        distance, _ = self.judge.figures(model)
+        held, same = (None, None) if self.held_out is None else self.held_out.figures(model)
+        return {"distance": distance, "held_out_distance": held, "held_out_agreement": same}
 
 
 def _dense(model: nn.Module) -> nn.Module:

@@ -18,6 +18,7 @@ from ..core.schedule import Place
 from ..methods import METHODS, Method
 from ..runtime.build import make_method
 from ..runtime.cost import plan_macs, whole_macs
+from ..runtime.model import ReducedViT
 from ..runtime.stack import bind_stack
 from ..runtime.turns import Step, plan_turns
 
@@ -108,6 +109,10 @@ class Space:
         stack = [self._with_rates(number, rates[number]) for number in range(len(self._stack))]
         bind_stack(self.body, stack)
         return stack
+
+    def model(self, shape: Shape) -> ReducedViT:
+        """The model with this plan, over the same weights."""
+        return ReducedViT(self.body.model, self.methods(shape), self.prediction_only)
 
     def options(self, shape: Shape) -> tuple[tuple[str, dict[str, Any]], ...]:
         """The same as names and options."""
