@@ -63,9 +63,8 @@ class Exchange:
 
     def fit(self, shape: Shape, place: int) -> Shape | None:
         """The dearest plan within the budget that differs at one place alone; None: there is none."""
-        room = self.space.patches - 1 - sum(r for j, r in enumerate(shape.removed) if j != place)
-        low, high = 0, max(room, 0)
-        if room < 0 or self._over(shape.with_removed(place, high)):
+        low, high = 0, self.space.room(shape, place)
+        if self._over(shape.with_removed(place, high)):
             return None
         while low < high:
             middle = (low + high) // 2

@@ -64,7 +64,7 @@ class Judge:
         self.dense = self._run(ReducedViT(space.body.model, None).eval())
 
     def figures(self, model: ReducedViT) -> tuple[float, float | None]:
-        """Of any reduced form of the model: the mean distance, and percent of equal classes, where there are classes."""
+        """Of any reduced form of the model: the mean distance, and percent of equal classes where there are some."""
         pairs = list(zip(self.dense, self._run(model.eval()), strict=True))
         distances = torch.cat([_distance(dense, output, self.classes) for dense, output in pairs])
         same = torch.cat([dense.argmax(dim=-1) == output.argmax(dim=-1) for dense, output in pairs])

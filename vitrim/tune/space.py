@@ -79,7 +79,6 @@ class Space:
         self.grid = self.body.grid()
         self.patches = math.prod(self.grid)
         self.dense = whole_macs(self.body, self.grid)
-        self._ends = self.body.depth - prediction_only  # of the blocks in which it helps to act
         self._stack = self._empty_stack()
         self._order = self._steps(self._stack)
         self.mixes = tuple(set(step.method.option_names()) >= LISTS for step in self._order)
@@ -165,26 +164,43 @@ class Space:
 
     def _empty_stack(self) -> list[Method]:
         """The methods at all blocks that are theirs."""
-        cuts = [round(self._ends * j / len(self.names)) for j in range(len(self.names) + 1)]
+        cuts = [round(self.body.depth * j / len(self.names)) for j in range(len(self.names) + 1)]
         stack = [
-            _admitted(self.body, name, range(start, end))
+            _admitted(self.body, name, self._useful(name, range(start, end)))
             for name, start, end in zip(self.names, cuts[:-1], cuts[1:], strict=True)
         ]
         bind_stack(self.body, stack)
         return stack
+
+    def _useful(self, name: str, blocks: range) -> list[int]:
+        """The blocks in which it helps to act: nothing has to leave before the first one, nor after the attention of a
+        last one that computes class tokens alone."""
+        before = name in METHODS and METHODS[name].acts == "before"
+        last = self.body.depth - 1 if self.prediction_only and not before else self.body.depth
+        return [block for block in blocks if int(before) <= block < last]
+
+    def room(self, shape: Shape, place: int) -> int:
+        """The most tokens that may leave at a place, with what leaves at the others."""
+        gone = sum(
+            removed
+            for j, (step, removed) in enumerate(zip(self._order, shape.removed, strict=True))
+            if j != place and step.restore_before is None
+        )
+        return max(self.patches - FEWEST - gone, 0)
 
     def _steps(self, methods: Sequence[Method]) -> list[Step]:
         turns = plan_turns(methods, self.body.depth, self.prediction_only)
         return [step for turn in turns for step in (*turn.before, *turn.between)]
 
 
-def _admitted(body: Backbone, name: str, blocks: range) -> Method:
+def _admitted(body: Backbone, name: str, blocks: Sequence[int]) -> Method:
     """A method at these blocks. Raises ValueError where it has no plan to search."""
     if name not in METHODS:
         make_method(name)  # says which there are
     cls = METHODS[name]
-    places = [block for block in blocks if block or cls.acts == "between"]
-    method = make_method(name, **{_places_option(cls): places})
+    if not blocks:
+        raise ValueError(f"{name} has no block left to act in: stack fewer methods")
+    method = make_method(name, **{_places_option(cls): list(blocks)})
     body.admit(method)
     method.bind(body)
     method.build(body)
