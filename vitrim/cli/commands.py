@@ -13,6 +13,7 @@ from .shared.signatures import own_signatures
 from .shared.spec import Command, option, required
 from .shared.speed_options import SpeedDataOptions, SpeedModelOptions, SpeedShowOptions, check_speed
 from .shared.training_options import RECIPES, ChangeOptions, MachineOptions, TrainingOptions
+from .shared.tune_options import TUNE
 
 RUNTIMES = ("eager", "packed", "compiled", "onnx", "openvino", "aotinductor", "onnx-int8", "openvino-int8")
 FORMATS = ("onnx", "openvino", "torch", "aotinductor")
@@ -222,6 +223,7 @@ COMMANDS = {
         ),
         PREDICT,
         EMBED,
+        TUNE,
         Command(
             "finetune",
             "fine-tune a reduced model, with or without labels",

@@ -124,6 +124,8 @@ def attach(
     body = family(model)
     warn_of_unseen(model, body.around())
     if plan is not None:
+        if options:
+            raise ValueError(f"the plan says which options its methods have: leave out {', '.join(options)}")
         plan.check_fits(body)
         return ReducedViT(model, [make_method(name, **options) for name, options in plan.methods], plan.prediction_only)
     if prediction_only and isinstance(method, Sequence) and not method and macs is None and not options:

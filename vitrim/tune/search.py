@@ -35,6 +35,8 @@ class Row:
     held_out_distance, held_out_agreement: the same, and percent of equal classes, over those that the search never saw;
         None: there are none, or there are no classes
     flat: these three figures of the even plan; None: the method has none for this budget
+    evaluations: plans that were judged so far, on some photographs or all
+    tokens: patch tokens after each block
     """
 
     plan: Plan
@@ -43,6 +45,7 @@ class Row:
     held_out_agreement: float | None
     flat: dict[str, float | None] | None
     evaluations: int
+    tokens: tuple[int, ...]
 
 
 def tune(
@@ -199,7 +202,9 @@ class _Search:
             self.space.prediction_only, self.cost.by, {**found, "flat": flat_figures},
         )  # fmt: skip
         figures: Any = found
-        return Row(plan, **figures, flat=flat_figures, evaluations=self.judge.evaluations)
+        return Row(
+            plan, **figures, flat=flat_figures, evaluations=self.judge.evaluations, tokens=self.space.tokens(shape)
+        )
 
     def _figures(self, model: ReducedViT) -> dict[str, float | None]:
         distance, _ = self.judge.figures(model)

@@ -17,7 +17,7 @@ from ..backbones import Backbone, find_family, library_of
 from ..core.schedule import Place
 from ..methods import METHODS, Method
 from ..runtime.build import make_method
-from ..runtime.cost import plan_macs, whole_macs
+from ..runtime.cost import plan_cost, plan_macs, whole_macs
 from ..runtime.model import ReducedViT
 from ..runtime.stack import bind_stack
 from ..runtime.turns import Step, plan_turns
@@ -134,6 +134,11 @@ class Space:
         """MACs, as a share of the dense model's."""
         found = plan_macs(self.body, self.methods(shape), self.grid, prediction_only=self.prediction_only)
         return found / self.dense
+
+    def tokens(self, shape: Shape) -> tuple[int, ...]:
+        """Patch tokens after each block; in a last one that computes class tokens alone those of its attention."""
+        blocks, _ = plan_cost(self.body, self.methods(shape), self.grid, prediction_only=self.prediction_only)
+        return tuple(block.mlp_tokens or block.attention_tokens for block in blocks)
 
     def _rates(self, shape: Shape) -> Iterator[tuple[int, Any]]:
         """For every place, in the order in which they act, its method's number and what the method takes there."""

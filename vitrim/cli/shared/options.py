@@ -89,6 +89,9 @@ class MethodChoice:
         common=True, metavar="NAME",
     )  # fmt: skip
     macs: tuple[float, ...] = option("budget: a share of the dense cost, such as 0.6", (), common=True)
+    plan: Path | None = option(
+        "a plan that vitrim tune has written, in the place of a method; of a front --macs says which", metavar="FILE"
+    )
     prediction_only: bool = option(
         "let the last block compute class tokens alone, where the head reads no others: same prediction, fewer MACs",
         False,

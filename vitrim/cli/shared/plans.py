@@ -11,6 +11,8 @@ from ...common.text import did_you_mean
 from ...methods import METHODS, LastClassAttention, Method
 from ...runtime.build import attach, make_method, reduce
 from ...runtime.model import ReducedViT, unwrap
+from ...runtime.plan_file import Plan as SearchedPlan
+from ...runtime.plan_file import pick, read_plans
 from .method_options import SHARED, given_options
 from .model import Subject, open_guide
 
@@ -57,6 +59,8 @@ def one_plan(subject: Subject, config: Any, seed: int) -> Plan:
 
     Raises ValueError for options that the method does not take, and for a budget beside a keep rate.
     """
+    if config.plan is not None:
+        return _searched(subject, config, pick(_front(config), *_one("--macs", config.macs or (None,))))
     names, given, budgets = config.method, _given(subject, config), config.macs
     saved = _kept(subject, config, given)
     if saved is not None:
@@ -77,6 +81,9 @@ def many_plans(subject: Subject, config: Any, seed: int, rates: Sequence[float] 
     rates: values of a keep rate where none is typed; empty: the method's own
     Raises ValueError for options that none of the methods takes.
     """
+    if config.plan is not None:
+        front = _front(config)
+        return [_searched(subject, config, plan) for plan in ([pick(front, b) for b in config.macs] or front)]
     names, given, budgets = config.method, _given(subject, config), config.macs
     saved = _kept(subject, config, given)
     if saved is not None:
@@ -87,6 +94,22 @@ def many_plans(subject: Subject, config: Any, seed: int, rates: Sequence[float] 
     dense = [plan_of(_reduced(subject, [], prediction_only=True))] if config.prediction_only else []
     plans = [*dense, *(plan for name in names for plan in _rows(subject, config, name, given, seed, rates))]
     return list({plan.label: plan for plan in plans}.values())
+
+
+def _front(config: Any) -> tuple[SearchedPlan, ...]:
+    """The plans of `--plan`. Raises ValueError where a method, or an option of one, is typed beside it."""
+    beside = ["method"] * bool(config.method) + list(given_options(config)) + ["guide"] * (config.guide is not None)
+    if beside:
+        raise ValueError(f"--plan {config.plan} says which method with which options: leave out --{beside[0]}")
+    return read_plans(config.plan)
+
+
+def _searched(subject: Subject, config: Any, plan: SearchedPlan) -> Plan:
+    if subject.saved is not None:
+        raise ValueError(f"--plan {config.plan} is for a dense model, and {subject.name} is reduced already")
+    model = plan_of(_reduced(subject, plan)).model
+    label = f"{plan.names} (plan, {plan.by}={plan.budget:g})"
+    return Plan(label, predicting(model) if config.prediction_only else model, plan.budget)
 
 
 def _given(subject: Subject, config: Any) -> dict[str, Any]:

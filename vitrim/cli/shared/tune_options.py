@@ -1,0 +1,71 @@
+"""`vitrim tune` as data: what it takes, and what can be told of it at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...common.files import check_new
+from .options import MODELS_OWN, ModelOptions, OutputOptions
+from .spec import Command, option, required
+
+ENDINGS = (".json",)
+PICTURES = (".png", ".svg", ".pdf")
+
+
+@dataclass(kw_only=True)
+class SearchOptions:
+    """Search"""
+
+    data: str = required("photographs to search on, no labels: a folder, a .tar, a pattern or a list", metavar="DATA")
+    out: Path = required("the plan to write (.json)")
+    method: tuple[str, ...] = option(
+        "methods to search, each for itself; a stack as tome+evit: the first in the first half of the blocks",
+        ("prunemerge",), common=True, metavar="NAME",
+    )  # fmt: skip
+    macs: tuple[float, ...] = option("budgets, shares of the dense cost; several make a front", (0.5,), common=True)
+    trials: int = option("plans to judge for each method and budget", 300, common=True)
+    images: int = option("photographs to search on", 256, common=True)
+    held_out: int = option("other photographs, to report on", 256)
+    picture: Path | None = option("draw the front, and tokens over depth (.png, .svg, .pdf)")
+    overwrite: bool = option("replace the files, where they are there, or another unfinished search", False)
+    crop_pct: float | None = option("share of the resized image that the centre crop keeps", shown=MODELS_OWN)
+    device: str | None = option("cpu, cuda, cuda:1 or mps", shown="the fastest that is there")
+    threads: int | None = option("CPU threads", shown="torch's choice")
+    workers: int | None = option("processes that decode images", shown="one for each processor, at most 8")
+    seed: int = option("seed of the search, and of which photographs are drawn", 0)
+
+
+def check_tune(config: Any) -> None:
+    """Raise ValueError for what can be known to fail before a model is opened."""
+    search = config.search
+    check_new(search.out, search.overwrite, ENDINGS)
+    if search.picture is not None:
+        check_new(search.picture, search.overwrite, PICTURES, "--picture")
+    for name in ("trials", "images"):
+        if getattr(search, name) < 1:
+            raise ValueError(f"--{name} {getattr(search, name)}: give a whole number from 1")
+    if search.held_out < 0:
+        raise ValueError(f"--held-out {search.held_out}: give a whole number from 0")
+    for share in search.macs:
+        if not 0 < share < 1:
+            raise ValueError(
+                f"--macs {share:g} is no share of the dense cost: give numbers between 0 and 1, such as 0.5"
+            )
+
+
+TUNE = Command(
+    "tune",
+    "search which tokens leave in which block, without training and without labels",
+    "Plans of one cost are judged by how far they take the model from its dense self on some hundred photographs of "
+    "yours; others, which the search never sees, say how good the best one is. A search that was killed goes on when "
+    "the same command is given again. Every command takes the result by --plan.",
+    (
+        "vitrim tune photos --model deit_small_patch16_224 --macs 0.5 --out plan.json",
+        "vitrim tune photos --checkpoint runs/dense --method prunemerge tome --macs 0.7 0.5 --out front.json",
+    ),
+    {"model": ModelOptions, "search": SearchOptions, "output": OutputOptions},
+    takes="data",
+    check=check_tune,
+)

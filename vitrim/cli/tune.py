@@ -1,0 +1,124 @@
+"""`vitrim tune`: the best plan for a budget, searched on photographs without labels."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._version import __version__
+from ..common.extras import require
+from ..common.files import write_json
+from ..common.progress import progress
+from ..common.text import counted, shortened
+from ..data.loading import open_dataset, open_loader
+from ..evaluate.accuracy import environment
+from ..evaluate.timing import as_device, best_device
+from ..runtime.plan_file import write_plans
+from ..tune import Row, tune
+from ..tune.drawing import draw
+from ..tune.search import FEWEST_PHOTOGRAPHS
+from .shared.config_file import asked
+from .shared.export_images import read_all
+from .shared.model import Subject, open_model
+from .shared.table import Column, Printer
+
+TRIALS = ".trials.jsonl"
+
+
+def run(config: Any) -> None:
+    """Search what the arguments name."""
+    search = config.search
+    if search.picture is not None:
+        require("plot", "vitrim tune --picture")
+    if search.threads is not None:
+        torch.set_num_threads(search.threads)
+    device = as_device(search.device or best_device())
+    with progress("preparing the model"):
+        subject = open_model(config.model)
+        if subject.saved is not None:
+            raise ValueError(f"{subject.name} is reduced already: give the dense model")
+    images, held_out = _images(subject, search, device)
+    printer = Printer(config.output.json, config.output.wide)
+    printer.line(
+        f"{subject.name}; searched on {counted(len(images), 'photograph')} of {shortened(search.data)}, reported on "
+        f"{counted(len(held_out), 'other')}; seed {search.seed}"
+    )
+    rows = _search(subject, search, images, held_out, device)
+    _table(printer, rows)
+    write_plans(search.out, [row.plan for row in _best(rows)], _about(config, device))
+    printer.line(f"the plan is {search.out}: vitrim.reduce(model, {str(search.out)!r}), or --plan {search.out}")
+    if search.picture is not None:
+        draw(search.picture, subject.name, rows)
+        printer.line(f"the picture is {search.picture}")
+    figures = [{**asdict(row), "plan": asdict(row.plan)} for row in rows]
+    write_json(config.output.json, {**asked(config), "model": subject.name, "rows": figures, **_about(config, device)})
+
+
+def _images(subject: Subject, search: Any, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Photographs to search on, and others to report on."""
+    wanted = search.images + search.held_out
+    with progress("reading photographs"):
+        dataset = open_dataset(
+            search.data, subject.for_images, crop_pct=search.crop_pct, labels=False, limit=wanted, seed=search.seed
+        )
+        images, _ = read_all(open_loader(dataset, workers=search.workers))
+    # They come in the order of their names, often class by class.
+    images = images[torch.randperm(len(images), generator=torch.Generator().manual_seed(search.seed))].to(device)
+    if len(images) < min(wanted, search.images + FEWEST_PHOTOGRAPHS, 2 * FEWEST_PHOTOGRAPHS):
+        raise ValueError(
+            f"{shortened(search.data)} has {counted(len(images), 'photograph')} that can be read, and a search needs "
+            f"{2 * FEWEST_PHOTOGRAPHS} or more, better {wanted}"
+        )
+    cut = len(images) * search.images // wanted
+    return images[:cut], images[cut:]
+
+
+def _search(subject: Subject, search: Any, images: Tensor, held_out: Tensor, device: torch.device) -> list[Row]:
+    journal = Path(os.path.realpath(search.out.expanduser()))
+    return tune(
+        subject.dense.to(device), images, search.method, search.macs, held_out=held_out, trials=search.trials,
+        seed=search.seed, journal=journal.with_name(journal.name + TRIALS), restart=search.overwrite,
+    )  # fmt: skip
+
+
+def _best(rows: Sequence[Row]) -> list[Row]:
+    """The best row of each budget, from the largest on; rows are sorted so."""
+    return list({row.plan.budget: row for row in reversed(rows)}.values())[::-1]
+
+
+def _table(printer: Printer, rows: Sequence[Row]) -> None:
+    """What was found, beside the method's own plan of the same cost."""
+    heads = (
+        Column("method", text=True),
+        Column("macs"),
+        Column("agree %"),
+        Column("flat"),
+        Column("KL"),
+        Column("flat"),
+    )
+    printer.table(list(heads), [_cells(row) for row in rows])
+    printer.line(
+        "agree: photographs that the search never saw, of which the class is the dense model's; KL: to its classes, on "
+        "those of the search; flat: the method's own plan of the same cost"
+    )
+
+
+def _cells(row: Row) -> list[str]:
+    flat: Any = row.flat or {}
+    figures = (row.held_out_agreement, flat.get("held_out_agreement"))
+    distances = (row.distance, flat.get("distance"))
+    shown = [f"{value:.1f}" if value is not None else "-" for value in figures]
+    shown += [f"{value:.4f}" if value is not None else "-" for value in distances]
+    return [row.plan.names, f"{row.plan.share:.3f}", *shown]
+
+
+def _about(config: Any, device: torch.device) -> dict[str, Any]:
+    search = config.search
+    asked_for = {key: getattr(search, key) for key in ("trials", "images", "held_out", "seed")}
+    return {"search": asked_for, "vitrim": __version__, "environment": environment(device, search.seed)}
