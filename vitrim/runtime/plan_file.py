@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..backbones import Backbone, library_of
+from ..common.errors import OptionError
 from ..common.files import write_whole
 from ..common.text import reason, shortened
 from ..core.values import as_number, as_whole
@@ -104,10 +105,10 @@ def pick(plans: Sequence[Plan], budget: float | None) -> Plan:
         return plans[0]
     budgets = ", ".join(f"{plan.budget:g}" for plan in plans)
     if budget is None:
-        raise ValueError(f"the plan has a front of budgets, {budgets}: say which with macs=")
+        raise OptionError(f"the plan has a front of budgets, {budgets}: say which with ", {"macs": ...})
     near = min(plans, key=lambda plan: abs(plan.budget - budget))
     if abs(near.budget - budget) > NEAR:
-        raise ValueError(f"the plan has none for macs={budget:g}: it was searched for {budgets}")
+        raise OptionError("the plan has none for ", {"macs": budget}, f": it was searched for {budgets}")
     return near
 
 
