@@ -88,7 +88,7 @@ class DiffRate(Method):
         check_counts("merged", self.merged, 0, len(self.places))
 
     def default_places(self, depth: int) -> tuple[int, ...]:
-        return tuple(range(0 if self.listed else depth // 6, depth))
+        return tuple(range(0 if self.listed else max(depth // 6, bool(self.follows)), depth))
 
     # -- the decision
 

@@ -69,4 +69,7 @@ class EViT(Method):
         return ceil_count(place.keep, n) + (self.fuse and self.acts_on(place, n))
 
     def macs(self, place: Place, n: int, body: Backbone) -> int:
-        return self.scorer.macs(place, n, body, weighs=self.fuse) + (n * body.width if self.fuse else 0)
+        return self.scorer.macs(place, n, body, weighs=self.fuse) + self.apply_macs(place, n, body)
+
+    def apply_macs(self, place: Place, n: int, body: Backbone) -> int:
+        return n * body.width if self.fuse else 0
