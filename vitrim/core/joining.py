@@ -45,6 +45,7 @@ class Join(Reduction):
     sizes: Tensor
     proportional: bool = False
 
+    drops: ClassVar[bool] = False
     weighs: ClassVar[bool] = True
 
     @property
@@ -115,6 +116,8 @@ class Absorb(Join):
     """
 
     similar: Tensor = field(kw_only=True)
+
+    drops: ClassVar[bool] = True
 
     def shares(self) -> Float[Tensor, "b r"]:
         members = torch.ones_like(self.similar)

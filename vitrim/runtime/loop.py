@@ -189,7 +189,7 @@ def _whole(tokens: Tokens, span: Span | None) -> Tokens:
 def features_of_every_patch(tokens: Tokens, body: Backbone, fill: str, norm: bool = True) -> Tokens:
     """One token for every patch of the image again, after the final norm.
 
-    fill: what a pruned patch gets: its "last" features, or "zeros" before the norm
+    fill: what a pruned patch gets, before the norm: as for `Tokens.full_grid`
     """
     grid: Tensor = tokens.full_grid(fill)
     return tokens.with_x(body.norm(grid) if norm else grid)
