@@ -88,10 +88,20 @@ def test_images_that_keep_numbers_of_their_own_are_filled_one_by_one():
 @torch.no_grad()
 def test_where_every_patch_has_an_owner_nothing_is_filled():
     model, x = dense(ROWS["deit"]), images(ROWS["deit"])
-    for method in ("evit", "tome", "dpcknn"):
+    for method in ("bat", "tome", "dpcknn"):
         fast = vitrim.reduce(model, method)
         last, near = (fast.forward_features(x, restore=True, fill=fill) for fill in ("last", "neighbours"))
         assert torch.equal(last, near)
+
+
+@torch.no_grad()
+def test_the_members_of_a_fused_token_are_filled_as_if_they_had_been_dropped():
+    g = torch.Generator().manual_seed(0)
+    x, index = torch.randn(2, 1 + 30, 6, generator=g), torch.stack([torch.randperm(30, generator=g)[:12] for _ in "ab"])
+    keep, fuse = vitrim.Keep(index), vitrim.Fuse(index, torch.rand(2, 30, generator=g).scatter(1, index, 0.0))
+    y = keep.shrink(x, 1) + torch.randn(2, 13, 6, generator=g)
+    fused = torch.cat([y, torch.randn(2, 1, 6, generator=g)], dim=1)
+    assert torch.equal(restore_by_neighbours(fuse, fused, x, 1), restore_by_neighbours(keep, y, x, 1))
 
 
 @torch.no_grad()

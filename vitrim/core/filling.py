@@ -14,7 +14,7 @@ from .masking import Mask
 from .packing import Pack
 from .precision import without_autocast
 from .recording import length
-from .reductions import Reduction
+from .reductions import Fuse, Reduction
 
 FILLS = ("last", "zeros", "neighbours")
 NEIGHBOURS = 10  # kept tokens whose update a dropped one takes
@@ -38,18 +38,22 @@ def restore_by_neighbours(
     reduction: Reduction, y: Float[Tensor, "b pm c"], x: Float[Tensor, "b pn c"], prefix: int
 ) -> Float[Tensor, "b pn c"]:
     """`reduction.restore(y, x)`, and the tokens that it has dropped take the mean update of the kept ones nearest to
-    them: by Euclidean distance of the features x, at the place where they left."""
+    them: by Euclidean distance of the features x, at the place where they left. A fused token stands for so many that
+    its update fits none of them: these count as dropped."""
     back = reduction.restore(y, x, prefix)
-    if not reduction.drops:
+    fuses = isinstance(reduction, Fuse)
+    if not (reduction.drops or fuses):
         return back
     kept = reduction.shrink(x, prefix)
     if isinstance(reduction, Pack):
         return _restore_packed(reduction, back, x, kept, y - kept)
-    dropped = reduction.owners(length(x, 1) - prefix) < 0
+    near, moves = kept[:, prefix:], (y - kept)[:, prefix:]
+    owners = reduction.owners(length(x, 1) - prefix)
+    dropped = owners == length(near, 1) - 1 if fuses else owners < 0
+    near, moves = (near[:, :-1], moves[:, :-1]) if fuses else (near, moves)
     present = ~dropped if isinstance(reduction, Mask) else None  # a mask leaves all, and they do not all count
-    update = mean_update(x[:, prefix:], kept[:, prefix:], (y - kept)[:, prefix:], present)
-    patches = back[:, prefix:] + update * dropped.unsqueeze(-1)
-    return torch.cat([back[:, :prefix], patches], dim=1)
+    filled = x[:, prefix:] + mean_update(x[:, prefix:], near, moves, present)
+    return torch.cat([back[:, :prefix], torch.where(dropped.unsqueeze(-1), filled, back[:, prefix:])], dim=1)
 
 
 def _restore_packed(reduction: Pack, back: Tensor, x: Tensor, kept: Tensor, update: Tensor) -> Tensor:
