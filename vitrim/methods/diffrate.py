@@ -16,12 +16,14 @@ from ..common.errors import OptionError
 from ..core.evidence import Evidence
 from ..core.joining import Absorb
 from ..core.precision import without_autocast
+from ..core.recording import length
 from ..core.reductions import Keep, Reduction
 from ..core.schedule import Place, ceil_count, rate_at
 from ..core.tokens import Tokens
 from ..core.values import as_several
 from .base import Method, top
 from .parts.checks import check_counts, check_flag
+from .parts.large import image_by_image, too_large
 from .parts.scorer import Scorer
 from .registry import register_method
 
@@ -144,6 +146,9 @@ def most_similar(
     moved: Float[Tensor, "b r c"], others: Float[Tensor, "b m c"]
 ) -> tuple[Float[Tensor, "b r"], Int[Tensor, "b r"]]:
     """For every moved token the cosine to the most similar of the others, and that one's number."""
+    if too_large(moved if length(moved, 1) > length(others, 1) else others):
+        both, r = torch.cat([moved, others], dim=1), length(moved, 1)
+        return image_by_image(both, lambda images: most_similar(images[:, :r], images[:, r:]))
     with without_autocast(moved.device):
         one, other = (F.normalize(_full(x), dim=2) for x in (moved, others))
         best, partner = torch.bmm(one, other.transpose(1, 2)).max(dim=2)
