@@ -48,7 +48,7 @@ class DiffRate(Method):
         proportional: merged tokens weigh more in attention, by their size, as in ToMe
 
     One patch token always stays. Raises ValueError for options out of range and, when bound, for a model without [CLS]
-    unless score="tokens".
+    that its score needs.
 
     Example:
         >>> fast = vitrim.reduce(model, vitrim.DiffRate(pruned=[0, 4, 6, 8], merged=[0, 6, 6, 10]))
