@@ -21,7 +21,7 @@ from typing import Any
 import timm
 import torch
 import torch.nn.functional as F
-from table_text import markdown
+import untrained_tables
 from torch import Tensor
 
 import vitrim
@@ -60,16 +60,6 @@ def fills(name: str) -> tuple[str, ...]:
     return FILLS if name.split()[0] in DROPPING else ("last",)
 
 
-def table(found: dict[str, Any]) -> str:
-    rows: dict[tuple[str, str], list[str]] = {}
-    for each in found["rows"]:
-        fill = each["fill"] if each["method"] in DROPPING else "-"
-        cells = rows.setdefault((each["method"], fill), [each["method"], fill])
-        cells += [f"{each['cosine']:.1f}", f"{each['matches']:.1f}"]
-    titles = ["", "fill", *(f"{b:g}: {what}" for b in found["budgets"] for what in ("cosine", "matches"))]
-    return markdown(titles, list(rows.values()))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", required=True)
@@ -92,7 +82,7 @@ def main() -> None:
         for (name, fill), both in figures.items()
     ]
     found = {**environment(), "images": 10 * args.per_class, "model": NAME, "budgets": BUDGETS, "rows": rows}
-    print(table(found))
+    print(untrained_tables.dense_features(found))
     if args.json:
         args.json.write_text(json.dumps(found, indent=2) + "\n")
 

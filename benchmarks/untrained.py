@@ -17,7 +17,7 @@ from typing import Any
 import timm
 import torch
 import torch.nn.functional as F
-from table_text import markdown
+import untrained_tables
 
 import vitrim
 from vitrim.data import open_dataset, open_loader
@@ -62,14 +62,6 @@ def row(name: str, budget: float, share: float, sums: list[float], dense: list[f
     }  # fmt: skip
 
 
-def table(found: dict[str, Any]) -> str:
-    by_budget: dict[str, list[str]] = {name: [name] for name in dict.fromkeys(row["row"] for row in found["rows"])}
-    for each in found["rows"]:
-        by_budget[each["row"]] += [f"{each['agreement']:.1f}", f"{each['change']:+.1f}", f"{each['kl']:.3f}"]
-    titles = ["", *(f"{b:g}: {what}" for b in found["budgets"] for what in ("agreement", "top-1", "KL"))]
-    return markdown(titles, list(by_budget.values()))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", required=True)
@@ -86,7 +78,7 @@ def main() -> None:
     shares = {name: vitrim.profile(model).share for name, model in models.items()}
     rows = [row(n, b, shares[f"{n} {b}"], sums[f"{n} {b}"], sums["dense"], images) for n, b, *_ in asked]
     found = {**environment(), "images": images, "model": NAME, "budgets": BUDGETS, "rows": rows}
-    print(table(found))
+    print(untrained_tables.untrained(found))
     if args.json:
         args.json.write_text(json.dumps(found, indent=2) + "\n")
 

@@ -154,7 +154,7 @@ class Loop:
 def _followed(turn: Turn, start: Tokens | None, middle: Tokens, tokens: Tokens) -> Tokens:
     """With notes of how far the block has moved every token, from before its attention (`start`) or its MLP."""
     for method in turn.followers:
-        before = middle.x if method.follows == "mlp" else _as_shrunk(start, middle)
+        before = middle.x if start is None or method.follows == "mlp" else _as_shrunk(start, middle)
         tokens = tokens.with_note(method.number, method.moved(before, tokens))
     return tokens
 

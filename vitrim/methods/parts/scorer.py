@@ -16,7 +16,7 @@ from ...core.seeds import image_seed, random_scores
 from ...core.tokens import Tokens
 from .checks import check_score, check_seed
 
-# How far a token has moved: in the block before the place, or in the MLP of that block (Representation Shift, ICCV 2025).
+# How far a token has moved (Representation Shift, ICCV 2025): in the block before the place, or in that block's MLP.
 SHIFTS = {"shift": "block", "shift-mlp": "mlp"}
 SCORES = ("cls", "tokens", *SHIFTS, "random", "-cls")
 
