@@ -19,6 +19,7 @@ from types import SimpleNamespace
 from finetune_tables import budgets, finetuned, opened
 from finetune_trials import read_groups, read_results
 from table_text import interval, markdown
+from untrained_tables import dense_features, untrained
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -279,6 +280,8 @@ TABLES = {
     "step_time": step_time,
     "int8_accuracy": int8_accuracy,
     "int8_speed": int8_speed,
+    "untrained": lambda: untrained(results("untrained")),
+    "dense_features": lambda: dense_features(results("dense_features")),
 }
 
 

@@ -210,12 +210,15 @@ METHODS: tuple[MethodRow, ...] = (
     MethodRow("evit-tokens", "evit", dict(keep=0.6, score="tokens"), full_map=True),
     MethodRow("evit-random", "evit", dict(keep=0.6, score="random", seed=3), order_free=False),
     MethodRow("evit-least", "evit", dict(keep=0.7, score="-cls"), needs_cls=True),
+    MethodRow("evit-shift", "evit", dict(keep=0.7, score="shift")),
     MethodRow("topk", "topk", dict(keep=0.7), needs_cls=True),
+    MethodRow("topk-shift", "topk", dict(keep=0.7, score="shift-mlp")),
     MethodRow("topk-tokens", "topk", dict(keep=(0.8, 0.6), at=(1, 3), score="tokens"), full_map=True),
     MethodRow("random", "random", dict(keep=0.6), order_free=False),
     MethodRow("grid", "grid", dict(keep=0.6), order_free=False),
     MethodRow("idlevit", "idlevit", dict(keep=0.7), needs_cls=True, keeps_grid=True),
     MethodRow("idlevit-softmax", "idlevit", dict(keep=0.5, score="softmax"), needs_cls=True, keeps_grid=True),
+    MethodRow("idlevit-shift", "idlevit", dict(keep=0.7, score="shift"), keeps_grid=True),
     MethodRow("idlevit-predictor", "idlevit", dict(keep=0.5, blocks=(0, 3), score="predictor"), keeps_grid=True),
     MethodRow("tome", "tome", dict(r=3), order_free=False, off={"r": 0}),
     MethodRow("tome-plain", "tome", dict(r=(5, 4), at=(0, 2), proportional=False), order_free=False, off={"r": 0}),
@@ -251,6 +254,7 @@ METHODS: tuple[MethodRow, ...] = (
     MethodRow("tofe-instance", "tofe", dict(adaptive="instance"), static=False, reuses=True),
     MethodRow("bat", "bat", dict(keep=0.5, clusters=3), needs_cls=True),
     MethodRow("bat-tokens", "bat", dict(keep=(0.6, 0.0), at=(0, 2), neighbours=None, score="tokens"), full_map=True),
+    MethodRow("bat-shift", "bat", dict(keep=0.5, clusters=3, score="shift")),
     MethodRow("bat-evit", "bat", dict(keep=0.6, merge="cluster", clusters=3, normalise=False), needs_cls=True),
     MethodRow("bat-kmeans", "bat", dict(keep=0.5, clusters=3, merger="kmeans"), needs_cls=True),
     MethodRow("bat-max", "bat", dict(keep=0.5, clusters=3, merger="max"), needs_cls=True, order_free=False),
@@ -290,6 +294,14 @@ STACKS: tuple[MethodRow, ...] = (
         needs_cls=True,
         order_free=False,
         more=(("tome", dict(r=4, at=(2, 3))),),
+    ),
+    MethodRow(
+        "stack-shifts",
+        "tome",
+        dict(r=4, at=(0, 1)),
+        order_free=False,
+        off={"r": 0},
+        more=(("evit", dict(keep=0.7, at=2, score="shift")), ("diffrate", dict(keep=0.6, at=3, score="shift-mlp"))),
     ),
     MethodRow(
         "stack-guided",
@@ -429,7 +441,9 @@ def _shallow(backbone: BackboneRow, method: MethodRow) -> tuple[BackboneRow, Met
     blocks = (2, 3) if part == "third" else (0, 1)
     names = vitrim.METHODS[method.name].option_names()
     both = {key: value for key, value in {"at": blocks, "blocks": blocks, "stages": 2}.items() if key in names}
-    if method.name == "evovit":  # it decides by the block before
+    if str(method.options.get("score")).startswith("shift"):  # it decides by the block before
+        both = {key: value if key == "stages" else value[1:] for key, value in both.items()}
+    if method.name == "evovit":  # so does this one
         both = {"blocks": (1,), "stages": 1}
     build = partial(backbone.build, **{part: 2})
     return replace(backbone, build=build), replace(method, options={**method.options, **both})

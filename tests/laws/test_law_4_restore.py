@@ -74,11 +74,13 @@ def test_restored_features_cover_the_image(backbone, method):
     x, model = images(backbone), reduced(backbone, method)
     _, trace = model(x, trace=True)
     n0, p = trace[-1].owners.shape[1], model.num_prefix_tokens
-    whole, zeros = (model.forward_features(x, restore=True, fill=fill) for fill in ("last", "zeros"))
-    if backbone.grid:
-        whole, zeros = whole.flatten(1, 2), zeros.flatten(1, 2)
-    assert whole.shape == zeros.shape == (2, p + n0, model.num_features)
-    assert whole.isfinite().all() and zeros.isfinite().all()
+    filled = [model.forward_features(x, restore=True, fill=fill) for fill in ("last", "zeros", "neighbours")]
+    whole, _, near = filled = [f.flatten(1, 2) if backbone.grid else f for f in filled]
+    assert all(f.shape == (2, p + n0, model.num_features) and f.isfinite().all() for f in filled)
+    gone = trace[-1].owners < 0
+    if not model.methods[-1].undoes and "evit" not in method.names:  # what idles is put back as it is
+        assert torch.equal(near[:, p:][~gone], whole[:, p:][~gone]), "no patch that has a token is filled"
+        assert (near[:, p:][gone] != whole[:, p:][gone]).any(dim=-1).all() and gone.any() == (near != whole).any()
     left = model.forward_features(x).reshape(2, -1, model.num_features)
     if left.shape[1] == p + n0:  # everything was undone on the way
         torch.testing.assert_close(whole, left)
@@ -131,7 +133,9 @@ def test_intermediates_have_the_grid_of_the_image_at_hand():
 def test_unknown_fill_and_format_are_refused():
     row = next(b.values[0] for b in backbones())
     model, x = vitrim.reduce(dense(row), "random"), images(row)
-    with pytest.raises(ValueError, match='"last" or "zeros"'):
+    with pytest.raises(ValueError, match="fill='mean': choose one of last, zeros, neighbours"):
         model.forward_features(x, restore=True, fill="mean")
+    with pytest.raises(ValueError, match="fill='mean'"):
+        model.forward_intermediates(x, fill="mean")
     with pytest.raises(ValueError, match="NCHW or NLC"):
         model.forward_intermediates(x, output_fmt="NHWC")

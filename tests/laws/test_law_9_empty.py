@@ -15,7 +15,7 @@ def test_no_image_in_no_image_out(backbone, method):
     logits, trace = model(none, trace=True)
     assert logits.shape == model(none).shape == (0, *model(x).shape[1:])
     assert all(len(record.kept) == len(record.owners) == 0 for record in trace)
-    for fill in ("last", "zeros"):
+    for fill in ("last", "zeros", "neighbours"):
         whole = model.forward_features(x, restore=True, fill=fill)
         assert model.forward_features(none, restore=True, fill=fill).shape == (0, *whole.shape[1:])
     final, grids = model.forward_intermediates(none)

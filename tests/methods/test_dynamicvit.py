@@ -102,7 +102,7 @@ def test_masked_and_gathered_leave_the_same_records():
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("fill", ["last", "zeros"])
+@pytest.mark.parametrize("fill", ["last", "zeros", "neighbours"])
 def test_masked_and_gathered_agree_on_dense_features(fill):
     fast, x = put_on("deit", keep=0.7), images(ROWS["deit"])
     gathered = fast.forward_features(x, restore=True, fill=fill)

@@ -9,15 +9,19 @@ from timm.models.vision_transformer import VisionTransformer
 import vitrim
 from vitrim.deploy.memory import peak_bytes
 from vitrim.methods.bat import match
+from vitrim.methods.diffrate import most_similar
 from vitrim.methods.dpcknn import nearest_peaks
 from vitrim.methods.parts import large
 from vitrim.methods.parts.clustering import density_peaks, squared_distances
+from vitrim.methods.pitome import energy
 from vitrim.methods.tome import bipartite_soft_matching
 
 MAKES = {
     "bat": lambda z: vars(density_peaks(z, 4, 3)),
     "dpcknn": lambda z: vars(nearest_peaks(z, 4, 3)),
     "tome": lambda z: dict(enumerate(bipartite_soft_matching(z, 5))),
+    "diffrate": lambda z: dict(enumerate(most_similar(z[:, :9], z[:, 9:]))),
+    "pitome": lambda z: {"energy": energy(z, 0.5)},
     "pairs": lambda z: dict(enumerate(match(z, 5))),
 }
 
@@ -43,7 +47,7 @@ def test_distances_are_symmetric_in_parts_too(monkeypatch):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", ["tome", "dpcknn", "bat"])
+@pytest.mark.parametrize("name", ["tome", "dpcknn", "bat", "diffrate", "pitome"])
 def test_no_more_memory_than_the_dense_model(name):
     """1024 tokens of few channels: there a map of all pairs is larger than anything that the model holds."""
     torch.manual_seed(0)

@@ -49,7 +49,7 @@ def test_linear_layers_see_no_padding_and_approximators_frozen_tokens_alone():
 @torch.no_grad()
 def test_dense_features_of_a_ragged_batch_are_those_of_its_images():
     fast, x = put_on("registers", "instance"), images(ROWS["registers"], batch=4)
-    for fill in ("last", "zeros"):
+    for fill in ("last", "zeros", "neighbours"):
         whole = fast.forward_features(x, restore=True, fill=fill)
         alone = torch.cat([fast.forward_features(x[j : j + 1], restore=True, fill=fill) for j in range(4)])
         assert whole.shape == (4, 5 + 25, 48)

@@ -71,6 +71,8 @@ ALLOWED = {
     "tome": {Fate.MERGED},
     "bat": {Fate.MERGED},
     "dpcknn": {Fate.MERGED},
+    "diffrate": {Fate.MERGED, Fate.GONE},
+    "pitome": {Fate.MERGED},
     "evovit": {Fate.MERGED},
     "idlevit": {Fate.WAITS, Fate.BACK},
     "tofe": {Fate.WAITS, Fate.BACK},

@@ -48,6 +48,7 @@ class Join(Reduction):
     proportional: bool = False
     rescale: bool = False
 
+    drops: ClassVar[bool] = False
     weighs: ClassVar[bool] = True
 
     @property
@@ -128,6 +129,8 @@ class Absorb(Join):
     """
 
     similar: Tensor = field(kw_only=True)
+
+    drops: ClassVar[bool] = True
 
     def shares(self) -> Float[Tensor, "b r"]:
         members = torch.ones_like(self.similar)

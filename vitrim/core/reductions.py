@@ -34,6 +34,7 @@ class Reduction:
 
     scores: Tensor | None = field(default=None, kw_only=True, repr=False)
 
+    drops: ClassVar[bool] = True  # whether some tokens before it may have no owner after
     weighs: ClassVar[bool] = False  # whether tokens after it weigh more than one patch in pooling
     proportional = False  # whether they weigh as many as keys, too (ToMe's proportional attention); a field of `Merge`
 
@@ -146,6 +147,8 @@ class Fuse(Reduction):
     index: Tensor
     weights: Tensor
 
+    drops: ClassVar[bool] = False
+
     def _kept(self) -> Keep:
         return Keep(self.index)
 
@@ -201,6 +204,7 @@ class Merge(Reduction):
     moved: Tensor | None = None
     proportional: bool = False
 
+    drops: ClassVar[bool] = False
     weighs: ClassVar[bool] = True
 
     def _sum(self, rows: Tensor) -> Tensor:

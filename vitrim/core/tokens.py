@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from .attention import log_sizes
+from .filling import restore_by_neighbours
 from .masking import Mask
 from .packing import Layout, Pack
 from .recording import length, once
@@ -241,12 +242,17 @@ class Tokens:
     def full_grid(self, fill: str = "last") -> Float[Tensor, "b pn0 c"]:
         """Features for every patch of the image: each takes its owner's update.
 
-        fill: what a pruned patch gets: its "last" features, or "zeros"
+        fill: what a pruned patch gets: its "last" features, "zeros", or its last features and the mean update of the
+            "neighbours", the 10 kept tokens nearest to it where it left
         """
-        x, pruned = self.x, self.owners() < 0
+        x = self.x
         for step in reversed(self.steps):
-            x = step.reduction.restore(x, step.before, self.prefix)
+            if fill == "neighbours":
+                x = restore_by_neighbours(step.reduction, x, step.before, self.prefix)
+            else:
+                x = step.reduction.restore(x, step.before, self.prefix)
         if fill == "zeros":
+            pruned = self.owners() < 0
             patches = x[:, self.prefix :].masked_fill(pruned.unsqueeze(-1), 0.0)
             x = torch.cat([x[:, : self.prefix], patches], dim=1)
         return x

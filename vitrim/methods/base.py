@@ -19,7 +19,7 @@ from ..core.evidence import Evidence
 from ..core.reductions import Reduction
 from ..core.schedule import Place, as_places, check_keep, check_places, even_places, rate_at
 from ..core.tokens import Tokens
-from .parts.scorer import Scorer
+from .parts.scorer import Scorer, check_followed
 from .parts.sealed import Sealed
 
 # What patches without a token are called, where they are lost, and where they come back after the block.
@@ -57,6 +57,7 @@ class Method(Sealed, nn.Module):
     trains_masked: bool = False
     switches: ClassVar[tuple[str, ...]] = ()
     default_keep: float = 1.0  # where an option `keep` is None
+    follows: str | None = None  # what it scores tokens by how far they move in: a "block", or its "mlp"; None: nothing
     number: int = 0  # of the method in its stack; what it carries in `Tokens.notes` goes by it
 
     def __init__(self, keep: Any = 1.0, at: Any = None, *, scorer: Scorer | None = None, zero: bool = False):
@@ -71,6 +72,7 @@ class Method(Sealed, nn.Module):
         self.places: tuple[Place, ...] = ()
         self.scorer = scorer
         self.guide: Callable[[Tensor], Tensor] | None = None if scorer is None else scorer.guide
+        self.follows = None if scorer is None else scorer.follows
         if scorer is not None:  # a guide may be a module: it is registered as `guide`, not a second time as `score`
             object.__setattr__(self, "score", scorer.score)
         self._masked: bool | None = None
@@ -84,6 +86,7 @@ class Method(Sealed, nn.Module):
         if self.scorer is not None:
             self.scorer.bind(body, self.name)
         self.places = tuple(Place(j, block, rate_at(rates, j)) for j, block in enumerate(at))
+        check_followed(self, body)
 
     def build(self, body: Backbone) -> None:
         """Make the learned parts, if the method has any; called once, after `bind`."""
@@ -206,6 +209,15 @@ class Method(Sealed, nn.Module):
         """Whether it looks at the attention of every block."""
         return type(self).observe is not Method.observe
 
+    def moved(self, before: Tensor, tokens: Tokens) -> Tensor | None:
+        """Its new note [b, n, 1], how far every patch token is from where it was `before` [b, p+n, c]: the Euclidean
+        distance. None: it has scores from outside. Called in the block before each place of methods that follow."""
+        note = tokens.notes.get(self.number)
+        if note is not None and note.dim() == 2:
+            return None
+        way = (tokens.x - before)[:, tokens.prefix :].detach()
+        return way.to(torch.promote_types(way.dtype, torch.float32)).norm(dim=2, keepdim=True)
+
     # -- what it will cost
 
     def count(self, place: Place, n: int) -> int:
@@ -215,6 +227,10 @@ class Method(Sealed, nn.Module):
     def macs(self, place: Place, n: int, body: Backbone) -> int:
         """Multiply-accumulates of deciding and applying at this place, with n patch tokens, for one image; where it
         acts."""
+        return 0
+
+    def apply_macs(self, place: Place, n: int, body: Backbone) -> int:
+        """Those of `macs` that are spent on applying the decision to features."""
         return 0
 
     def undo_macs(self, place: Place, n: int, body: Backbone) -> int:

@@ -46,7 +46,7 @@ class TopK(_Ranking):
         at: blocks at which it acts, counted from 0 (default: evenly, 3 6 9 of 12)
         score: as for EViT
 
-    Raises ValueError for options out of range and, when bound, for a model without [CLS] unless score="tokens".
+    Raises ValueError for options out of range and, when bound, for a model without [CLS] that its score needs.
 
     Example:
         >>> fast = vitrim.reduce(model, vitrim.TopK(keep=0.5))

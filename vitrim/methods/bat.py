@@ -56,7 +56,7 @@ class BAT(Method):
         iterations: rounds of k-means
         score: as for EViT
 
-    Raises ValueError for options out of range and, when bound, for a model without [CLS] unless score="tokens".
+    Raises ValueError for options out of range and, when bound, for a model without [CLS] that its score needs.
 
     Example:
         >>> fast = vitrim.reduce(model, vitrim.BAT(keep=0.5))

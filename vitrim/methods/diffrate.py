@@ -16,12 +16,14 @@ from ..common.errors import OptionError
 from ..core.evidence import Evidence
 from ..core.joining import Absorb
 from ..core.precision import without_autocast
+from ..core.recording import length
 from ..core.reductions import Keep, Reduction
 from ..core.schedule import Place, ceil_count, rate_at
 from ..core.tokens import Tokens
 from ..core.values import as_several
 from .base import Method, top
 from .parts.checks import check_counts, check_flag
+from .parts.large import image_by_image, too_large
 from .parts.scorer import Scorer
 from .registry import register_method
 
@@ -46,7 +48,7 @@ class DiffRate(Method):
         proportional: merged tokens weigh more in attention, by their size, as in ToMe
 
     One patch token always stays. Raises ValueError for options out of range and, when bound, for a model without [CLS]
-    unless score="tokens".
+    that its score needs.
 
     Example:
         >>> fast = vitrim.reduce(model, vitrim.DiffRate(pruned=[0, 4, 6, 8], merged=[0, 6, 6, 10]))
@@ -88,7 +90,7 @@ class DiffRate(Method):
         check_counts("merged", self.merged, 0, len(self.places))
 
     def default_places(self, depth: int) -> tuple[int, ...]:
-        return tuple(range(0 if self.listed else depth // 6, depth))
+        return tuple(range(0 if self.listed else max(depth // 6, bool(self.follows)), depth))
 
     # -- the decision
 
@@ -144,6 +146,9 @@ def most_similar(
     moved: Float[Tensor, "b r c"], others: Float[Tensor, "b m c"]
 ) -> tuple[Float[Tensor, "b r"], Int[Tensor, "b r"]]:
     """For every moved token the cosine to the most similar of the others, and that one's number."""
+    if too_large(moved if length(moved, 1) > length(others, 1) else others):
+        both, r = torch.cat([moved, others], dim=1), length(moved, 1)
+        return image_by_image(both, lambda images: most_similar(images[:, :r], images[:, r:]))
     with without_autocast(moved.device):
         one, other = (F.normalize(_full(x), dim=2) for x in (moved, others))
         best, partner = torch.bmm(one, other.transpose(1, 2)).max(dim=2)

@@ -28,13 +28,14 @@ class EViT(Method):
         at: blocks at which it acts, counted from 0 (default: evenly, 3 6 9 of 12)
         fuse: add one token that is the weighted sum of those left out; off: they are dropped (Table 2)
         score: what makes a token worth keeping: "cls", the attention that [CLS] pays to it (Eq. 2); "tokens", the
-            attention of all tokens, for models without [CLS] (Eq. 4); "random" and "-cls", controls (Table 15). In
-            Python also a function from images to scores [b, n], such as `vitrim.LastClassAttention(dino)` (Table 14)
+            attention of all tokens, for models without [CLS] (Eq. 4); "shift" and "shift-mlp", how far it has moved
+            in the block before, or in that block's MLP, for such models, too; "random" and "-cls", controls (Table 15).
+            In Python also a function from images to scores [b, n], such as `vitrim.LastClassAttention(dino)` (Table 14)
         seed: seed of score "random"
 
     Scores given with the call, `fast(images, scores=...)`, take the place of `score`.
 
-    Raises ValueError for options out of range and, when bound, for a model without [CLS] unless score="tokens".
+    Raises ValueError for options out of range and, when bound, for a model without [CLS] that its score needs.
 
     Example:
         >>> fast = vitrim.reduce(model, vitrim.EViT(keep=0.5))
@@ -69,4 +70,7 @@ class EViT(Method):
         return ceil_count(place.keep, n) + (self.fuse and self.acts_on(place, n))
 
     def macs(self, place: Place, n: int, body: Backbone) -> int:
-        return self.scorer.macs(place, n, body, weighs=self.fuse) + (n * body.width if self.fuse else 0)
+        return self.scorer.macs(place, n, body, weighs=self.fuse) + self.apply_macs(place, n, body)
+
+    def apply_macs(self, place: Place, n: int, body: Backbone) -> int:
+        return n * body.width if self.fuse else 0

@@ -19,10 +19,10 @@ from .base import Method, top
 from .parts.checks import check_count, check_one_of
 from .parts.masks import best_mask, drawn
 from .parts.predictor import Predictor
-from .parts.scorer import class_row_macs
+from .parts.scorer import SHIFTS, check_followed, class_row_macs, shift_of
 from .registry import register_method
 
-SCORES = ("logit", "softmax", "predictor")
+SCORES = ("logit", "softmax", *SHIFTS, "predictor")
 
 
 @register_method
@@ -38,10 +38,13 @@ class IdleViT(Method):
         blocks: blocks at which tokens idle, counted from 0 (default: all of stages 2 to 4, 3 to 11 of 12; the authors'
             training script: 4 to 11)
         score: what makes a token worth a block: "logit", the logit of [CLS] for it; "softmax", EViT's class attention;
-            "predictor", a small network that must be trained, for models without [CLS] and for Swin (Table 3)
+            "shift" and "shift-mlp", how far it moved in the last block that it went through, or in that block's MLP;
+            "predictor", a small network that must be trained. The last three are for models without [CLS] too, and
+            for Swin (Table 3)
         stages: number of stages that the blocks are cut into
 
-    Raises ValueError for options out of range and, when bound, for a model without [CLS] unless score="predictor".
+    Raises ValueError for options out of range and, when bound, for a model without [CLS] unless score is
+    "predictor", "shift" or "shift-mlp".
 
     Example:
         >>> fast = vitrim.reduce(model, vitrim.IdleViT(keep=0.5))
@@ -59,7 +62,7 @@ class IdleViT(Method):
         super().__init__(keep)
         self.blocks = blocks if blocks is None else as_places(blocks, "blocks")
         self.score, self.stages = check_one_of("score", score, SCORES), check_count("stages", stages, 2)
-        self.trains_masked = self.score == "predictor"
+        self.trains_masked, self.follows = self.score == "predictor", SHIFTS.get(self.score)
 
     @property
     def losses(self) -> dict[str, float]:
@@ -71,13 +74,16 @@ class IdleViT(Method):
         blocks = check_places(self.blocks, body.depth, "blocks") if given else range(self._bounds(cut)[0], cut.stop)
         kept = self._shares(len(blocks), cut)
         self.places = tuple(Place(j, block, kept[j]) for j, block in enumerate(blocks))
-        if not body.class_tokens and self.score != "predictor":
+        if not body.class_tokens and self.score in ("logit", "softmax"):
             raise UnfitModel(
                 "idlevit with ",
                 {"score": self.score},
                 f" needs a [CLS] token and {type(body.model).__name__} has none: use ",
+                {"score": "shift"},
+                ", or to train ",
                 {"score": "predictor"},
             )
+        check_followed(self, body)
 
     def _bounds(self, cut: range) -> list[int]:
         """The first blocks of the stages after the first, and the end of the last."""
@@ -107,7 +113,10 @@ class IdleViT(Method):
         k = floor_count(place.keep, tokens.n)
         if self.score == "predictor":
             return self._predicted(tokens, k, place)
-        scores = evidence.class_logits() if self.score == "logit" else evidence.class_attention()
+        if self.follows:
+            scores = shift_of(tokens, self.number)
+        else:
+            scores = evidence.class_logits() if self.score == "logit" else evidence.class_attention()
         return Keep(top(scores, k), scores=scores)
 
     def _predicted(self, tokens: Tokens, k: int, place: Place) -> Reduction:
@@ -134,4 +143,6 @@ class IdleViT(Method):
             return Predictor.macs(body.channels(place.block), n)
         if self.score == "logit":
             return body.class_logit_macs(place.block, n)
+        if self.follows:
+            return 0
         return body.class_query_macs(place.block) + body.key_macs(place.block, n) + class_row_macs(body, place, n)

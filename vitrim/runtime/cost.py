@@ -64,16 +64,26 @@ def plan_cost(
             blocks.append(BlockCost(i, attended, 0, body.prediction_macs(i, attended), deciding))
             return blocks, 0
         deciding += sum(method.observe_macs(i, n, body) for method in turn.observers)
+        again = sum(method.follows == "block" for method in turn.followers)
         for step in turn.between:
-            n, macs = _after(step, n, patches, body, own_counts)
+            n, macs = _after(step, n, patches, body, own_counts, again=again)
             deciding += macs
         blocks.append(BlockCost(i, attended, n, body.block_macs(i, attended, n, grid), deciding))
         n = outside if turn.closes else n
     return blocks, n
 
 
-def _after(step: Step, n: Any, patches: int, body: Backbone, own_counts: Sequence[OwnCounts], undone: bool = True):
-    """Patch tokens after a step, of n before it, and the MACs of deciding it; and of undoing it, if it is undone."""
+def _after(
+    step: Step,
+    n: Any,
+    patches: int,
+    body: Backbone,
+    own_counts: Sequence[OwnCounts],
+    undone: bool = True,
+    again: int = 0,
+):
+    """Patch tokens after a step, of n before it, and the MACs of deciding it; of undoing it, if it is undone; and of
+    applying it `again` to features from before the block."""
     method: Any = step.method  # those with counts of their own take them in `macs`
     place = replace(step.place, patches=patches)
     for counts in own_counts:
@@ -82,12 +92,13 @@ def _after(step: Step, n: Any, patches: int, body: Backbone, own_counts: Sequenc
             return kept, method.macs(place, n, body, kept=kept) if step.acts_on(place, n) else 0
     if isinstance(n, Tensor):
         whole = _whole(n, method)
-        after = [_after(step, k, patches, body, (), undone) for k in whole]
+        after = [_after(step, k, patches, body, (), undone, again) for k in whole]
         return tuple(torch.tensor(figures, device=n.device) for figures in zip(*after, strict=True))
     if not method.acts_on(place, n):
         return n, 0
     undoing = method.undo_macs(place, n, body) if undone else 0
-    return method.count(place, n), method.macs(place, n, body) + undoing
+    repeated = again * method.apply_macs(place, n, body)
+    return method.count(place, n), method.macs(place, n, body) + undoing + repeated
 
 
 def _whole(n: Tensor, method: Method) -> list[int]:

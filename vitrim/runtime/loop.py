@@ -85,10 +85,11 @@ class Loop:
         tokens, span, h = self._before(turn, tokens, span, record)
         if turn.predicts and self._only_predicts(tokens):
             return body.mlp(i, body.attend_prefix(i, tokens, h)), None, record
+        start = tokens if turn.followers else None  # kept no longer than somebody asks for it
         tokens, evidence = body.attend(i, tokens, h)  # x + attention(h), h = norm1(x)
         tokens = self._between(turn, tokens, evidence, record)
         del evidence  # queries and keys are gone before the MLP runs
-        tokens = body.mlp(i, tokens)  # x + mlp(norm2(x))
+        tokens = _followed(turn, start, tokens, body.mlp(i, tokens))  # x + mlp(norm2(x))
         if self.request.trace:
             record.trace = trace_block(i, tokens, span, record.decision)
         if turn.closes and span is not None:
@@ -150,6 +151,22 @@ class Loop:
         return None if losses is None else record_place(step, tokens.n, evidence, decision, losses)
 
 
+def _followed(turn: Turn, start: Tokens | None, middle: Tokens, tokens: Tokens) -> Tokens:
+    """With notes of how far the block has moved every token, from before its attention (`start`) or its MLP."""
+    for method in turn.followers:
+        before = middle.x if start is None or method.follows == "mlp" else _as_shrunk(start, middle)
+        tokens = tokens.with_note(method.number, method.moved(before, tokens))
+    return tokens
+
+
+def _as_shrunk(start: Tokens, tokens: Tokens) -> Tensor:
+    """The features of `start`, in the tokens that have been made of them since."""
+    x = start.x
+    for step in tokens.steps[len(start.steps) :]:
+        x = step.reduction.shrink(x, start.prefix)
+    return x
+
+
 def _patches(tokens: Tokens) -> int:
     """Patches of the whole image there."""
     return tokens.grid[0] * tokens.grid[1]
@@ -172,7 +189,7 @@ def _whole(tokens: Tokens, span: Span | None) -> Tokens:
 def features_of_every_patch(tokens: Tokens, body: Backbone, fill: str, norm: bool = True) -> Tokens:
     """One token for every patch of the image again, after the final norm.
 
-    fill: what a pruned patch gets: its "last" features, or "zeros" before the norm
+    fill: what a pruned patch gets, before the norm: as for `Tokens.full_grid`
     """
     grid: Tensor = tokens.full_grid(fill)
     return tokens.with_x(body.norm(grid) if norm else grid)

@@ -18,6 +18,7 @@ from ..backbones.admission import unwrapped
 from ..backbones.timm.interface import TimmInterface
 from ..backbones.transformers.wrapper import timm_inside
 from ..common.unwrapping import innermost
+from ..core.filling import check_fill
 from ..core.recording import image_size
 from ..core.tokens import Tokens
 from ..methods import Method
@@ -115,13 +116,12 @@ class ReducedViT(TimmInterface, nn.Module):
         """Features after the final norm: of the tokens left, or with restore=True of every patch of the image.
 
         scores: as for `forward`
-        fill:   what a pruned patch gets when restored, its "last" features or "zeros"
+        fill:   what a pruned patch gets when restored: its "last" features; "zeros"; or "neighbours", its last features
+                and the mean update of the 10 kept tokens that were nearest to it
 
-        Raises ValueError where images keep different numbers of tokens and restore=False.
+        Raises ValueError for another fill, and where images keep different numbers of tokens and restore=False.
         """
-        if fill not in ("last", "zeros"):
-            raise ValueError(f'fill={fill!r} is not "last" or "zeros"')
-        body = self.body
+        body, fill = self.body, check_fill(fill)
         tokens, _, _ = self._run(body, images, scores, Request(remember=restore))
         if restore:
             return body.as_features(features_of_every_patch(tokens, body, fill))
@@ -150,7 +150,7 @@ class ReducedViT(TimmInterface, nn.Module):
     ) -> tuple[Tokens, list[Tokens]]:
         """The tokens that are left, before the final norm, and those with every patch in place after the blocks in
         `take`; nothing runs after block `last`."""
-        body = self.body
+        body, fill = self.body, check_fill(fill)
         turns = self._turns if last is None else self._turns[: last + 1]
         loop = Loop(body, turns, Request(remember=True), self.grad_checkpointing)
         tokens, _, taken = loop.run(self._embed(body, images), take)

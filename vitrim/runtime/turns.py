@@ -78,6 +78,7 @@ class Turn:
     before:    steps before its attention
     observers: methods that look at its attention
     between:   steps between its attention and its MLP
+    followers: methods that note how far tokens have moved in it
     closes:    whether what was left outside is put back after it
     predicts:  whether it computes the prefix tokens alone, where nothing but the prediction is asked for
     """
@@ -86,6 +87,7 @@ class Turn:
     before: tuple[Step, ...] = ()
     observers: tuple[Method, ...] = ()
     between: tuple[Step, ...] = ()
+    followers: tuple[Method, ...] = ()
     closes: bool = False
     predicts: bool = False
 
@@ -99,7 +101,13 @@ def plan_turns(methods: Sequence[Method], depth: int, prediction_only: bool = Fa
     def acting(block: int, when: str) -> tuple[Step, ...]:
         return tuple(step for step in steps if step.place.block == block and step.method.acts == when)
 
+    def following(block: int) -> tuple[Method, ...]:
+        return tuple(method for method in methods if method.follows and method.place(block + 1) is not None)
+
     return tuple(
-        Turn(i, acting(i, "before"), observers, acting(i, "between"), i + 1 in ends, prediction_only and i + 1 == depth)
+        Turn(
+            *(i, acting(i, "before"), observers, acting(i, "between"), following(i)),
+            *(i + 1 in ends, prediction_only and i + 1 == depth),
+        )
         for i in range(depth)
     )

@@ -123,7 +123,7 @@ class TimmInterface:
     ):
         """timm's `forward_intermediates`: full grids [b, c, height, width] after the chosen blocks, for every method.
 
-        fill: what a pruned patch gets, its "last" features or "zeros". The other arguments are timm's.
+        fill: what a pruned patch gets, as for `forward_features`. The other arguments are timm's.
 
         The final features are those of `forward_features`: of the tokens left; where images keep different numbers of
         tokens, of every patch.
