@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from .runtime.profile import Profile, image_macs, profile
     from .runtime.records import BlockTrace
     from .runtime.saving import save
+    from .runtime.sharing import from_pretrained
 
 __all__ = [
     "ATS",
@@ -85,6 +86,7 @@ __all__ = [
     "__version__",
     "export",
     "for_images",
+    "from_pretrained",
     "image_macs",
     "load",
     "optimize",
@@ -114,6 +116,7 @@ _HOMES = {
     "runtime.records": ("BlockTrace",),
     "runtime.loading": ("load",),
     "runtime.saving": ("save",),
+    "runtime.sharing": ("from_pretrained",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 _ROOMS = (

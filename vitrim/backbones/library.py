@@ -100,6 +100,11 @@ class Library(ABC):
         """Whether pretrained weights are known for a name of the list."""
 
     @abstractmethod
+    def published(self, name: str) -> dict[str, str]:
+        """Where the pretrained weights of a name are published, as metadata of a model card: `base_model`, a repository
+        of the Hugging Face hub, and their `license`; without what is not known."""
+
+    @abstractmethod
     def create(self, name: str, pretrained: bool = False, **arguments: Any) -> nn.Module:
         """The model of that name, in train mode, with random or pretrained weights. Raises what the library raises."""
 

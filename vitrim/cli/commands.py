@@ -32,6 +32,14 @@ class EvaluateOptions:
     baseline: str | None = option(
         "another dense model to show; beside an exported file the only one: a file, a saved folder, or a timm name"
     )
+    card: bool = option("write the figures into the model card, README.md, of the folder of --checkpoint", False)
+
+
+def check_card(config: Any) -> None:
+    """Raise ValueError for a card without the folder that it belongs to."""
+    folder = config.model.checkpoint
+    if config.more.card and not (folder is not None and folder.expanduser().is_dir()):
+        raise ValueError("--card writes into a saved folder: give it as --checkpoint FOLDER")
 
 
 @dataclass(kw_only=True)
@@ -199,6 +207,7 @@ COMMANDS = {
                 "output": OutputOptions,
             },
             "several values: one for each of the method's places",
+            check=check_card,
         ),
         Command(
             "compare",

@@ -52,8 +52,11 @@ class ReducedViT(TimmInterface, nn.Module):
         torch.Size([2, 65, 192])
     """
 
-    # A method that `runtime/__init__.py` puts here: saving makes models again, so it needs this class first.
+    # Methods that `runtime/__init__.py` puts here: saving makes models again, so it needs this class first.
     save: ClassVar[Callable[[ReducedViT, str | Path], None]]
+    save_pretrained: ClassVar[Callable[..., Path]]
+    push_to_hub: ClassVar[Callable[..., Any]]
+    from_pretrained: ClassVar[Callable[..., Any]]
 
     def __init__(self, backbone: nn.Module, methods: Sequence[Method] | None, prediction_only: bool = False):
         super().__init__()

@@ -63,6 +63,11 @@ class TimmLibrary(Library):
     def has_weights(self, name: str) -> bool:
         return timm.models.is_model_pretrained(name)
 
+    def published(self, name: str) -> dict[str, str]:
+        config = timm.get_pretrained_cfg(name) if self.has_model(name) else None
+        known = {"base_model": getattr(config, "hf_hub_id", None), "license": getattr(config, "license", None)}
+        return {key: value for key, value in known.items() if value}
+
     def create(self, name: str, pretrained: bool = False, **arguments: Any) -> nn.Module:
         return timm.create_model(name, pretrained=pretrained, **arguments)
 

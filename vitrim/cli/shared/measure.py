@@ -15,6 +15,7 @@ from ...data.loading import open_dataset, open_loader
 from ...deploy.opened import FileCost, OpenedFile
 from ...evaluate.accuracy import EvaluationResult, Throughput, environment, evaluate_many, throughput_in_turn
 from ...evaluate.timing import as_device, as_dtype, best_device
+from ...runtime.measured import learned_figures
 from ...runtime.model import for_images
 from ...runtime.profile import Profile, profile
 from .model import Subject
@@ -65,6 +66,7 @@ class Row:
             "share": self.cost.share,
             "tokens": self.cost.tokens,
             "params": self.cost.params,
+            **({} if plan is None else learned_figures(getattr(plan.model, "methods", None))),
             **found,
             **change,
             "images_per_s": self.speed.images_per_s,
