@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..common.files import check_output
 from .shared.inference_options import EMBED, PREDICT
 from .shared.look_options import FIGURES, PAGES, LookOptions, check_look
 from .shared.options import PRECISIONS, DataOptions, MethodChoice, ModelOptions, OutputOptions, RunOptions
@@ -40,6 +41,8 @@ def check_card(config: Any) -> None:
     folder = config.model.checkpoint
     if config.more.card and not (folder is not None and folder.expanduser().is_dir()):
         raise ValueError("--card writes into a saved folder: give it as --checkpoint FOLDER")
+    if config.more.card:
+        check_output(folder / "README.md")
 
 
 @dataclass(kw_only=True)

@@ -77,10 +77,9 @@ def run(config: Any) -> None:
         beside = judge_beside(baseline, plan, loader, setting, bank, **on_names(names))
         tell_beside(printer, config.more.baseline, beside)
         figures |= beside_figures(config.more.baseline, beside)
-    if config.more.card:
-        card = write_card(config.model.checkpoint.expanduser(), plan.model, figures)
-        printer.line(f"the model card is {card}")
     write_json(config.output.json, figures)
+    if config.more.card:
+        printer.line(f"the model card is {write_card(config.model.checkpoint.expanduser(), plan.model, figures)}")
 
 
 def _check_own(subject: Subject, plan: Any) -> None:

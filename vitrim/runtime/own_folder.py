@@ -11,8 +11,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from ..backbones import TIMM
-from ..core.values import shown
+from ..common.tensor_files import open_tensors
+from ..common.text import reason
+from ..core.values import as_several, as_whole, shown
 from .saved_config import is_plain
 
 INDEX = "model.safetensors.index.json"
@@ -27,6 +31,8 @@ _STRAY_KEYS: dict[str, tuple[Any, ...]] = {
     **dict.fromkeys(("attn_implementation", "_attn_implementation", "_attn_implementation_internal"), KERNELS_OF_TORCH),
     **dict.fromkeys(("experts_implementation", "_experts_implementation"), (None, "eager")),
 }
+
+_LAYERS = ("num_hidden_layers", "depth", "depths", "num_layers")  # no model has more of them than tensors
 
 
 def check_links(folder: Path, names: Iterable[str]) -> None:
@@ -57,6 +63,7 @@ def check_pretrained_folder(folder: Path, config: dict[str, Any], shards: Any) -
         _check_wrapped(folder, config)
     if shards is not None:
         _check_shards(folder, shards)
+    _check_layers(folder, config)
 
 
 def _entries(value: Any) -> Iterator[tuple[str, Any]]:
@@ -89,3 +96,16 @@ def _check_shards(folder: Path, shards: Any) -> None:
     for name in sorted(names):
         if Path(name).name != name or "\\" in name or not name.endswith(".safetensors"):
             raise ValueError(f"{folder}/{INDEX}: {shown(name)} is no safetensors file in the folder")
+
+
+def _check_layers(folder: Path, config: dict[str, Any]) -> None:
+    """Modules take memory also where they have no weights."""
+    try:
+        tensors = sum(len(open_tensors(path).keys()) for path in folder.glob("*.safetensors"))
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"the weights in {folder} cannot be read: {reason(error)}") from error
+    if not tensors:
+        raise ValueError(f"{folder} holds no weights in .safetensors, and other files of weights are not read")
+    for key, value in _entries(config):
+        if key in _LAYERS and sum(as_whole(number) or 0 for number in as_several(value) or (value,)) > tensors:
+            raise ValueError(f"{folder}/config.json: {key}={shown(value)}, and the weights are {tensors:,} tensors")
