@@ -175,9 +175,9 @@ def test_a_model_of_any_size_on_fewer_pixels_instead(data):
 def test_the_processor_is_fetched_with_the_weights_and_later_sought_here_alone(folder, monkeypatch):
     asked, plain = [], transformers.AutoImageProcessor.from_pretrained
 
-    def seen(place, local_files_only=False):
+    def seen(place, local_files_only=False, **options):
         asked.append(local_files_only)
-        return plain(place, local_files_only=local_files_only)
+        return plain(place, local_files_only=local_files_only, **options)
 
     monkeypatch.setattr(transformers.AutoImageProcessor, "from_pretrained", seen)
     model = TRANSFORMERS.create("hf:vit", pretrained=True)

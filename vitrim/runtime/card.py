@@ -108,14 +108,10 @@ def _data(model: ReducedViT, measured: Measured | None) -> ModelCardData:
     tags = ["vitrim", library.name, "token-reduction", *(method.name for method in model.methods)]
     results = [] if measured is None else list(_results(measured))
     run = {} if measured is None else measured.run
-    known = library.published(str(run["model"])) if run.get("checkpoint", "") is None else {}
-    return ModelCardData(
-        library_name="vitrim",
-        pipeline_tag=_task(model),
-        tags=list(dict.fromkeys(tags)),
-        **known,
-        **({"model_name": _title(model), "eval_results": results} if results else {}),
-    )
+    known: dict[str, Any] = library.published(str(run["model"])) if run.get("checkpoint", "") is None else {}
+    named: dict[str, Any] = {"model_name": _title(model), "eval_results": results} if results else {}
+    tags = list(dict.fromkeys(tags))
+    return ModelCardData(library_name="vitrim", pipeline_tag=_task(model), tags=tags, **named, **known)
 
 
 def _task(model: ReducedViT) -> str:

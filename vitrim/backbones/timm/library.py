@@ -22,6 +22,7 @@ from .checkpoints import load_checkpoint
 from .record import config_of, part_keys
 
 _REMOTE = ("hf-hub:", "hf_hub:", "local-dir:")  # names that timm looks up elsewhere than in its own list
+REDUCED = "vitrim_"  # in front of names of reduced models, which `vitrim.timm` registers: none of them is dense
 _LABELS = ("token_labels", "mix_token")  # LV-ViT's, which may be set after it was made
 # Words for the size in timm's names; LV-ViT's are letters.
 _SIZES = {"tiny", "small", "medium", "little", "base", "large", "huge", "giant", "gigantic", "t", "s", "m", "l"}
@@ -52,10 +53,10 @@ class TimmLibrary(Library):
     # -- by name
 
     def has_model(self, name: str) -> bool:
-        return timm.is_model(name)
+        return timm.is_model(name) and not name.startswith(REDUCED)
 
     def near_names(self, name: str) -> list[str]:
-        return nearest(name, timm.list_models(), n=3)
+        return nearest(name, timm.list_models(exclude_filters=f"{REDUCED}*"), n=3)
 
     def looks_up(self, name: str) -> bool:
         return name.startswith(_REMOTE)
