@@ -31,7 +31,8 @@ def register() -> None:
     """Let timm's registry hold the names; once is enough."""
     names = {name: None for family in FAMILIES for name in timm.list_models(module=family)}
     tagged = [name for name in timm.list_models(include_tags=True) if name.partition(".")[0] in names]
-    default_cfgs.update(generate_default_cfgs({f"{REDUCED}{name}": timm.get_pretrained_cfg(name) for name in tagged}))
+    known: Any = {f"{REDUCED}{name}": timm.get_pretrained_cfg(name) for name in tagged}
+    default_cfgs.update(generate_default_cfgs(known))
     for name in names:
         if not timm.is_model(f"{REDUCED}{name}"):
             register_model(_maker(name))
