@@ -76,7 +76,7 @@ def look(models: Sequence[nn.Module], picture: Picture) -> list[Seen]:
         >>> seen.title, seen.fates.caption(1), seen.pixels.shape
         ('EViT keep=0.5', '32 kept + 1 fused', (128, 128, 3))
     """
-    reduced = [_checked(model) for model in models]
+    reduced = [as_reduced(model) for model in models]
     below = {id(fast.backbone): fast.backbone for fast in reduced}
     views = {key: _Dense(backbone, picture) for key, backbone in below.items()}
     return [_seen(fast, views[id(fast.backbone)]) for fast in reduced]
@@ -116,7 +116,8 @@ def _seen(fast: ReducedViT, dense: _Dense) -> Seen:
     return Seen(setting_of(fast), share, dense.pixels, fates, *answers, dense.cosine(output))
 
 
-def _checked(model: nn.Module) -> ReducedViT:
+def as_reduced(model: nn.Module) -> ReducedViT:
+    """The reduced model of whatever library, out of its wrappers. Raises ValueError for one that is not reduced."""
     fast = unwrap(model) if isinstance(model, nn.Module) else model
     if not isinstance(fast, ReducedViT):
         raise ValueError(f'{type(fast).__name__} is no reduced model: give vitrim.reduce(model, "evit") or the like')
