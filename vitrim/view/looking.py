@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,18 @@ class Answer:
 
     def __str__(self) -> str:
         return f"{self.label} {100 * self.probability:.0f} %"
+
+
+def answer_of(logits: Float[Tensor, " classes"], names: Mapping[int, str]) -> Answer:
+    """What the logits of an image say. names: of classes by their number; others are called by it.
+
+    Example:
+        >>> answer_of(torch.tensor([0.0, 2.0]), {1: "dog"})
+        Answer(label='dog', probability=0.880797...)
+    """
+    chances = logits.float().softmax(dim=0)
+    best = int(chances.argmax())
+    return Answer(names.get(best, f"class {best}"), chances[best].item())
 
 
 @dataclass(frozen=True)
@@ -97,11 +109,7 @@ class _Dense:
         self.names = names_of_classes(carried_config(dense).get("label_names"), getattr(dense, "num_classes", 0))
 
     def answer(self, logits: Float[Tensor, "1 classes"]) -> Answer | None:
-        if not self.classifies:
-            return None
-        chances = logits[0].float().softmax(dim=0)
-        best = int(chances.argmax())
-        return Answer(self.names.get(best, f"class {best}"), chances[best].item())
+        return answer_of(logits[0], self.names) if self.classifies else None
 
     def cosine(self, features: Float[Tensor, "1 c"]) -> float | None:
         return None if self.classifies else F.cosine_similarity(self.output.float(), features.float()).item()
