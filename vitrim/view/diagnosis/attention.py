@@ -56,9 +56,9 @@ class SortedAttentions(Diagnostic):
 
     name, title, source = "sorted_attention", "Attention sorted by class attention", "IdleViT, Fig. 4"
     tells = (
-        "Who looks at whom in one block: tokens in the order of their class attention, the highest at the top left. The "
-        "table has the share of its attention to patches that each half pays to the half with more class attention; "
-        "without any preference it is a half."
+        "Who looks at whom in one block: tokens in the order of their class attention, the highest at the top left; "
+        "rows look, columns are looked at. The table has the share of their attention to patches that the upper half "
+        "(more class attention) and the lower half pay to the upper one; without any preference it is a half."
     )
 
     def __init__(self, model: ReducedViT, places: Places):
@@ -108,8 +108,9 @@ class InattentiveTokens(Diagnostic):
 
     name, title, source = "inattentive", "Attention of tokens once found inattentive", "EViT, Fig. 6"
     tells = (
-        f"The {INATTENTIVE} patches to which [CLS] pays least in one block, and what it pays to them in every block, as "
-        "a multiple of what it pays to a patch on average. What stays far below 1 could be left out."
+        f"The {INATTENTIVE} patches to which [CLS] pays least in a block a quarter of the way (the 4th of 12), and "
+        "what it pays to them in every block: in the table as a multiple of what a patch gets on average; in the plot "
+        "that average is the dashed line. What stays far below it could be left out."
     )
 
     def __init__(self, model: ReducedViT, places: Places):

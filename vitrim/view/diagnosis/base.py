@@ -92,14 +92,15 @@ class Means:
     def __init__(self) -> None:
         self.total, self.count = torch.zeros(()).double(), torch.zeros(())
 
-    def update(self, values: Float[Tensor, "b *figures"]) -> None:
+    def update(self, values: Tensor) -> None:
+        """values: [b, ...], those of each image of a batch."""
         values = values.cpu().double()
         self.total = self.total + values.nan_to_num(nan=0.0).sum(dim=0)
         self.count = self.count + (~values.isnan()).sum(dim=0)
 
     @property
-    def mean(self) -> Float[Tensor, "*figures"]:
-        """NaN where no image has a figure."""
+    def mean(self) -> Tensor:
+        """[...]; NaN where no image has a figure."""
         return self.total / self.count
 
 

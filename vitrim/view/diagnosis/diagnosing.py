@@ -120,11 +120,11 @@ def diagnose(
     reduced = _by_name(models)
     looking = _Looking(reduced, batches, differing)
     everyone: dict[str, nn.Module] = {name: each.model for name, each in looking.examined.items()}
-    with evaluation_mode(everyone), torch.inference_mode(), hidden(not progress):
-        with show_progress("looking at the images", _length(batches)) as report:
-            for number, batch in enumerate(batches):
-                looking.take(batch)
-                report(number + 1)
+    shown = show_progress("looking at the images", _length(batches))
+    with evaluation_mode(everyone), torch.inference_mode(), hidden(not progress), shown as report:
+        for number, batch in enumerate(batches):
+            looking.take(batch)
+            report(number + 1)
     return looking.result()
 
 
@@ -215,9 +215,7 @@ class _Looking:
         models = {name: each.findings(self.size, judged[name]) for name, each in self.examined.items()}
         classes = self.by_class.result(self.class_names) if self.classifies else ()
         kept = self.differences
-        return Diagnosis(
-            judged[DENSE].images, skipped, bool(self.labelled), models, classes, kept.result(), kept.found
-        )
+        return Diagnosis(judged[DENSE].images, skipped, bool(self.labelled), models, classes, kept.result(), kept.found)
 
 
 def _by_name(models: nn.Module | Sequence[nn.Module] | Mapping[str, nn.Module]) -> dict[str, ReducedViT]:

@@ -9,6 +9,7 @@ from ...runtime.model import ReducedViT
 from ..diagnostics import diversity_score, mean_cosine
 from .base import Diagnostic, Means, Places, of_each_image, stage_blocks
 
+
 class Similarity(Diagnostic):
     """IdleViT Fig. 5: "the average cosine similarity of image tokens in each layer", of the tokens that are there after
     it. Idle and frozen tokens are; prefix tokens are not looked at."""
@@ -37,8 +38,8 @@ class Diversity(Diagnostic):
 
     name, title, source = "diversity", "Diversity of tokens", "BAT, Eq. 4 and Fig. 4"
     tells = (
-        "How far the tokens that are left are from all being one, || Z - 1 z^T ||_1 / || Z ||_1, after the block of the "
-        "method's last place; beside it the dense model's after the same block. The papers find accuracy to go with it."
+        "How far the tokens that are there are from all being one, || Z - 1 z^T ||_1 / || Z ||_1, after the block of a "
+        "method's last place; beside it the dense model's after the same block. BAT finds that accuracy goes with it."
     )
 
     def __init__(self, model: ReducedViT, places: Places):

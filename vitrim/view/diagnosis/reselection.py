@@ -56,8 +56,8 @@ class Reselections(Diagnostic):
 
     name, title, source = "reselection", "Re-selected patches", "IdleViT, supplement, Table 4"
     tells = (
-        "P(A): patches, of all, that a block selects after an earlier one left them out; P(R): those among them that the "
-        "last block selects; P(L): patches that it selects; R(L) = P(R) / P(L). The more, the more early mistakes are "
+        "P(A): patches, of all, that a block selects after an earlier one left them out; P(R): those that the last "
+        "block selects so; P(L): patches that it selects; R(L) = P(R) / P(L). The more, the more early choices are "
         "undone."
     )
 
