@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .shared.diagnose_options import DIAGNOSE
 from .shared.inference_options import EMBED, PREDICT
 from .shared.look_options import FIGURES, PAGES, LookOptions, check_look
 from .shared.options import PRECISIONS, DataOptions, MethodChoice, ModelOptions, OutputOptions, RunOptions
@@ -306,6 +307,7 @@ COMMANDS = {
             takes="images",
             check=check_look,
         ),
+        DIAGNOSE,
         Command(
             "methods",
             "list the methods and what each runs on; with a NAME, all about one",
