@@ -36,7 +36,8 @@ def run(config: Any) -> None:
     found = diagnose(models, loader, differing=config.out.differing, progress=True)
     _tell(printer, found)
     if config.out.out is not None:
-        notes = [f"Model: {subject.name}; {images_in_words(loader.dataset)} of {visible(config.data.data)}."]
+        dataset: Any = loader.dataset
+        notes = [f"Model: {subject.name}; {images_in_words(dataset)} of {visible(config.data.data)}."]
         write_page(config.out.out, found, f"Diagnosis of {subject.name}", notes)
         printer.line(f"the page is {config.out.out.expanduser().resolve()}")
     where = data_figures(config.model, config.data, loader)
@@ -51,11 +52,10 @@ def _plans(subject: Subject, config: Any) -> Sequence[Plan]:
 def _tell(printer: Printer, found: Diagnosis) -> None:
     """The tables, each with its source, and why models are missing in it."""
     for section in sections(found):
-        if section.table is None:
-            continue
         printer.line()
         printer.line(f"{section.title} ({section.source})" if section.source else section.title)
-        printer.show(section.table)
+        if section.table is not None:
+            printer.show(section.table)
         for reason in reasons_in_words(section.left_out):
             printer.line(reason)
         if section.name in ("classes", "top1") and more_classes(found):

@@ -42,7 +42,7 @@ def mean_cosine(tokens: Float[Tensor, "b n c"]) -> Float[Tensor, " b"]:
 
     Example:
         >>> alike, different = torch.ones(1, 4, 2), torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
-        >>> mean_cosine(alike).item(), mean_cosine(different).item()
+        >>> round(mean_cosine(alike).item(), 4), mean_cosine(different).item()
         (1.0, 0.0)
     """
     n = tokens.shape[1]

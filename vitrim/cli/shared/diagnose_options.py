@@ -16,8 +16,8 @@ class DiagnoseData:
     """Images"""
 
     data: str = required(
-        "a folder with one folder per class, or of images without labels, a .tar, a pattern in quotes, a list of files, "
-        "or a name of timm's (hfds/...)",
+        "a folder with one folder per class, or of images without labels, a .tar, a pattern in quotes, a list of "
+        "files, or a name of timm's (hfds/...)",
         metavar="DATA",
     )
     unlabelled: bool = option("take all images below the folder, without labels, however it is divided", False)
@@ -50,9 +50,7 @@ class DiagnosisOptions:
 
     out: Path | None = option("write a page with the tables, plots and photographs that differ (.html)", common=True)
     overwrite: bool = option("replace the page, where it is there", False, common=True)
-    differing: int = option(
-        "photographs on which dense and reduced differ that the page shows, the surest first", 24, common=True
-    )
+    differing: int = option("photographs that differ and are shown, those of which dense is surest", 24, common=True)
 
 
 def check_diagnose(config: Any) -> None:
@@ -62,9 +60,7 @@ def check_diagnose(config: Any) -> None:
         raise ValueError(f"--differing {differing}: give a whole number from 0")
     for name in ("label_file", "class_map", "limit_per_class"):
         if data.unlabelled and getattr(data, name) is not None:
-            raise ValueError(
-                f"--unlabelled takes images without labels, and --{name.replace('_', '-')} is about labels"
-            )
+            raise ValueError(f"--unlabelled takes no labels, and --{name.replace('_', '-')} is about labels")
 
 
 DIAGNOSE = Command(

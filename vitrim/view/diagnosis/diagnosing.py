@@ -77,6 +77,12 @@ class Diagnosis:
     classes:   agreement by class, the least first; empty without a classifier
     differing: the photographs on which models differ from the dense one, the surest first; at most as many as asked for
     found:     how many there are
+
+    Example: of a model that is not reduced at all.
+        >>> batches = [(images, None)]  # any iterable of images and class indices, or of images alone
+        >>> found = vitrim.view.diagnose(vitrim.reduce(model, "topk", keep=1.0), batches)
+        >>> found.images, found.found, found.models["TopK keep=1"].agreement.agreement
+        (2, 0, 100.0)
     """
 
     images: int

@@ -51,12 +51,17 @@ def _section(name: str, found: Diagnosis) -> Section:
     (about,) = (each for each in DIAGNOSTICS if each.name == name)
     answers = {model: getattr(each, name) for model, each in found.models.items()}
     known = {model: answer for model, answer in answers.items() if answer is not None}
+    table = TABLES[name](known) if known.keys() - {DENSE} or (known and name != "diversity") else None
+    return Section(name, about.title, about.source, about.tells, table, _left_out(name, found))
+
+
+def _left_out(name: str, found: Diagnosis) -> dict[str, list[str]]:
+    """The reduced models by the reason; the dense one, where it has none, has nothing to ask."""
     left_out: dict[str, list[str]] = {}
     for model, each in found.models.items():
-        if name in each.left_out and (model != DENSE or not known):
+        if name in each.left_out and model != DENSE:
             left_out.setdefault(each.left_out[name], []).append(model)
-    table = TABLES[name](known) if known else None
-    return Section(name, about.title, about.source, about.tells, table, left_out)
+    return left_out
 
 
 def _summary(found: Diagnosis) -> Section:
