@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from torch.utils.data import DataLoader
+
+from ..common.errors import OptionError
 from ..common.extras import require
 from ..common.files import write_json
 from ..common.progress import progress
 from ..common.text import visible
+from ..data.classes import OtherClasses
 from ..view.diagnosis.diagnosing import DENSE, Diagnosis, diagnose
 from ..view.diagnosis.page import differing_in_words, write_page
 from ..view.diagnosis.tables import more_classes, reasons_in_words, sections
 from .shared.config_file import asked
 from .shared.diagnosis_figures import figures_of
-from .shared.measure import check_run, data_figures, images_for
+from .shared.measure import Setting, check_run, data_figures, images_for
 from .shared.model import Subject, open_model
 from .shared.plans import Plan, many_plans
 from .shared.report import about, images_in_words, unreadable
@@ -24,12 +28,12 @@ from .shared.table import Printer
 def run(config: Any) -> None:
     """Diagnose what the arguments name."""
     if config.out.out is not None:
-        require("plot", "--out")
+        require("plot", "vitrim diagnose --out")
     setting = check_run(config.run)
     with progress("preparing the models"):
         subject = open_model(config.model)
         plans = _plans(subject, config)
-    loader = images_for(subject.for_images, config.data, setting, labels=False if config.data.unlabelled else None)
+    loader = _images(subject, config.data, setting)
     printer = Printer(config.output.json, config.output.wide)
     about(printer, subject.name, loader, setting)
     models = [plan.model.to(setting.device) for plan in plans]
@@ -47,6 +51,13 @@ def run(config: Any) -> None:
 def _plans(subject: Subject, config: Any) -> Sequence[Plan]:
     """The reduced models. The dense one is there anyway, whatever its last block leaves out."""
     return [plan for plan in many_plans(subject, config.method, config.run.seed, rates=()) if len(plan.model.methods)]
+
+
+def _images(subject: Subject, data: Any, setting: Setting) -> DataLoader:
+    try:
+        return images_for(subject.for_images, data, setting, labels=False if data.unlabelled else None)
+    except OtherClasses as error:
+        raise OptionError(*error.parts, "; or take images without labels by ", {"unlabelled": ...}) from error
 
 
 def _tell(printer: Printer, found: Diagnosis) -> None:
