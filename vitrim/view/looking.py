@@ -19,7 +19,7 @@ from ..data.config import carried_config, data_config
 from ..data.pictures import prepared
 from ..evaluate.timing import evaluation_mode
 from ..methods import METHODS, Method
-from ..runtime.model import ReducedViT, for_images, unwrap
+from ..runtime.model import ReducedViT, unwrap
 from ..runtime.profile import profile
 from .fates import Fates, follow
 
@@ -89,17 +89,16 @@ def look(models: Sequence[nn.Module], picture: Picture) -> list[Seen]:
         ('EViT keep=0.5', '32 kept + 1 fused', (128, 128, 3))
     """
     reduced = [as_reduced(model) for model in models]
-    below = {id(fast.backbone): fast.backbone for fast in reduced}
-    views = {key: _Dense(backbone, picture) for key, backbone in below.items()}
+    below = {id(fast.backbone): fast for fast in reduced}
+    views = {key: _Dense(dense_below(fast), picture) for key, fast in below.items()}
     return [_seen(fast, views[id(fast.backbone)]) for fast in reduced]
 
 
 class _Dense:
     """A dense model with a picture as it wants it, its output, and how its outputs are read."""
 
-    def __init__(self, backbone: nn.Module, picture: Picture):
-        dense: Any = for_images(backbone)
-        config, device = data_config(dense), next(backbone.parameters()).device
+    def __init__(self, dense: Any, picture: Picture):
+        config, device = data_config(dense), next(dense.parameters()).device
         self.image = _as_batch(picture, config).to(device)
         self.size = (self.image.shape[-2], self.image.shape[-1])
         (self.pixels,) = as_pixels(self.image, config)
@@ -130,6 +129,17 @@ def as_reduced(model: nn.Module) -> ReducedViT:
     if not isinstance(fast, ReducedViT):
         raise ValueError(f'{type(fast).__name__} is no reduced model: give vitrim.reduce(model, "evit") or the like')
     return fast
+
+
+def dense_below(model: ReducedViT) -> ReducedViT:
+    """The dense model that this one is a reduction of, as one without methods. `model.backbone` itself is dense if it
+    is timm's; of transformers it is the reduced model.
+
+    Example:
+        >>> torch.equal(dense_below(vitrim.reduce(model, "evit", keep=0.5))(images), model(images))
+        True
+    """
+    return ReducedViT(model.backbone, None)
 
 
 def title_of(methods: Sequence[Method]) -> str:

@@ -17,10 +17,10 @@ from ...data import Unreadable, data_config
 from ...evaluate import EvaluationResult, without_classifier
 from ...evaluate.judges import ClassifierJudge, FeatureJudge
 from ...evaluate.timing import evaluation_mode
-from ...runtime.model import ReducedViT, for_images
+from ...runtime.model import ReducedViT
 from ...runtime.profile import profile
 from ..fates import follow
-from ..looking import as_pixels, as_reduced, setting_of
+from ..looking import as_pixels, as_reduced, dense_below, setting_of
 from .answers import ByClass, ClassAgreement, Differing, SurestDifferences
 from .attention import InattentiveInBlock, InattentiveTokens, SortedAttention, SortedAttentions
 from .base import Diagnostic, Places, Run, stage_blocks
@@ -170,11 +170,10 @@ class _Looking:
 
     def __init__(self, reduced: Mapping[str, ReducedViT], batches: Iterable, differing: int):
         dense = _dense_of(reduced)
-        self.examined = {DENSE: _Examined(ReducedViT(dense, None), _places(list(reduced.values())))}
+        self.examined = {DENSE: _Examined(dense, _places(list(reduced.values())))}
         self.examined |= {name: _Examined(model, _places([model])) for name, model in reduced.items()}
-        model: Any = for_images(dense)
-        self.config, self.names = data_config(model), ImageNames(batches)
-        self.classes, self.class_names = model.num_classes, class_names(batches, model)
+        self.config, self.names = data_config(dense), ImageNames(batches)
+        self.classes, self.class_names = dense.num_classes, class_names(batches, dense)
         self.classifies = not without_classifier(dense)
         self.judges = {name: self._judge(name) for name in self.examined}
         self.by_class = ByClass(list(self.examined), self.classes if self.classifies else 0)
@@ -241,11 +240,17 @@ def _by_name(models: nn.Module | Sequence[nn.Module] | Mapping[str, nn.Module]) 
     return named
 
 
-def _dense_of(reduced: Mapping[str, ReducedViT]) -> nn.Module:
-    first, *others = [model.backbone for model in reduced.values()]
-    if any(other is not first for other in others):
+def _dense_of(reduced: Mapping[str, ReducedViT]) -> ReducedViT:
+    """The dense model below all of them. Those of transformers are copies that share its weights."""
+    first, *others = reduced.values()
+    if any(_weights(other) != _weights(first) for other in others):
         raise ValueError("the models are reductions of several dense ones: give those of one, or call it for each")
-    return first
+    return dense_below(first)
+
+
+def _weights(model: ReducedViT) -> set[int]:
+    """Which the dense model's are, without what the methods have learned."""
+    return {id(weight) for weight in model.backbone.parameters()} - {id(own) for own in model.methods.parameters()}
 
 
 def _places(models: Sequence[ReducedViT]) -> Places:
