@@ -39,6 +39,7 @@ REQUIRED = {
     "profile": {"--model": "test_vit"},
     "benchmark": {"--model": "test_vit"},
     "visualize": {"--images": "x"},
+    "diagnose": {"--data": "x"},
     "export": {"--model": "test_vit", "--out": "a.onnx"},
 }
 VITRIM = re.compile(r"(?:\S+=\S+ )*(?:(?:torchrun|accelerate launch)\b.* -m |(?:\S*python -m )?)vitrim (?P<rest>.+)")

@@ -57,6 +57,7 @@ OPENVINO = ["export", "--model", "test_vit", "--out", "a.xml"]
 PREDICT = ["predict", ".", "--model", "test_vit", "--out", "c.parquet"]
 COMPARE = ["compare", "--model", "test_vit", "--data", ".", "--out", "c.png"]
 LOOK = ["visualize", ".", "--model", "test_vit"]
+DIAGNOSE = ["diagnose", ".", "--model", "test_vit", "--out", "d.html"]
 MESSAGES = {
     ("train", "accelerate", *TRAIN): 'vitrim finetune needs accelerate: pip install "vitrim[train]"',
     ("plot", "matplotlib", *COMPARE): 'vitrim compare --out needs matplotlib: pip install "vitrim[plot]"',
@@ -64,6 +65,7 @@ MESSAGES = {
         ("plot", package, *LOOK): f'vitrim visualize needs {package}: pip install "vitrim[plot]"'
         for package in ("matplotlib", "jinja2")
     },
+    ("plot", "jinja2", *DIAGNOSE): 'vitrim diagnose --out needs jinja2: pip install "vitrim[plot]"',
     **{
         ("export", package, *EXPORT): f'export to ONNX needs {package}: pip install "vitrim[export]"'
         for package in ("onnx", "onnxscript", "onnxruntime")

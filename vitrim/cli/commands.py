@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..common.files import check_output
+from .shared.diagnose_options import DIAGNOSE
 from .shared.inference_options import EMBED, PREDICT
 from .shared.look_options import FIGURES, PAGES, LookOptions, check_look
 from .shared.options import PRECISIONS, DataOptions, MethodChoice, ModelOptions, OutputOptions, RunOptions
@@ -318,6 +319,7 @@ COMMANDS = {
             takes="images",
             check=check_look,
         ),
+        DIAGNOSE,
         Command(
             "methods",
             "list the methods and what each runs on; with a NAME, all about one",

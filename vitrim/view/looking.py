@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from ..data.config import carried_config, data_config
 from ..data.pictures import prepared
 from ..evaluate.timing import evaluation_mode
 from ..methods import METHODS, Method
-from ..runtime.model import ReducedViT, for_images, unwrap
+from ..runtime.model import ReducedViT, unwrap
 from ..runtime.profile import profile
 from .fates import Fates, follow
 
@@ -35,6 +35,18 @@ class Answer:
 
     def __str__(self) -> str:
         return f"{self.label} {100 * self.probability:.0f} %"
+
+
+def answer_of(logits: Float[Tensor, " classes"], names: Mapping[int, str]) -> Answer:
+    """What the logits of an image say. names: of classes by their number; others are called by it.
+
+    Example:
+        >>> answer_of(torch.tensor([0.0, 2.0]), {1: "dog"})
+        Answer(label='dog', probability=0.880797...)
+    """
+    chances = logits.float().softmax(dim=0)
+    best = int(chances.argmax())
+    return Answer(names.get(best, f"class {best}"), chances[best].item())
 
 
 @dataclass(frozen=True)
@@ -76,18 +88,17 @@ def look(models: Sequence[nn.Module], picture: Picture) -> list[Seen]:
         >>> seen.title, seen.fates.caption(1), seen.pixels.shape
         ('EViT keep=0.5', '32 kept + 1 fused', (128, 128, 3))
     """
-    reduced = [_checked(model) for model in models]
-    below = {id(fast.backbone): fast.backbone for fast in reduced}
-    views = {key: _Dense(backbone, picture) for key, backbone in below.items()}
+    reduced = [as_reduced(model) for model in models]
+    below = {id(fast.backbone): fast for fast in reduced}
+    views = {key: _Dense(dense_below(fast), picture) for key, fast in below.items()}
     return [_seen(fast, views[id(fast.backbone)]) for fast in reduced]
 
 
 class _Dense:
     """A dense model with a picture as it wants it, its output, and how its outputs are read."""
 
-    def __init__(self, backbone: nn.Module, picture: Picture):
-        dense: Any = for_images(backbone)
-        config, device = data_config(dense), next(backbone.parameters()).device
+    def __init__(self, dense: Any, picture: Picture):
+        config, device = data_config(dense), next(dense.parameters()).device
         self.image = _as_batch(picture, config).to(device)
         self.size = (self.image.shape[-2], self.image.shape[-1])
         (self.pixels,) = as_pixels(self.image, config)
@@ -97,11 +108,7 @@ class _Dense:
         self.names = names_of_classes(carried_config(dense).get("label_names"), getattr(dense, "num_classes", 0))
 
     def answer(self, logits: Float[Tensor, "1 classes"]) -> Answer | None:
-        if not self.classifies:
-            return None
-        chances = logits[0].float().softmax(dim=0)
-        best = int(chances.argmax())
-        return Answer(self.names.get(best, f"class {best}"), chances[best].item())
+        return answer_of(logits[0], self.names) if self.classifies else None
 
     def cosine(self, features: Float[Tensor, "1 c"]) -> float | None:
         return None if self.classifies else F.cosine_similarity(self.output.float(), features.float()).item()
@@ -116,11 +123,23 @@ def _seen(fast: ReducedViT, dense: _Dense) -> Seen:
     return Seen(setting_of(fast), share, dense.pixels, fates, *answers, dense.cosine(output))
 
 
-def _checked(model: nn.Module) -> ReducedViT:
+def as_reduced(model: nn.Module) -> ReducedViT:
+    """The reduced model of whatever library, out of its wrappers. Raises ValueError for one that is not reduced."""
     fast = unwrap(model) if isinstance(model, nn.Module) else model
     if not isinstance(fast, ReducedViT):
         raise ValueError(f'{type(fast).__name__} is no reduced model: give vitrim.reduce(model, "evit") or the like')
     return fast
+
+
+def dense_below(model: ReducedViT) -> ReducedViT:
+    """The dense model that this one is a reduction of, as one without methods. `model.backbone` itself is dense if it
+    is timm's; of transformers it is the reduced model.
+
+    Example:
+        >>> torch.equal(dense_below(vitrim.reduce(model, "evit", keep=0.5))(images), model(images))
+        True
+    """
+    return ReducedViT(model.backbone, None)
 
 
 def title_of(methods: Sequence[Method]) -> str:
