@@ -47,6 +47,7 @@ class Seen:
     fates:   of its patches
     dense, reduced: the answers of the model without its methods and with them; None: it has no classifier
     cosine:  between the features of the two, where it has no classifier
+    output:  the reduced model's logits, or its features
     """
 
     title: str
@@ -55,6 +56,7 @@ class Seen:
     fates: Fates
     dense: Answer | None
     reduced: Answer | None
+    output: Float[Tensor, "1 c"]
     cosine: float | None = None
 
     @property
@@ -78,15 +80,30 @@ def look(models: Sequence[nn.Module], picture: Picture) -> list[Seen]:
     """
     reduced = [_checked(model) for model in models]
     below = {id(fast.backbone): fast.backbone for fast in reduced}
-    views = {key: _Dense(backbone, picture) for key, backbone in below.items()}
-    return [_seen(fast, views[id(fast.backbone)]) for fast in reduced]
+    views = {key: DenseView(backbone, picture) for key, backbone in below.items()}
+    return [look_again(fast, views[id(fast.backbone)]) for fast in reduced]
 
 
-class _Dense:
-    """A dense model with a picture as it wants it, its output, and how its outputs are read."""
+class DenseView:
+    """A dense model with a picture as it wants it, its output, and how its outputs are read.
+
+    dense:  the model as a function of images
+    image:  [1, channels, height, width], on the model's device
+    size:   (height, width) of the image
+    pixels: the picture as the model gets it
+    output: logits, or features of a model without a classifier
+
+    Raises ValueError for a picture that cannot be read or does not fit.
+
+    Example:
+        >>> view = DenseView(model, "photos/cat/0.png")
+        >>> view.size, view.pixels.shape, len(view.top(view.output, 2))
+        ((128, 128), (128, 128, 3), 2)
+    """
 
     def __init__(self, backbone: nn.Module, picture: Picture):
         dense: Any = for_images(backbone)
+        self.dense = dense
         config, device = data_config(dense), next(backbone.parameters()).device
         self.image = _as_batch(picture, config).to(device)
         self.size = (self.image.shape[-2], self.image.shape[-1])
@@ -97,23 +114,35 @@ class _Dense:
         self.names = names_of_classes(carried_config(dense).get("label_names"), getattr(dense, "num_classes", 0))
 
     def answer(self, logits: Float[Tensor, "1 classes"]) -> Answer | None:
+        """The likeliest class; None: the model has no classifier."""
+        return next(iter(self.top(logits, 1)), None)
+
+    def top(self, logits: Float[Tensor, "1 classes"], k: int) -> list[Answer]:
+        """The k likeliest classes, the likeliest first; none where the model has no classifier."""
         if not self.classifies:
-            return None
-        chances = logits[0].float().softmax(dim=0)
-        best = int(chances.argmax())
-        return Answer(self.names.get(best, f"class {best}"), chances[best].item())
+            return []
+        chances, best = logits[0].float().softmax(dim=0).topk(min(k, logits.shape[1]))
+        names = [self.names.get(index, f"class {index}") for index in best.tolist()]
+        return [Answer(name, chance) for name, chance in zip(names, chances.tolist(), strict=True)]
 
     def cosine(self, features: Float[Tensor, "1 c"]) -> float | None:
+        """Between these features and the dense model's; None: the model has a classifier."""
         return None if self.classifies else F.cosine_similarity(self.output.float(), features.float()).item()
 
 
-def _seen(fast: ReducedViT, dense: _Dense) -> Seen:
+def look_again(fast: ReducedViT, dense: DenseView) -> Seen:
+    """What a reduced model makes of a picture that the dense model below it has seen.
+
+    Example:
+        >>> look_again(vitrim.reduce(model, "evit", keep=0.5), DenseView(model, "photos/cat/0.png")).title
+        'EViT keep=0.5'
+    """
     with torch.inference_mode(), evaluation_mode({"reduced": fast}):
         output, trace = fast(dense.image, trace=True)
     (fates,) = follow(fast, trace, dense.size)
     answers = dense.answer(dense.output), dense.answer(output)
     share = profile(fast, dense.size).share
-    return Seen(setting_of(fast), share, dense.pixels, fates, *answers, dense.cosine(output))
+    return Seen(setting_of(fast), share, dense.pixels, fates, *answers, output, dense.cosine(output))
 
 
 def _checked(model: nn.Module) -> ReducedViT:
