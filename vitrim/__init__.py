@@ -126,6 +126,7 @@ _ROOMS = (
         "evaluate",
         "inference",
         "methods",
+        "playground",
         "runtime",
         "testing",
         "training",

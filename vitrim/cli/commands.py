@@ -9,6 +9,7 @@ from typing import Any
 from .shared.inference_options import EMBED, PREDICT
 from .shared.look_options import FIGURES, PAGES, LookOptions, check_look
 from .shared.options import PRECISIONS, DataOptions, MethodChoice, ModelOptions, OutputOptions, RunOptions
+from .shared.playground_options import PLAYGROUND
 from .shared.signatures import own_signatures
 from .shared.spec import Command, option, required
 from .shared.speed_options import SpeedDataOptions, SpeedModelOptions, SpeedShowOptions, check_speed
@@ -306,6 +307,7 @@ COMMANDS = {
             takes="images",
             check=check_look,
         ),
+        PLAYGROUND,
         Command(
             "methods",
             "list the methods and what each runs on; with a NAME, all about one",

@@ -27,7 +27,9 @@ def check_early(command: Command, config: Any) -> None:
             if getattr(group, name, None) is not None:
                 check_there(getattr(group, name))
         for name, kind in FILES.items():
-            _check_file(name, kind, getattr(group, name, None))
+            given = getattr(group, name, None)
+            for path in given if isinstance(given, tuple) else (given,):
+                _check_file(name, kind, path)
         if command.endings and getattr(group, "out", None) is not None:
             check_new(group.out, group.overwrite, command.endings)
         if getattr(group, "json", None) is not None:
