@@ -37,8 +37,15 @@ class Page:
 
     def upload(self, selector: str, file: Path) -> None:
         """Give a file to an input of that kind, as if it had been chosen or dropped."""
-        found = _ask(f"{self.session}/element", {"using": "css selector", "value": selector})[ELEMENT]
-        _ask(f"{self.session}/element/{found}/value", {"text": str(file.resolve())})
+        _ask(f"{self._found(selector)}/value", {"text": str(file.resolve())})
+
+    def click(self, selector: str) -> None:
+        """Click on what a selector (CSS) finds first, or an XPath."""
+        _ask(f"{self._found(selector)}/click", {})
+
+    def _found(self, selector: str) -> str:
+        using = "xpath" if selector.startswith("/") else "css selector"
+        return f"{self.session}/element/{_ask(f'{self.session}/element', {'using': using, 'value': selector})[ELEMENT]}"
 
     def wait(self, script: str, seconds: float = 15.0) -> Any:
         """What a script returns in the page, as soon as that is anything."""
@@ -55,6 +62,10 @@ class Page:
         self.look_at(name)
         _ask(f"{self.session}/url", {"url": address})
         return name
+
+    def close_tab(self) -> None:
+        """Close the tab that is looked at, and look at the first one that is left."""
+        self.look_at(_ask(f"{self.session}/window", None, "DELETE")[0])
 
     def look_at(self, tab: str) -> None:
         """Another tab, by its name."""

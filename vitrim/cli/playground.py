@@ -12,11 +12,10 @@ from typing import Any
 
 import torch
 
-from ..common.extras import require
 from ..common.progress import progress
 from ..evaluate.timing import as_device
 from ..playground.offers import Offer, offer
-from ..playground.server import PORT, listening, serve_on
+from ..playground.server import PORT, place, serve_at
 from .shared.measure import best_device
 from .shared.model import Subject, open_model
 from .shared.options import ModelOptions
@@ -25,13 +24,12 @@ from .shared.playground_options import DEFAULT_MODEL
 
 def run(config: Any) -> None:
     """Serve the page that the arguments ask for, until Ctrl-C."""
-    require("playground", "vitrim playground")
     asks = config.server
     device = as_device(asks.device or best_device())
     if asks.threads is not None:
         torch.set_num_threads(asks.threads)
-    with listening(asks.host, asks.port) as sock:
-        serve_on(sock, _offers(config, device), partial(_ready, asks.host, asks.port))
+    with place(asks.host, asks.port) as here:
+        serve_at(here, _offers(config, device), partial(_ready, asks.port))
     print("the playground is closed")
 
 
@@ -58,13 +56,14 @@ def _offer(subject: Subject, device: torch.device, seed: int) -> Offer:
 
 def _each_model(given: Any) -> Iterator[ModelOptions]:
     """The options of each model alone."""
-    common = {field.name: getattr(given, field.name) for field in dataclasses.fields(ModelOptions)}
+    common: dict[str, Any] = {field.name: getattr(given, field.name) for field in dataclasses.fields(ModelOptions)}
     names = given.model or (() if given.checkpoint else (DEFAULT_MODEL,))
     for name, checkpoint in zip_longest(names, given.checkpoint):
-        yield ModelOptions(**{**common, "model": name, "checkpoint": checkpoint})
+        alone: dict[str, Any] = {**common, "model": name, "checkpoint": checkpoint}
+        yield ModelOptions(**alone)
 
 
-def _ready(host: str, port: int | None, address: str) -> None:
+def _ready(port: int | None, address: str) -> None:
     moved = port is None and not address.endswith(f":{PORT}/")
     print(f"{f'port {PORT} is busy: ' if moved else ''}the playground is at {address} (Ctrl-C ends it)", flush=True)
     if not _is_own(address):

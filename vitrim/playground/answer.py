@@ -51,7 +51,7 @@ def _rows(shown: Shown) -> list[tuple[str, str, str]]:
     """What is compared: its name for scripts, the dense model's figure, and the reduced one's."""
     (dense_gmacs, gmacs), (dense_ms, ms) = shown.gmacs, shown.ms
     return [
-        ("GMACs", f"{dense_gmacs:.2f}", f"{gmacs:.2f} ({100 * gmacs / dense_gmacs:.0f} %)"),
+        ("GMACs", f"{dense_gmacs:.3g}", f"{gmacs:.3g} ({100 * gmacs / dense_gmacs:.0f} %)"),
         ("milliseconds", f"{dense_ms:.1f}", f"{ms:.1f} ({dense_ms / ms:.2f} times as fast)"),
     ]
 

@@ -1,27 +1,37 @@
-"""What the page needs of the server, and no more: gradio also serves files by their path, fetches what a URL names, and
-describes its interface to strangers."""
+"""What the page needs of the server, and no more: gradio also serves files by their path, takes what a request names in
+the place of an upload, from the net too, and describes its interface to strangers."""
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from pathlib import Path
 from typing import Any
 
 # By method and path. Nothing in the page is fetched by a path of this machine's: pictures are inside of the answers.
 OPEN = re.compile(
     r"(GET|HEAD) /(|theme\.css|favicon\.ico|robots\.txt|manifest\.json|assets/[\w./-]+|static/(img|fonts|js)/[\w./-]+"
     r"|gradio_api/(startup-events|heartbeat/\w+|upload_progress|queue/data))"
-    r"|POST /gradio_api/(upload|queue/join|reset|cancel|event/\w+)"
+    r"|POST /gradio_api/(upload|queue/join)"
 )
+ASKS = "/gradio_api/queue/join"
+MOST_WORDS = 100_000  # bytes of a request that is no upload
 Message = MutableMapping[str, Any]
-Receive, Send = Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
 
 
 class Gate:
-    """ASGI middleware: 404 for paths that the page does not need, 413 for bodies above a number of bytes."""
+    """ASGI middleware: 404 for what the page does not need, 413 for what is too long, 400 for files that are not
+    uploads.
 
-    def __init__(self, app: Any, most_bytes: int):
-        self.app, self.most_bytes = app, most_bytes
+    uploads:    the folder of uploaded files
+    most_bytes: of an upload
+    """
+
+    def __init__(self, app: Any, uploads: str | Path, most_bytes: int):
+        self.app, self.uploads, self.most_bytes = app, Path(uploads), most_bytes
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -29,7 +39,9 @@ class Gate:
         elif scope["type"] != "http" or not OPEN.fullmatch(f"{scope['method']} {scope['path']}"):
             await _refuse(scope, send, 404, "There is nothing here.")
         elif self._too_long(scope):
-            await _refuse(scope, send, 413, f"More than {self.most_bytes // 1_000_000} MB cannot be taken.")
+            await _refuse(scope, send, 413, f"More than {self.most_bytes // 2**20} MB cannot be taken.")
+        elif scope["path"] == ASKS:
+            await self._ask(scope, receive, send)
         else:
             await self.app(scope, receive, send)
 
@@ -38,7 +50,40 @@ class Gate:
         if scope["method"] != "POST":
             return False
         length = dict(scope["headers"]).get(b"content-length", b"")
-        return not length.isdigit() or int(length) > self.most_bytes
+        return not length.isdigit() or int(length) > (MOST_WORDS if scope["path"] == ASKS else self.most_bytes)
+
+    async def _ask(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Pass on what asks for an answer, if all files that it names are uploads."""
+        body, more = b"", True
+        while more:
+            message = await receive()
+            body, more = body + message.get("body", b""), message.get("more_body", False)
+        if not self._names_uploads_alone(body):
+            await _refuse(scope, send, 400, "Only uploads can be looked at.")
+            return
+        whole = [{"type": "http.request", "body": body, "more_body": False}]
+
+        async def again() -> Message:
+            return whole.pop() if whole else await receive()
+
+        await self.app(scope, again, send)
+
+    def _names_uploads_alone(self, body: bytes) -> bool:
+        try:
+            return all(self._is_upload(path) for path in _paths(json.loads(body)))
+        except (ValueError, RecursionError):
+            return False
+
+    def _is_upload(self, path: Any) -> bool:
+        return path is None or (isinstance(path, str) and ".." not in path and self.uploads in Path(path).parents)
+
+
+def _paths(asked: Any) -> Iterator[Any]:
+    """What is called a path anywhere in a request."""
+    if isinstance(asked, dict):
+        yield from (value for name, value in asked.items() if name == "path")
+    for part in asked.values() if isinstance(asked, dict) else asked if isinstance(asked, list) else ():
+        yield from _paths(part)
 
 
 async def _refuse(scope: Message, send: Send, status: int, words: str) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .answer import answer_html, message_html
+from .offers import Offer
 from .showing import Showing, Visit
 
 STYLE = Path(__file__).with_name("style.css")
@@ -17,9 +18,11 @@ START = 65  # percent of the dense cost
 HEADING = (
     "<h1>vitrim playground</h1><p>A photograph as a Vision Transformer sees it: with all patches, and with fewer.</p>"
 )
+DROP, BUDGET = "Photograph, at most 32 MB", "Budget: percent of the dense MACs"
 FIRST = "Drop a photograph, or click to choose one."
 FAILED = "Something went wrong here. Who runs this page finds the reason in the terminal."
 KEPT = 3600  # seconds that a visitor's picture is kept in memory after the page was last used
+VISITORS = 100  # whose pictures are kept; of more the one who was here longest ago must drop it again
 SWEEP, OLD = 60, 300  # seconds between looks for uploads on the disk, and the age at which they are removed
 
 
@@ -28,20 +31,19 @@ def build(showing: Showing) -> Any:
     import gradio as gr
 
     models = list(showing.offers)
-    method, slider = _controls(showing, models[0], None, START)
+    methods = _methods(showing.offers[models[0]], None)
+    budgets: dict[str, Any] = {"value": START, **_budgets(showing.offers[models[0]], methods["value"], START)}
     with gr.Blocks(title="vitrim playground", analytics_enabled=False, delete_cache=(SWEEP, OLD)) as page:
         visit = gr.State(None, time_to_live=KEPT)
         gr.HTML(HEADING)
         with gr.Row():
             with gr.Column(scale=1, min_width=320):
-                file = gr.File(label="Photograph", file_types=["image"], type="filepath", elem_id="photograph")
+                file = gr.File(label=DROP, file_types=["image"], type="filepath", elem_id="photograph")
                 model = gr.Dropdown(
                     models, value=models[0], label="Model", filterable=False, visible=len(models) > 1, elem_id="model"
                 )
-                method = gr.Dropdown(**method, label="Method", filterable=False, elem_id="method")
-                budget = gr.Slider(
-                    **slider, step=1, label="Budget: percent of the dense MACs", buttons=[], elem_id="budget"
-                )
+                method = gr.Dropdown(**methods, label="Method", filterable=False, elem_id="method")
+                budget = gr.Slider(**budgets, maximum=100, step=1, label=BUDGET, buttons=[], elem_id="budget")
             with gr.Column(scale=3):
                 shown = gr.HTML(message_html(FIRST), elem_id="shown")
         picked = [visit, model, method, budget]
@@ -50,7 +52,8 @@ def build(showing: Showing) -> Any:
         _on(model.input, acts.choose, picked, [method, budget, shown])
         _on(method.input, acts.choose, picked, [method, budget, shown])
         _on(budget.input, acts.show, picked, shown)
-    return page.queue(max_size=64)
+    page.state_session_capacity = VISITORS
+    return page.queue(max_size=VISITORS)
 
 
 def _on(event: Callable[..., Any], act: Callable[..., Any], inputs: list[Any], outputs: Any) -> None:
@@ -78,11 +81,13 @@ class _Acts:
         import gradio as gr
 
         try:
-            methods, slider = _controls(self.showing, model, method, percent)
-        except Exception as error:
+            one = self.showing.offer(model)
+        except ValueError as error:
             return gr.skip(), gr.skip(), _told(error)
-        now = self.show(visit, model, methods["value"], slider["value"])
-        return gr.Dropdown(**methods), gr.Slider(**slider), now
+        methods = _methods(one, method)
+        budgets = _budgets(one, methods["value"], percent)
+        now = self.show(visit, model, methods["value"], budgets.get("value", percent))
+        return gr.Dropdown(**methods), gr.Slider(**budgets), now
 
     def show(self, visit: Visit | None, model: str, method: str, percent: float) -> str:
         """The figures of what is picked."""
@@ -94,25 +99,20 @@ class _Acts:
             return _told(error)
 
 
-def _controls(
-    showing: Showing, model: str, method: str | None, percent: float
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The methods that the model runs, and the budgets that the one picked of them can have; the method and the budget
-    stay as they were, where they can."""
-    one = showing.offer(model)
-    method = method if method in one.choices else next(iter(one.choices))
-    methods = {"choices": [(words, name) for name, words in one.choices.items()], "value": method}
+def _methods(one: Offer, method: str | None) -> dict[str, Any]:
+    """The methods that the model runs; the one picked stays, where it is among them."""
+    picked = method if method in one.choices else next(iter(one.choices))
+    return {"choices": [(words, name) for name, words in one.choices.items()], "value": picked}
+
+
+def _budgets(one: Offer, method: str, percent: float) -> dict[str, Any]:
+    """The budgets that the method can have. Where it stands is left as it is, unless it is out of reach: the visitor
+    may have moved it on meanwhile."""
     if method not in one.reaches:
-        return methods, {
-            "minimum": 1,
-            "maximum": 100,
-            "value": percent,
-            "interactive": False,
-            "info": "as it was saved",
-        }
+        return {"interactive": False, "info": "as it was saved"}
     low = math.ceil(round(100 * one.reaches[method][0], 6))
-    info = f"{low} to 100 % can be had with this method"
-    return methods, {"minimum": low, "maximum": 100, "value": max(percent, low), "interactive": True, "info": info}
+    moved = {"value": low} if percent < low else {}
+    return {"minimum": low, "interactive": True, "info": f"{low} to 100 % can be had with this method", **moved}
 
 
 def _told(error: Exception) -> str:

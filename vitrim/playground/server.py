@@ -10,6 +10,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
@@ -22,7 +23,7 @@ from .page import STYLE, build
 from .showing import Showing
 
 HOST, PORT, MORE_PORTS = "127.0.0.1", 7860, 100
-MOST_BYTES = 30_000_000  # of a photograph's file
+MOST_BYTES = 32 * 2**20  # of a photograph's file
 MULTIPART = 100_000  # bytes that an upload has beside its file
 NOT_HERE = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 PATIENCE = 1  # seconds for what is under way when the page is closed
@@ -48,35 +49,45 @@ def serve(
     Example: the page is at http://127.0.0.1:7860/.
         >>> serve({"deit": model})  # doctest: +SKIP
     """
-    with listening(host, port) as sock:
-        serve_on(sock, models, ready)
+    with place(host, port) as here:
+        serve_at(here, models, ready)
 
 
-def serve_on(
-    sock: socket.socket, models: Mapping[str, nn.Module | Offer], ready: Callable[[str], None] = print
-) -> None:
-    """`serve` on a socket that listens already."""
-    with _as_interruption(signal.SIGTERM), opened(models, sock) as server:
-        ready(address_of(sock))
-        with suppress(KeyboardInterrupt):  # Ctrl-C is how it ends
-            server.run(sockets=[sock])
+@dataclass(frozen=True)
+class Place:
+    """A socket that listens, and a folder for uploads."""
+
+    sock: socket.socket
+    uploads: str
 
 
-@contextmanager
-def opened(models: Mapping[str, nn.Module | Offer], sock: socket.socket) -> Generator[Any]:
-    """uvicorn's server of the page, to be run; its folder for uploads is gone in the end."""
-    require("playground", "vitrim playground")
+def serve_at(here: Place, models: Mapping[str, nn.Module | Offer], ready: Callable[[str], None] = print) -> None:
+    """`serve` where it may."""
     if not models:
         raise ValueError("no models to show: give at least one")
     offers = {name: one if isinstance(one, Offer) else offer(one) for name, one in models.items()}
+    server = _server(Showing(offers), here)
+    with _as_interruption(signal.SIGTERM), suppress(KeyboardInterrupt):  # Ctrl-C is how it ends
+        ready(address_of(here.sock))
+        server.run(sockets=[here.sock])
+
+
+@contextmanager
+def place(host: str, port: int | None) -> Generator[Place]:
+    """Where a page can be: the address is free, gradio is there, and its folder for uploads is gone in the end.
+
+    Raises ValueError where it is not.
+    """
     with ExitStack() as stack:
         uploads = stack.enter_context(tempfile.TemporaryDirectory(prefix="vitrim-playground-"))
-        # No use is reported to anyone, and no value that a user has set for pages of their own counts here.
+        uploads = os.path.realpath(uploads)  # as gradio names what lies there
+        # Before gradio is imported, which makes folders. No use is reported to anyone.
         stack.enter_context(_environment(GRADIO_TEMP_DIR=uploads, GRADIO_ANALYTICS_ENABLED="False"))
-        yield _server(Showing(offers), *sock.getsockname()[:2])
+        require("playground", "vitrim playground")
+        yield Place(stack.enter_context(listening(host, port)), uploads)
 
 
-def _server(showing: Showing, host: str, port: int) -> Any:
+def _server(showing: Showing, here: Place) -> Any:
     import gradio as gr
     import uvicorn
     from fastapi import FastAPI
@@ -85,8 +96,6 @@ def _server(showing: Showing, host: str, port: int) -> Any:
         FastAPI(),
         build(showing),
         "/",
-        server_name=host,
-        server_port=port,
         footer_links=[],
         allowed_paths=[],
         show_error=False,
@@ -98,7 +107,7 @@ def _server(showing: Showing, host: str, port: int) -> Any:
         theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),  # fetched from nowhere
         css=STYLE.read_text(encoding="utf-8"),
     )
-    gated: Any = Gate(app, MOST_BYTES + MULTIPART)
+    gated: Any = Gate(app, here.uploads, MOST_BYTES + MULTIPART)
     return uvicorn.Server(uvicorn.Config(gated, log_level="critical", timeout_graceful_shutdown=PATIENCE))
 
 
