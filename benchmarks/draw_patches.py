@@ -54,7 +54,7 @@ def draw(
     fast = [vitrim.reduce(model, method, macs=BUDGET) for method in methods]
     drawn, path = io.BytesIO(), IMAGES / f"{name}.jpg"
     figure(fast, Image.fromarray(data.chelsea()), blocks).savefig(drawn, dpi=100)
-    Image.open(drawn).convert("RGB").save(path, quality=82 if largest == LARGEST else 78, optimize=True)
+    Image.open(drawn).convert("RGB").save(path, quality=82 if largest == LARGEST else 74, optimize=True)
     assert path.stat().st_size < largest, f"{path} is too large for the repository"
 
 
