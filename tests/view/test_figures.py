@@ -13,9 +13,9 @@ from settings import BACKBONES, dense
 import vitrim
 from vitrim.data import data_config
 from vitrim.data.pictures import prepared
-from vitrim.view import figure
+from vitrim.view import figure, looking
 from vitrim.view.figures import save_figure, shown_blocks
-from vitrim.view.looking import look
+from vitrim.view.looking import DenseView, look
 
 MODEL = small()
 FAST = several(MODEL)
@@ -112,6 +112,18 @@ def test_a_model_of_transformers_as_reduce_gives_it():
     for fast in (vitrim.reduce(model, "evit", keep=0.5), vitrim.for_images(vitrim.reduce(model, "evit", keep=0.5))):
         (seen,) = look([fast], noise())
         assert seen.reduced.label in ("cat", "dog") and seen.fates.count(1)["tokens"] == 33
+
+
+def test_one_dense_model_of_transformers_looks_once(monkeypatch):
+    transformers = pytest.importorskip("transformers")
+    sizes = dict(image_size=64, patch_size=8, hidden_size=48, intermediate_size=96, num_attention_heads=3)
+    model = transformers.ViTForImageClassification(transformers.ViTConfig(**sizes, num_hidden_layers=4)).eval()
+    looks = []
+    monkeypatch.setattr(looking, "DenseView", lambda *given: looks.append(1) or DenseView(*given))
+    seen = look([vitrim.reduce(model, name) for name in ("evit", "tome")], noise())
+    assert len(looks) == 1 and seen[0].dense is not None
+    look([vitrim.reduce(small(), name) for name in ("evit", "tome")], noise())
+    assert len(looks) == 3, "two models of the same kind are two"
 
 
 def test_the_blocks_that_are_shown():

@@ -79,9 +79,15 @@ def look(models: Sequence[nn.Module], picture: Picture) -> list[Seen]:
         ('EViT keep=0.5', '32 kept + 1 fused', (128, 128, 3))
     """
     reduced = [_checked(model) for model in models]
-    below = {id(fast.backbone): fast.backbone for fast in reduced}
+    below = {_weights_of(fast.backbone): fast.backbone for fast in reduced}
     views = {key: DenseView(backbone, picture) for key, backbone in below.items()}
-    return [look_again(fast, views[id(fast.backbone)]) for fast in reduced]
+    return [look_again(fast, views[_weights_of(fast.backbone)]) for fast in reduced]
+
+
+def _weights_of(model: nn.Module) -> tuple[type, tuple[int, ...]]:
+    """What models have in common that are one: reductions of a model of transformers have copies of it, over the same
+    weights."""
+    return type(model), tuple(map(id, model.parameters()))
 
 
 class DenseView:
