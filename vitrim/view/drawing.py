@@ -61,9 +61,8 @@ def group_layer(
     cells[shared] = np.concatenate([filled.round(), np.full((*groups.shape, 1), 255)], axis=-1)[shared]
     layer = _spread(cells, height, width)
     if shared.any():
-        borders = _borders(
-            _spread(groups, height, width), _spread(shared, height, width), max(1, min(height, width) // 16)
-        )
+        numbers = _spread(groups.astype(np.int32), height, width)
+        borders = _borders(numbers, _spread(shared, height, width), max(1, min(height, width) // 16))
         layer[borders, :3] = _spread(colours.astype(np.uint8), height, width)[borders]
     if ringed is not None and ringed.any():
         _draw_rings(layer, ringed, height, width)
