@@ -14,7 +14,7 @@ import vitrim
 from vitrim.data import data_config
 from vitrim.data.pictures import prepared
 from vitrim.view import figure, looking
-from vitrim.view.figures import save_figure, shown_blocks
+from vitrim.view.figures import draw, save_figure, shown_blocks
 from vitrim.view.looking import DenseView, look
 
 MODEL = small()
@@ -99,8 +99,6 @@ def test_every_backbone_can_be_looked_at(row):
 
 
 def draws(seen) -> bool:
-    from vitrim.view.figures import draw
-
     return len(draw([[seen]], ["noise"]).axes) > 3
 
 
@@ -171,3 +169,9 @@ def test_what_cannot_be_shown_is_refused_in_a_line(call, said):
     with pytest.raises(ValueError, match=said) as refused:
         call()
     assert "\n" not in str(refused.value) and len(str(refused.value)) <= 300
+
+
+def test_a_figure_has_an_end():
+    (seen,) = look([FAST[0]], noise())
+    with pytest.raises(ValueError, match="a figure of 101 rows is too large: give at most 100 pictures times models"):
+        draw([[seen]] * 101, ["noise"] * 101)

@@ -65,7 +65,8 @@ def root(tmp_path_factory):
 def playground(root):
     command = [sys.executable, "-m", "vitrim", "playground", "--checkpoint", str(root / "saved"), str(root / "other")]
     command += ["--port", "0", "--threads", "1", "--device", "cpu"]
-    here = {**os.environ, "TMPDIR": str(root / "temporary"), "PYTHONPATH": str(ROOT)}
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    here = {**os.environ, "TMPDIR": str(root / "temporary"), "PYTHONPATH": path}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, cwd=root, env=here, **pipes) as process:
         line = process.stdout.readline()
