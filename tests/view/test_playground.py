@@ -228,6 +228,8 @@ def answered(method: str, path: str, body: bytes | None = None, uploads: str = "
     async def send(message):
         if message["type"] == "http.response.start":
             statuses.append(message["status"])
+            kept_here = any(b"default-src 'self'" in value for _, value in message["headers"])
+            assert kept_here or method == "POST" or message["status"] != 200
 
     statuses: list[int] = []
     head = [] if body is None else [(b"content-length", str(len(body)).encode())]

@@ -63,9 +63,9 @@ def bounded(file: str | Path, most_pixels: int) -> Image.Image:
     Raises UnreadablePicture, a ValueError of one line that names no file.
 
     Example:
-        >>> bounded("photos/cat/0.png", 10_000)
+        >>> bounded("photos/cat/0.png", 1_000)
         Traceback (most recent call last):
-        vitrim.data.pictures.UnreadablePicture: The picture has 160 x 160 pixels, and 10,000 in all can be taken.
+        vitrim.data.pictures.UnreadablePicture: The picture has 32 x 32 pixels, and 1,000 in all can be taken.
     """
     try:
         with warnings.catch_warnings():

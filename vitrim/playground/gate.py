@@ -16,6 +16,7 @@ OPEN = re.compile(
     r"|POST /gradio_api/(upload|queue/join)"
 )
 ASKS = "/gradio_api/queue/join"
+POLICY = (b"content-security-policy", b"default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:")
 MOST_WORDS = 100_000  # bytes of a request that is no upload
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -24,7 +25,7 @@ Send = Callable[[Message], Awaitable[None]]
 
 class Gate:
     """ASGI middleware: 404 for what the page does not need, 413 for what is too long, 400 for files that are not
-    uploads.
+    uploads. Browsers are told to fetch nothing from other sites.
 
     uploads:    the folder of uploaded files
     most_bytes: of an upload
@@ -43,7 +44,7 @@ class Gate:
         elif scope["path"] == ASKS:
             await self._ask(scope, receive, send)
         else:
-            await self.app(scope, receive, send)
+            await self.app(scope, receive, _with_policy(send))
 
     def _too_long(self, scope: Message) -> bool:
         """By what the request says of itself: uvicorn reads no more than that. A browser always says it."""
@@ -84,6 +85,15 @@ def _paths(asked: Any) -> Iterator[Any]:
         yield from (value for name, value in asked.items() if name == "path")
     for part in asked.values() if isinstance(asked, dict) else asked if isinstance(asked, list) else ():
         yield from _paths(part)
+
+
+def _with_policy(send: Send) -> Send:
+    async def sent(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": [*message["headers"], POLICY]}
+        await send(message)
+
+    return sent
 
 
 async def _refuse(scope: Message, send: Send, status: int, words: str) -> None:
