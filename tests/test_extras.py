@@ -78,6 +78,10 @@ MESSAGES = {
     ("transformers", "transformers", "profile", "--model", "hf:x", "--keep", "0.5"): (
         'a model of transformers needs transformers: pip install "vitrim[transformers]"'
     ),
+    **{
+        ("playground", package, "playground"): f'vitrim playground needs {package}: pip install "vitrim[playground]"'
+        for package in ("gradio", "fastapi", "uvicorn", "jinja2")
+    },
     ("demo", "jinja2", "demo"): 'vitrim demo needs jinja2: pip install "vitrim[demo]"',
     ("demo", "sklearn", "demo"): 'vitrim demo needs scikit-learn: pip install "vitrim[demo]"',
     ("demo", "matplotlib", "demo"): 'vitrim demo needs matplotlib: pip install "vitrim[demo]"',

@@ -28,6 +28,7 @@ ORDER = (
     "testing",
     "inference",
     "view",
+    "playground",
     "training",
     "demo",
     "cli",

@@ -129,6 +129,7 @@ _ROOMS = (
         "evaluate",
         "inference",
         "methods",
+        "playground",
         "runtime",
         "testing",
         "training",

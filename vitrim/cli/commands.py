@@ -11,6 +11,7 @@ from .shared.diagnose_options import DIAGNOSE
 from .shared.inference_options import EMBED, PREDICT
 from .shared.look_options import FIGURES, PAGES, LookOptions, check_look
 from .shared.options import PRECISIONS, DataOptions, MethodChoice, ModelOptions, OutputOptions, RunOptions
+from .shared.playground_options import PLAYGROUND
 from .shared.signatures import own_signatures
 from .shared.spec import Command, option, required
 from .shared.speed_options import SpeedDataOptions, SpeedModelOptions, SpeedShowOptions, check_speed
@@ -320,6 +321,7 @@ COMMANDS = {
             check=check_look,
         ),
         DIAGNOSE,
+        PLAYGROUND,
         Command(
             "methods",
             "list the methods and what each runs on; with a NAME, all about one",

@@ -15,6 +15,7 @@ EXTRAS = {
     "openvino": {"openvino": "openvino", "nncf": "nncf"},
     "data": {"pyarrow": "pyarrow"},
     "transformers": {"transformers": "transformers"},
+    "playground": {"gradio": "gradio", "fastapi": "fastapi", "uvicorn": "uvicorn", "jinja2": "jinja2"},
     "demo": {"jinja2": "jinja2", "sklearn": "scikit-learn", "matplotlib": "matplotlib"},
 }
 

@@ -19,7 +19,7 @@ from ..data.config import carried_config, data_config
 from ..data.pictures import prepared
 from ..evaluate.timing import evaluation_mode
 from ..methods import METHODS, Method
-from ..runtime.model import ReducedViT, unwrap
+from ..runtime.model import ReducedViT, for_images, unwrap
 from ..runtime.profile import profile
 from .fates import Fates, follow
 
@@ -44,9 +44,19 @@ def answer_of(logits: Float[Tensor, " classes"], names: Mapping[int, str]) -> An
         >>> answer_of(torch.tensor([0.0, 2.0]), {1: "dog"})
         Answer(label='dog', probability=0.880797...)
     """
-    chances = logits.float().softmax(dim=0)
-    best = int(chances.argmax())
-    return Answer(names.get(best, f"class {best}"), chances[best].item())
+    return answers_of(logits, names, 1)[0]
+
+
+def answers_of(logits: Float[Tensor, " classes"], names: Mapping[int, str], k: int) -> list[Answer]:
+    """The k likeliest classes, the likeliest first.
+
+    Example:
+        >>> [answer.label for answer in answers_of(torch.tensor([0.0, 2.0]), {1: "dog"}, 2)]
+        ['dog', 'class 0']
+    """
+    chances, best = logits.float().softmax(dim=0).topk(min(k, len(logits)))
+    labels = [names.get(index, f"class {index}") for index in best.tolist()]
+    return [Answer(label, chance) for label, chance in zip(labels, chances.tolist(), strict=True)]
 
 
 @dataclass(frozen=True)
@@ -59,6 +69,7 @@ class Seen:
     fates:   of its patches
     dense, reduced: the answers of the model without its methods and with them; None: it has no classifier
     cosine:  between the features of the two, where it has no classifier
+    output:  the reduced model's logits, or its features
     """
 
     title: str
@@ -67,6 +78,7 @@ class Seen:
     fates: Fates
     dense: Answer | None
     reduced: Answer | None
+    output: Float[Tensor, "1 c"]
     cosine: float | None = None
 
     @property
@@ -89,15 +101,37 @@ def look(models: Sequence[nn.Module], picture: Picture) -> list[Seen]:
         ('EViT keep=0.5', '32 kept + 1 fused', (128, 128, 3))
     """
     reduced = [as_reduced(model) for model in models]
-    below = {id(fast.backbone): fast for fast in reduced}
-    views = {key: _Dense(dense_below(fast), picture) for key, fast in below.items()}
-    return [_seen(fast, views[id(fast.backbone)]) for fast in reduced]
+    below = {_weights_of(fast.backbone): fast for fast in reduced}
+    views = {key: DenseView(dense_below(fast), picture) for key, fast in below.items()}
+    return [look_again(fast, views[_weights_of(fast.backbone)]) for fast in reduced]
 
 
-class _Dense:
-    """A dense model with a picture as it wants it, its output, and how its outputs are read."""
+def _weights_of(model: nn.Module) -> tuple[type, tuple[int, ...]]:
+    """What models have in common that are one: reductions of a model of transformers have copies of it, over the same
+    weights."""
+    return type(model), tuple(map(id, model.parameters()))
 
-    def __init__(self, dense: Any, picture: Picture):
+
+class DenseView:
+    """A dense model with a picture as it wants it, its output, and how its outputs are read.
+
+    dense:  the model as a function of images
+    image:  [1, channels, height, width], on the model's device
+    size:   (height, width) of the image
+    pixels: the picture as the model gets it
+    output: logits, or features of a model without a classifier
+
+    Raises ValueError for a picture that cannot be read or does not fit.
+
+    Example:
+        >>> view = DenseView(model, "photos/cat/0.png")
+        >>> view.size, view.pixels.shape, len(view.top(view.output, 2))
+        ((128, 128), (128, 128, 3), 2)
+    """
+
+    def __init__(self, backbone: nn.Module, picture: Picture):
+        dense: Any = for_images(backbone)
+        self.dense = dense
         config, device = data_config(dense), next(dense.parameters()).device
         self.image = _as_batch(picture, config).to(device)
         self.size = (self.image.shape[-2], self.image.shape[-1])
@@ -108,19 +142,31 @@ class _Dense:
         self.names = names_of_classes(carried_config(dense).get("label_names"), getattr(dense, "num_classes", 0))
 
     def answer(self, logits: Float[Tensor, "1 classes"]) -> Answer | None:
-        return answer_of(logits[0], self.names) if self.classifies else None
+        """The likeliest class; None: the model has no classifier."""
+        return next(iter(self.top(logits, 1)), None)
+
+    def top(self, logits: Float[Tensor, "1 classes"], k: int) -> list[Answer]:
+        """The k likeliest classes, the likeliest first; none where the model has no classifier."""
+        return answers_of(logits[0], self.names, k) if self.classifies else []
 
     def cosine(self, features: Float[Tensor, "1 c"]) -> float | None:
+        """Between these features and the dense model's; None: the model has a classifier."""
         return None if self.classifies else F.cosine_similarity(self.output.float(), features.float()).item()
 
 
-def _seen(fast: ReducedViT, dense: _Dense) -> Seen:
+def look_again(fast: ReducedViT, dense: DenseView) -> Seen:
+    """What a reduced model makes of a picture that the dense model below it has seen.
+
+    Example:
+        >>> look_again(vitrim.reduce(model, "evit", keep=0.5), DenseView(model, "photos/cat/0.png")).title
+        'EViT keep=0.5'
+    """
     with torch.inference_mode(), evaluation_mode({"reduced": fast}):
         output, trace = fast(dense.image, trace=True)
     (fates,) = follow(fast, trace, dense.size)
     answers = dense.answer(dense.output), dense.answer(output)
     share = profile(fast, dense.size).share
-    return Seen(setting_of(fast), share, dense.pixels, fates, *answers, dense.cosine(output))
+    return Seen(setting_of(fast), share, dense.pixels, fates, *answers, output, dense.cosine(output))
 
 
 def as_reduced(model: nn.Module) -> ReducedViT:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,24 @@ def check_early(command: Command, config: Any) -> None:
             if getattr(group, name, None) is not None:
                 check_there(getattr(group, name))
         for name, kind in FILES.items():
-            _check_file(name, kind, getattr(group, name, None))
+            given = getattr(group, name, None)
+            for path in given if isinstance(given, tuple) else (given,):
+                _check_file(name, kind, path)
         if command.endings and getattr(group, "out", None) is not None:
             check_new(group.out, group.overwrite, command.endings)
         if getattr(group, "json", None) is not None:
             check_report(group.json)
+    _check_apart(groups)
     command.check(config)
+
+
+def _check_apart(groups: Sequence[Any]) -> None:
+    """Raise ValueError where a report would replace what the command has just written."""
+    outs = [Path(group.out) for group in groups if getattr(group, "out", None) is not None]
+    reports = [Path(group.json) for group in groups if getattr(group, "json", None) is not None]
+    for out in outs:
+        if any(out.expanduser().resolve() == report.expanduser().resolve() for report in reports):
+            raise ValueError(f"--out and --json both name {out}: give each a file of its own")
 
 
 def _check_file(name: str, kind: str, path: Path | None) -> None:
