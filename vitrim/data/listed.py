@@ -9,9 +9,9 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from ..common.places import is_pattern
-from ..common.text import reason
-from .folders import ENDINGS, Walk, is_photograph
+from ..common.places import is_named, is_pattern
+from ..common.text import reason, shortened
+from .folders import ENDINGS, Walk, below, is_photograph
 
 FOLDERS = "folders"
 _PACKED = (".gz", ".tgz", ".zip", ".bz2", ".xz", ".zst", ".7z", ".rar")
@@ -100,6 +100,39 @@ def listed_files(path: str | Path) -> FileList:
     if not len(found):
         raise ValueError(f"{local} lists no file: give a file with the name of a photograph on each line")
     return found
+
+
+def several(places: Sequence[str | Path]) -> FileList:
+    """The photographs that several words stand for, in their order, each once: photographs, patterns, and folders with
+    all below them; what a shell makes of `photos/*`. Files of other kinds are left out, as they are in a folder.
+
+    Raises ValueError where there is none, for what is not there, and for what has to be given alone.
+    """
+    found: dict[str, None] = {}
+    walk = Walk(Path("."))
+    for place in places:
+        found |= dict.fromkeys(_of_one(place, walk))
+    if not found:
+        kinds = ", ".join(ENDINGS)
+        raise ValueError(f"{shortened(places[0])} and what follows is no image ({kinds}): give a list of files alone")
+    return FileList("", found, dict(walk.left_out))
+
+
+def _of_one(place: str | Path, walk: Walk) -> Iterable[str]:
+    local = Path(place).expanduser()
+    if is_named(place) or local.suffix.lower() == ".tar":
+        raise ValueError(f"{shortened(place)} is one of several: give photographs, folders and patterns, or it alone")
+    if is_pattern(place):
+        matching = _matching(str(local))
+        walk.left_out.update(matching.left_out)
+        return matching.files
+    if local.is_dir():
+        files, left_out = below(local)
+        walk.left_out.update(left_out)
+        return (os.path.join(local, file) for file in files)
+    if not local.exists():
+        raise ValueError(f"there is no file or folder {shortened(place)}")
+    return walk.sort_out([str(local)])
 
 
 def _matching(pattern: str) -> FileList:

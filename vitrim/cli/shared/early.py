@@ -24,8 +24,10 @@ def check_early(command: Command, config: Any) -> None:
                 if value is not None and value < 1:
                     raise ValueError(f"--{name.replace('_', '-')} {value}: give a whole number from 1")
         for name in IMAGES:
-            if getattr(group, name, None) is not None:
-                check_there(getattr(group, name))
+            given = getattr(group, name, None)
+            for place in given if isinstance(given, tuple) else (given,):
+                if place is not None:
+                    check_there(place)
         for name, kind in FILES.items():
             _check_file(name, kind, getattr(group, name, None))
         if command.endings and getattr(group, "out", None) is not None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -12,7 +14,7 @@ from torch import nn
 
 from ...common.files import write_json
 from ...common.progress import progress
-from ...common.text import counted, shortened
+from ...common.text import counted, few, shortened
 from ...data import Photographs, StreamedPhotographs, open_dataset
 from ...evaluate import environment
 from ...evaluate.timing import as_device, as_dtype, best_device
@@ -90,7 +92,7 @@ class Inference:
             "method": plan.name if plan is not None else "none",
             "options": plan.options if plan is not None else {},
             "prediction_only": plan is not None and plan.model.prediction_only,
-            "data": os.path.abspath(data.data) if os.path.exists(data.data) else data.data,
+            **_places(data.data),
             "split": data.split,
         }
 
@@ -98,7 +100,7 @@ class Inference:
         """What runs on what; after a kill, how much of it is done."""
         label = "dense" if self.plan is None else self.plan.label
         height, width = images.config["input_size"][1:]
-        where = shortened(self.config.data.data)
+        where = few(self.config.data.data, 1)
         printer.line(f"{self.subject.name}, {label}; {images_in_words(images)} in {where} at {height} x {width}")
         left_out(printer, images)
         if before:
@@ -122,6 +124,13 @@ def _plan(subject: Subject, method: Any, seed: int) -> Plan | None:
     """The reduced model that is asked for; None: none is, and the dense one runs."""
     wanted = method.method or method.options or method.macs or method.prediction_only or method.guide
     return one_plan(subject, method, seed) if wanted or subject.saved is not None else None
+
+
+def _places(words: Sequence[str]) -> dict[str, str]:
+    """What tells the data of a run from others, as they were named: the first word, and a digest of all."""
+    whole = [os.path.abspath(word) if os.path.exists(word) else word for word in words]
+    others = hashlib.sha256("\0".join(whole).encode("utf-8", "surrogateescape")).hexdigest()
+    return {"data": whole[0], **({"data_names": others} if len(words) > 1 else {})}
 
 
 def _first_of(output: Output) -> list[dict[str, str]]:

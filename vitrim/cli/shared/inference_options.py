@@ -19,9 +19,9 @@ STATE = "_run.json"  # what a run leaves in a folder that it has written, or is 
 class InferenceData:
     """Images"""
 
-    data: str = required(
-        "a folder of any depth, a .tar, a pattern in quotes, a text file with a file on each line, or a name of "
-        "timm's (hfds/...)",
+    data: tuple[str, ...] = required(
+        "folders of any depth, photographs, patterns in quotes; or one .tar, one text file with a file on each line, "
+        "or one name of timm's (hfds/...)",
         metavar="DATA",
     )
     split: str | None = option("a folder below DATA, or the split of a named data set")
