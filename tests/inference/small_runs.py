@@ -13,6 +13,7 @@ from PIL import Image
 
 import vitrim
 from vitrim.data import open_dataset
+from vitrim.inference.engines import Local
 from vitrim.inference.outputs import FeatureFolder, PredictionFile
 from vitrim.inference.runs import Run, told_of
 
@@ -52,7 +53,8 @@ def run_on(
         worker = vitrim.Embedder(model, **options)
         output = FeatureFolder(out, overwrite, more.get("format", "npy"))
     images = open_dataset(data, worker.ready.model, labels=False, **more.get("places", {}))
-    run = Run(worker, images, output, part, workers, overwrite)
+    engine = more.get("engine") or Local(torch.device("cpu"), workers)
+    run = Run(worker, images, output, part, engine, overwrite)
     return run.run({"data": str(data), "part": part, **told_of(images, worker)})
 
 

@@ -8,6 +8,8 @@ import os
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from pickle import PickleBuffer
+from typing import Any
 
 from ..common.places import is_named, is_pattern
 from ..common.text import reason, shortened
@@ -29,11 +31,24 @@ class Names(Sequence[str]):
     """
 
     def __init__(self, names: Iterable[str]):
-        text, self._ends = bytearray(), array("q", [0])
+        text, ends = bytearray(), array("q", [0])
         for name in names:
             text += os.fsencode(name)
-            self._ends.append(len(text))
-        self._text = bytes(text)
+            ends.append(len(text))
+        self._text: Any = bytes(text)
+        self._ends: Any = ends
+
+    @classmethod
+    def of(cls, text: Any, ends: Any) -> Names:
+        """Names in memory that is there already."""
+        names = cls(())
+        names._text, names._ends = memoryview(text).cast("B"), memoryview(ends).cast("B").cast("q")
+        return names
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        if protocol < 5:
+            return Names, (list(self),)
+        return Names.of, (PickleBuffer(self._text), PickleBuffer(self._ends))  # not copied by who can share them
 
     def __len__(self) -> int:
         return len(self._ends) - 1
@@ -44,12 +59,14 @@ class Names(Sequence[str]):
         if not -len(self) <= index < len(self):
             raise IndexError(f"{index} of {len(self)} names")
         index %= len(self)
-        return os.fsdecode(self._text[self._ends[index] : self._ends[index + 1]])
+        return os.fsdecode(bytes(self._text[self._ends[index] : self._ends[index + 1]]))
 
     @property
     def digest(self) -> str:
         """Tells other names, or another order, apart."""
-        return hashlib.sha256(self._ends.tobytes() + self._text).hexdigest()
+        found = hashlib.sha256(self._ends)
+        found.update(self._text)
+        return found.hexdigest()
 
 
 class FileList:

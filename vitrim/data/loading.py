@@ -251,13 +251,18 @@ def open_loader(
     )
 
 
+def processors() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def workers_of(workers: int | None) -> int:
     """How many processes decode: as given, else one for each processor that this process may use, at most 8.
 
     Raises ValueError below 0.
     """
     if workers is None:
-        return min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+        return min(8, processors())
     if workers < 0:
         raise OptionError({"workers": workers}, ": give a whole number from 0")
     return workers

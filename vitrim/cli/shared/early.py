@@ -9,7 +9,7 @@ from ...common.files import check_new, check_report
 from ...common.places import check_there
 from .spec import Command
 
-COUNTS = ("threads", "batch_size", "rounds")  # from 1
+COUNTS = ("threads", "batch_size", "rounds", "actors")  # from 1
 IMAGES = ("data", "bank", "val", "calibration")
 FILES = {"checkpoint": "checkpoint", "label_file": "label file", "class_map": "class map"}
 

@@ -6,12 +6,14 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch import nn
 
+from ...common.extras import require
 from ...common.files import write_json
 from ...common.progress import progress
 from ...common.text import counted, few, shortened
@@ -19,6 +21,8 @@ from ...data import Photographs, StreamedPhotographs, open_dataset
 from ...evaluate import environment
 from ...evaluate.timing import as_device, as_dtype, best_device
 from ...inference.callables import Images
+from ...inference.engines import Engine, Local
+from ...inference.on_ray import on_ray
 from ...inference.outputs import Output
 from ...inference.processes import Processes, own_device
 from ...inference.runs import Done, Run, part_size, told_of, with_batch_for
@@ -36,13 +40,14 @@ class Inference:
     """A command line of `predict` or `embed`, opened step by step, in the order in which mistakes are told."""
 
     def __init__(self, config: Any):
-        self.config, self.processes = config, Processes()
         run = config.run
+        if run.engine == "ray":
+            require("ray", "--engine ray")
+        self.config, self.processes = config, Processes()
         if run.threads is not None:
             torch.set_num_threads(run.threads)
         torch.manual_seed(run.seed)
-        self.device = as_device(own_device(run.device) or best_device())
-        as_dtype(run.precision, self.device)
+        self.device, self.precision = _of_this_process(run)
         with progress("preparing the model"):
             self.subject = open_model(config.model)
             self.plan = _plan(self.subject, config.method, run.seed)
@@ -55,17 +60,35 @@ class Inference:
     @property
     def settings(self) -> dict[str, Any]:
         """How a callable class is to run it."""
-        return {"device": str(self.device), "precision": self.config.run.precision}
+        return {"device": str(self.device), "precision": self.precision}
 
     def run(self, worker: Images, output: Output, more: dict[str, Any]) -> None:
         """Compute, publish and tell. more: what tells this run from others of its kind, beside data and model."""
         images = self._images(worker)
-        batch = self.config.run.batch_size or (CPU_BATCH if self.device.type == "cpu" else OTHER_BATCH)
+        with self._engine(images) as engine:
+            self._run_on(engine, images, worker, output, more)
+        self.processes.close()
+
+    def _engine(self, images: Photographs | StreamedPhotographs) -> AbstractContextManager[Engine]:
+        """Raises ValueError for what Ray does not do, and where it cannot be started."""
+        run, workers = self.config.run, self.config.data.workers
+        if run.engine == "local":
+            return nullcontext(Local(self.device, workers))
+        if self.processes.world > 1:
+            raise ValueError("--engine ray has processes of its own: start one, without accelerate launch or torchrun")
+        if isinstance(images, StreamedPhotographs):
+            raise ValueError("--engine ray: a stream is read by one process, from its start to its end; leave it out")
+        with progress("starting Ray"):
+            return on_ray(run.device, run.actors, run.threads, run.precision, workers)
+
+    def _run_on(self, engine: Engine, images: Any, worker: Images, output: Output, more: dict[str, Any]) -> None:
+        batch = self.config.run.batch_size or (CPU_BATCH if engine.device.type == "cpu" else OTHER_BATCH)
         worker = with_batch_for(worker, images, batch)
         part = part_size(worker, self.config.out.part)
-        run = Run(worker, images, output, part, self.config.data.workers, self.config.out.overwrite, self.processes)
+        run = Run(worker, images, output, part, engine, self.config.out.overwrite, self.processes)
         printer = Printer(self.config.output.json if self.processes.first else os.devnull)
-        told = {**self._asked(images), **told_of(images, worker), "part": part, **more}
+        told = {**self._asked(images), **told_of(images, worker), "precision": self.config.run.precision}
+        told |= {"part": part, **more}
 
         def begun(before: int, total: int | None) -> None:
             if self.processes.first:
@@ -74,7 +97,6 @@ class Inference:
         done = run.run(told, begun)
         if self.processes.first:
             self._conclude(printer, output, done, told)
-        self.processes.close()
 
     def _images(self, worker: Images) -> Photographs | StreamedPhotographs:
         data = self.config.data
@@ -118,6 +140,15 @@ class Inference:
         figures = {**told, **asdict(done), "rows": done.rows, "images_per_s": done.images_per_s}
         place = {"out": str(self.config.out.out), **environment(self.device, self.config.run.seed)}
         write_json(self.config.output.json, {**asked(self.config), **figures, **place})
+
+
+def _of_this_process(run: Any) -> tuple[torch.device, str]:
+    """Where its own model runs, and in which numbers. With Ray that is asked only what it gives."""
+    if run.engine == "ray":
+        return torch.device("cpu"), "float32"
+    device = as_device(own_device(run.device) or best_device())
+    as_dtype(run.precision, device)
+    return device, run.precision
 
 
 def _plan(subject: Subject, method: Any, seed: int) -> Plan | None:
