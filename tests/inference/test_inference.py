@@ -18,7 +18,6 @@ import vitrim
 from vitrim import cli
 from vitrim.data import open_dataset
 from vitrim.inference.journal import Unfinished
-from vitrim.inference.tables import portable
 
 COUNT, BAD = 13, (0, 5, 12)
 GOOD = COUNT - len(BAD)
@@ -189,19 +188,6 @@ def test_words_that_do_not_go_together(words, said, line, capsys):
     assert not [name for name in os.listdir() if name.startswith("a.")]
     with pytest.raises(ValueError, match="several places are read without labels"):
         open_dataset(["a", "b"], small_model())
-
-
-def test_names_of_any_bytes(data, tmp_path):
-    good = data / own(data)[0][0]
-    folder = tmp_path / "odd"
-    folder.mkdir()
-    names = ["gr\u00fc\u00df, \u4f60.png", 'a "b"\n.png', os.fsdecode(b"caf\xe9.png")]
-    for name in names:
-        (folder / name).write_bytes(good.read_bytes())
-    for out in ("a.csv", "a.jsonl"):
-        run_on(folder, tmp_path / out)
-    assert {row["file"] for row in rows_of(tmp_path / "a.jsonl")} == set(map(portable, names))
-    assert set(table(tmp_path / "a.csv")[0]) == {*names[:2], "caf\\xe9.png"}
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ import torch
 
 from ..common.errors import OptionError
 from ..common.extras import require
+from ..common.progress import progress
 from ..common.text import first_line
 from ..data import Photographs
 from ..data.loading import processors
@@ -36,10 +37,11 @@ IMAGES_IN_A_TASK = 128
 class OnRay(Engine):
     """A cluster that RAY_ADDRESS names, or one of this machine's own, which ends with this process.
 
-    device:  cpu, or cuda: a GPU for each actor
-    actors:  how many hold the model; None: one for each GPU, or for each 4 cores
-    threads: of an actor on a CPU
-    workers: decoding tasks at a time, at most; None: as many as there are free cores
+    device:    cpu, or cuda: a GPU for each actor
+    actors:    how many hold the model; one for each GPU, or for each 4 cores
+    threads:   cores of each; the cores that are left decode
+    precision: numbers to compute in
+    workers:   decoding tasks at a time, at most; None: as many as there are free cores
     """
 
     device: torch.device
@@ -85,8 +87,16 @@ class OnRay(Engine):
 
 
 @contextmanager
-def on_ray(device: str | None, actors: int | None, threads: int | None, precision: str, workers: int | None) -> Generator[OnRay]:
+def on_ray(
+    device: str | None = None,
+    actors: int | None = None,
+    threads: int | None = None,
+    precision: str = "float32",
+    workers: int | None = None,
+) -> Generator[OnRay]:
     """The engine, on a cluster that is there for as long as it is used.
+
+    device: None: cuda, if the cluster has GPUs; the others: as for `OnRay`
 
     Raises ValueError where Ray is not installed or no cluster answers, and for a device that it has not.
     """
@@ -121,8 +131,7 @@ def _placed(has: dict[str, float], device: torch.device, actors: int | None, thr
 def _cluster(cores: int) -> Generator[dict[str, float]]:
     """What the cluster has."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody is told what a user computes
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # or it remarks on its own actors
     import ray
     import ray.data
 
@@ -130,7 +139,8 @@ def _cluster(cores: int) -> Generator[dict[str, float]]:
     own: dict[str, Any] = {"num_cpus": max(cores, processors()), "include_dashboard": False}
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
-        ray.init(address=address or "local", **({} if address else own), **quiet)
+        with progress("starting Ray"), _standard_error_closed():
+            ray.init(address=address or "local", **({} if address else own), **quiet)
     except (ConnectionError, ValueError, RuntimeError) as error:
         where = f"no Ray cluster answers at {address}" if address else "Ray cannot start here"
         raise ValueError(f"{where}: {first_line(error)}") from error
@@ -139,6 +149,19 @@ def _cluster(cores: int) -> Generator[dict[str, float]]:
         yield ray.cluster_resources()
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _standard_error_closed() -> Generator[None]:
+    """Ray's own code writes there past Python; what goes wrong it raises."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        for descriptor in (kept, nowhere):
+            os.close(descriptor)
 
 
 def _hush() -> None:

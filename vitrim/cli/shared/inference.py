@@ -78,8 +78,7 @@ class Inference:
             raise ValueError("--engine ray has processes of its own: start one, without accelerate launch or torchrun")
         if isinstance(images, StreamedPhotographs):
             raise ValueError("--engine ray: a stream is read by one process, from its start to its end; leave it out")
-        with progress("starting Ray"):
-            return on_ray(run.device, run.actors, run.threads, run.precision, workers)
+        return on_ray(run.device, run.actors, run.threads, run.precision, workers)
 
     def _run_on(self, engine: Engine, images: Any, worker: Images, output: Output, more: dict[str, Any]) -> None:
         batch = self.config.run.batch_size or (CPU_BATCH if engine.device.type == "cpu" else OTHER_BATCH)
