@@ -1,15 +1,18 @@
 """What `vitrim predict` and `vitrim embed` take: time beside its two parts, and peak memory by the number of files.
 
     python benchmarks/predict_scale.py speed --photos PHOTOS --weights WEIGHTS --files 1000 --json saved.json
+    python benchmarks/predict_scale.py engines --photos PHOTOS --weights WEIGHTS --files 1000 --json saved.json
     python benchmarks/predict_scale.py memory --photos PHOTOS --weights WEIGHTS --files 1000 10000 --json saved.json
 
 speed: `--rounds` times in turn decoding alone, computing alone, and each command. Prints images/s, and the time of the
 command over the sum of the two (cores that are busy with both) and over the larger (cores that are free). Rounds in
 which other programs took more than a tenth of the machine are said.
+engines: one process with two threads, two processes with one, and two actors of Ray with one, over the same
+photographs: images/s once all are at work, and seconds of the whole command.
 memory: the largest sum of the PSS of all processes of a command (what they share is counted once), sampled every 0.2 s.
 
-Files are links to the photographs of a folder, over and over where there are fewer; each process reads them from the
-page cache.
+Files are links to the photographs of a folder, to as many as the fewest files; each process reads them from the page
+cache.
 """
 
 from __future__ import annotations
@@ -22,6 +25,8 @@ import json
 import multiprocessing
 import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -42,10 +47,10 @@ SPAWN = multiprocessing.get_context("spawn")
 TICK = os.sysconf("SC_CLK_TCK")
 
 
-def linked(photos: Path, count: int, folder: Path) -> Path:
-    """So many photographs in a hundred folders."""
+def linked(photos: Path, count: int, folder: Path, distinct: int) -> Path:
+    """So many photographs in a hundred folders, the first ones over and over: many have larger ones among them."""
     found = all_below(photos, None)
-    for number, place in zip(range(count), itertools.cycle(range(len(found))), strict=False):
+    for number, place in zip(range(count), itertools.cycle(range(min(distinct, len(found)))), strict=False):
         path = folder / f"{number % 100:02d}" / f"{number:07d}{Path(found.name(place)).suffix}"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.symlink_to(Path(found.read(place)[0]).absolute())
@@ -129,7 +134,7 @@ def took(name: str, photos: Path, folder: Path, options: argparse.Namespace) -> 
 def speed(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Seconds of each round, and the ratios of their medians."""
     count = options.files[0]
-    photos = linked(options.photos, count, folder / "photos")
+    photos = linked(options.photos, count, folder / "photos", count)
     works = {
         "decoding": lambda: alone(decoding, photos, options),
         "computing": lambda: alone(computing, photos, options),
@@ -148,6 +153,36 @@ def speed(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     for name, each in ratios.items():
         print(f"{name}: {each['of_sum']:.3f} of the sum, {each['of_larger']:.3f} of the larger")
     return {"rounds": rounds, "images_per_s": {name: count / each for name, each in middle.items()}, "ratios": ratios}
+
+
+TWO = ("torch.distributed.run", "--nproc-per-node", "2", "--standalone", "-m")
+ENGINES = {
+    "one process, two threads": ((), ("--threads", "2")),
+    "two processes": (TWO, ("--threads", "1", "--workers", "1", "--part", "128")),
+    "Ray, two actors": ((), ("--threads", "1", "--engine", "ray", "--actors", "2")),
+}
+
+
+def engines(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Seconds of `vitrim predict` by what runs it: at work, and in all."""
+    photos, found = linked(options.photos, options.files[0], folder / "photos", options.files[0]), {}
+    for name, (before, after) in ENGINES.items():
+        line = [
+            sys.executable,
+            *(("-m",) if before else ()),
+            *before,
+            *(() if before else ("-m",)),
+            "vitrim",
+            "predict",
+        ]
+        line += [str(photos), "--model", options.model, "--checkpoint", str(options.weights), "--device", "cpu"]
+        line += ["--batch-size", str(options.batch), "--out", "out.csv", "--overwrite", "--json", "told.json", *after]
+        start = time.perf_counter()
+        subprocess.run(line, cwd=folder, check=True, stdout=subprocess.DEVNULL)
+        whole, told = time.perf_counter() - start, json.loads((folder / "told.json").read_text())
+        found[name] = {"images_per_s": told["images_per_s"], "seconds": told["seconds"], "whole_seconds": whole}
+        print(f"{name}: {told['images_per_s']:.1f}/s; {whole:.1f} s in all", flush=True)
+    return {"engines": found}
 
 
 def family(pid: int) -> list[int]:
@@ -173,7 +208,7 @@ def memory(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     peaks: dict[str, dict[int, int]] = {name: {} for name in options.commands}
     for count in options.files:
         place = folder / str(count)
-        photos = linked(options.photos, count, place / "photos")
+        photos = linked(options.photos, count, place / "photos", min(options.files))
         for name in options.commands:
             process, peak = started(name, photos, place, options), 0
             while process.is_alive():
@@ -189,7 +224,7 @@ def memory(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("speed", "memory"))
+    parser.add_argument("what", choices=("speed", "engines", "memory"))
     parser.add_argument("--photos", type=Path, required=True)
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--files", type=int, nargs="+", default=[1000])
@@ -209,7 +244,7 @@ def main() -> None:
             torch.save(model.state_dict(), options.weights)
         vitrim.backbones.TIMM.load_checkpoint(model, options.weights)
         options.loaded = model if options.method is None else vitrim.reduce(model, options.method)
-        found = {"speed": speed, "memory": memory}[options.what](options, Path(place))
+        found = {"speed": speed, "engines": engines, "memory": memory}[options.what](options, Path(place))
     if options.json is not None:
         asked = {key: str(value) for key, value in vars(options).items() if key not in ("json", "loaded")}
         options.json.write_text(json.dumps({**environment(), **asked, **found}, indent=1) + "\n")

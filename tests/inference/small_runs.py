@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from functools import cache
 from pathlib import Path
 
@@ -25,6 +26,11 @@ def small_model() -> torch.nn.Module:
     torch.manual_seed(0)
     options = dict(img_size=32, patch_size=8, embed_dim=16, depth=4, num_heads=2, num_classes=5)
     return timm.create_model("vit_tiny_patch16_224", **options).eval()
+
+
+def slowly(module, given) -> None:
+    """A hook that takes its time."""
+    time.sleep(0.1)
 
 
 def pictures(folder: Path, count: int, bad: tuple[int, ...] = ()) -> Path:

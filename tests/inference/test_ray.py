@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from small_runs import content, left_beside, pictures, run_on, saved_model, small_model
+from small_runs import content, left_beside, pictures, run_on, saved_model, slowly, small_model
 
 import vitrim
 from vitrim.inference.journal import Journal
@@ -30,19 +30,21 @@ def engine() -> Iterator[OnRay]:
 
 
 def actors() -> list[int]:
-    """The processes that hold a model, and are at work."""
+    """The processes of this cluster that hold a model."""
     found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            if path.read_bytes().startswith(b"ray::MapWorker(MapBatches(_Actor)"):
-                found.append(int(path.parent.name))
-        except OSError:
-            continue
+    for path in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            named = (path / "cmdline").read_bytes().startswith(b"ray::MapWorker(MapBatches(_Actor)")
+            if named and grandparent(path) == os.getpid():
+                found.append(int(path.name))
     return found
 
 
-def slowly(module, given) -> None:
-    time.sleep(0.1)
+def grandparent(path: Path) -> int:
+    """The process that has started what has started one."""
+    for _ in range(2):
+        path = path.parent / (path / "stat").read_text().rpartition(")")[2].split()[1]
+    return int(path.name)
 
 
 def test_an_actor_is_killed_in_the_middle(engine, tmp_path, monkeypatch):

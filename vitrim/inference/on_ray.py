@@ -9,6 +9,7 @@ import copy
 import logging
 import os
 import pickle
+import sys
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -55,7 +56,7 @@ class OnRay(Engine):
 
         if not len(batches):
             return
-        job, sent = ray.put((photographs, batches)), ray.put(self._theirs(model))  # once for each machine
+        job, sent = ray.put((photographs, batches)), ray.put(_packed(self._theirs(model)))  # once for each machine
         rows = ray.data.range(len(batches), override_num_blocks=self._tasks(batches))
         rows = rows.map_batches(_decoded, batch_size=1, fn_kwargs={"job": job}, **self._decoding)
         about = {"model": sent, "threads": self.threads}
@@ -188,6 +189,24 @@ def _in_one_line() -> Generator[None]:
         raise ValueError(f"Ray has given up: {first_line(error)}; the same command goes on") from error
 
 
+def _packed(model: Images) -> tuple[list[str], bytes]:
+    """The model as bytes that an actor unpacks in our code: what fails in Ray's own it would try for ever. With it goes
+    where this process finds its modules: a file of the user's own, such as a method's, is read from where it lies."""
+    from ray import cloudpickle
+
+    return [os.path.abspath(folder) for folder in sys.path], cloudpickle.dumps(model)
+
+
+@lru_cache(maxsize=1)
+def _unpacked(sent: Any) -> Any:
+    """The model, once for each actor."""
+    import ray
+
+    path, model = ray.get(sent)
+    sys.path += [folder for folder in path if folder not in sys.path]
+    return pickle.loads(model)
+
+
 @lru_cache(maxsize=1)
 def _fetched(sent: Any) -> Any:
     """What was sent, once for each process."""
@@ -208,4 +227,4 @@ class _Actor:
 
     def __call__(self, batch: dict[str, Any], model: Any, threads: int) -> dict[str, Any]:
         torch.set_num_threads(threads)
-        return {"batch": [pickle.dumps(computed(_fetched(model), pickle.loads(batch["batch"][0])), protocol=5)]}
+        return {"batch": [pickle.dumps(computed(_unpacked(model), pickle.loads(batch["batch"][0])), protocol=5)]}
