@@ -107,7 +107,8 @@ def test_hugging_face_maps_it(cls):
     wanted = function({"bytes": [*PNGS, b"no"]})
     assert found["id"][:] == [*range(6)] and [not each for each in found["error"]] == [True] * 5 + [False]
     for name in wanted.keys() - {"error"}:
-        np.testing.assert_array_equal(np.array(found[name][:5]), wanted[name][:5])
+        mapped, alone = np.array(found[name][:5]), wanted[name][:5]
+        assert np.allclose(mapped, alone, atol=1e-6) if alone.dtype.kind == "f" else (mapped == alone).all()
 
 
 def test_a_model_itself_is_pickled_with_it_and_stays_in_its_mode():

@@ -97,7 +97,7 @@ def test_the_plain_class_in_map_batches(engine, tmp_path):
         ({"CPU": 16}, CPU, None, None, (4, 3)),
         ({"CPU": 16}, CPU, 2, 4, (2, 4)),
         ({"CPU": 64, "GPU": 8}, CUDA, None, None, (8, 1)),
-        ({"CPU": 2}, CUDA, None, None, "the Ray cluster has no GPU, use device='cpu'"),
+        ({"CPU": 2}, CUDA, None, None, 'the Ray cluster has no GPU, use device="cpu"'),
         ({"CPU": 16, "GPU": 2}, CUDA, 3, None, "the Ray cluster has 2 GPUs, and each takes one"),
         ({"CPU": 2}, CPU, 2, 1, "takes 2 x 1 of the Ray cluster's 2 cores, and one more decodes"),
     ],
