@@ -25,11 +25,14 @@ class Texts:
     length 1.
 
     features: [k, c], of length 1
+    apart:    the model has learned whether an image goes with a text, each text by itself (SigLIP), and not which text
+              it goes with (CLIP)
     """
 
     features: Float[Tensor, "k c"]
     scale: float
     bias: float
+    apart: bool = False
 
 
 class Library(ABC):

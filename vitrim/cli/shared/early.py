@@ -10,7 +10,7 @@ from ...common.files import check_new, check_report
 from ...common.places import check_there
 from .spec import Command
 
-COUNTS = ("threads", "batch_size", "rounds")  # from 1
+COUNTS = ("threads", "batch_size", "rounds", "actors")  # from 1
 IMAGES = ("data", "bank", "val", "calibration")
 FILES = {"checkpoint": "checkpoint", "label_file": "label file", "class_map": "class map"}
 
@@ -25,8 +25,10 @@ def check_early(command: Command, config: Any) -> None:
                 if value is not None and value < 1:
                     raise ValueError(f"--{name.replace('_', '-')} {value}: give a whole number from 1")
         for name in IMAGES:
-            if getattr(group, name, None) is not None:
-                check_there(getattr(group, name))
+            given = getattr(group, name, None)
+            for place in given if isinstance(given, tuple) else (given,):
+                if place is not None:
+                    check_there(place)
         for name, kind in FILES.items():
             given = getattr(group, name, None)
             for path in given if isinstance(given, tuple) else (given,):
