@@ -57,7 +57,7 @@ class OnRay(Engine):
         if not len(batches):
             return
         job, sent = ray.put((photographs, batches)), ray.put(_packed(self._theirs(model)))  # once for each machine
-        rows = ray.data.range(len(batches), override_num_blocks=self._tasks(batches))
+        rows: Any = ray.data.range(len(batches), override_num_blocks=self._tasks(batches))
         rows = rows.map_batches(_decoded, batch_size=1, fn_kwargs={"job": job}, **self._decoding)
         about = {"model": sent, "threads": self.threads}
         rows = rows.map_batches(_Actor, batch_size=1, fn_kwargs=about, **self._computing)
