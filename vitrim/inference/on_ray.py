@@ -66,13 +66,14 @@ class OnRay(Engine):
                 yield pickle.loads(each["batch"][0])
 
     @property
-    def _decoding(self) -> dict[str, Any]:
+    def _decoding(self) -> Any:
         """What a task takes of the cluster. Told otherwise than of an actor, or Ray would decode in the actors."""
-        return {"num_cpus": 1, "max_calls": 1000, **({"concurrency": self.workers} if self.workers else {})}
+        limit: dict[str, Any] = {"concurrency": self.workers} if self.workers else {}
+        return {"num_cpus": 1, "max_calls": 1000, **limit}
 
     @property
-    def _computing(self) -> dict[str, Any]:
-        gpus = {"num_gpus": 1} if self.device.type == "cuda" else {}
+    def _computing(self) -> Any:
+        gpus: Any = {"num_gpus": 1} if self.device.type == "cuda" else {}
         return {"concurrency": self.actors, "num_cpus": self.threads, **gpus}
 
     def _tasks(self, batches: Batches) -> int:
