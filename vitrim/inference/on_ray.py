@@ -14,7 +14,7 @@ from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -57,10 +57,11 @@ class OnRay(Engine):
         if not len(batches):
             return
         job, sent = ray.put((photographs, batches)), ray.put(_packed(self._theirs(model)))  # once for each machine
-        rows: Any = ray.data.range(len(batches), override_num_blocks=self._tasks(batches))
-        rows = rows.map_batches(_decoded, batch_size=1, fn_kwargs={"job": job}, **self._decoding)
+        rows = ray.data.range(len(batches), override_num_blocks=self._tasks(batches))
+        decoded, actor = cast(Any, _decoded), cast(Any, _Actor)  # Ray's types know of no arguments by name
+        rows = rows.map_batches(decoded, batch_size=1, fn_kwargs={"job": job}, **self._decoding)
         about = {"model": sent, "threads": self.threads}
-        rows = rows.map_batches(_Actor, batch_size=1, fn_kwargs=about, **self._computing)
+        rows = rows.map_batches(actor, batch_size=1, fn_kwargs=about, **self._computing)
         with _in_one_line():
             for each in rows.iter_batches(batch_size=1, prefetch_batches=0):
                 yield pickle.loads(each["batch"][0])
@@ -68,11 +69,12 @@ class OnRay(Engine):
     @property
     def _decoding(self) -> dict[str, Any]:
         """What a task takes of the cluster. Told otherwise than of an actor, or Ray would decode in the actors."""
-        return {"num_cpus": 1, "max_calls": 1000, **({"concurrency": self.workers} if self.workers else {})}
+        limit: dict[str, Any] = {"concurrency": self.workers} if self.workers else {}
+        return {"num_cpus": 1, "max_calls": 1000, **limit}
 
     @property
     def _computing(self) -> dict[str, Any]:
-        gpus = {"num_gpus": 1} if self.device.type == "cuda" else {}
+        gpus: Any = {"num_gpus": 1} if self.device.type == "cuda" else {}
         return {"concurrency": self.actors, "num_cpus": self.threads, **gpus}
 
     def _tasks(self, batches: Batches) -> int:

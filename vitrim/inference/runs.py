@@ -157,16 +157,19 @@ class Waiting:
     def __init__(self, model: Images, output: Output, size: int, total: int | None):
         self.output, self.size, self.total = output, size, total
         self._nothing = model.nothing()
-        self._parts: dict[int, dict[int, Computed]] = {}
+        self._parts: dict[int, _Part] = {}
         self._written: set[int] = set()
 
     def add(self, found: Computed) -> None:
         """A batch; with the last one of its part that part is on the disk. One that comes twice counts once."""
         if found.part in self._written:
             return
-        batches = self._parts.setdefault(found.part, {})
-        batches[found.start] = found
-        if sum(each.size for each in batches.values()) == self._images_in(found.part):
+        images = self._images_in(found.part)
+        if found.part not in self._parts:
+            self._parts[found.part] = _Part(self._nothing, found.part * self.size, images)
+        part = self._parts[found.part]
+        part.add(found)
+        if part.seen == images:
             self._write(found.part)
 
     def end(self) -> None:
@@ -182,13 +185,48 @@ class Waiting:
     def _images_in(self, part: int) -> int:
         return self.size if self.total is None else min(self.size, self.total - part * self.size)
 
-    def _write(self, part: int) -> None:
-        batches = [each for _, each in sorted(self._parts.pop(part).items())]
-        columns = [self._nothing, *(each.rows for each in batches if each.rows is not None)]
-        rows = {name: np.concatenate([each[name] for each in columns]) for name in self._nothing}
-        files = [file for each in batches for file in each.files]
-        self._written.add(part)
-        self.output.add(part, files, rows, [entry for each in batches for entry in each.skipped])
+    def _write(self, number: int) -> None:
+        part = self._parts.pop(number)
+        self._written.add(number)
+        self.output.add(number, part.files, part.rows(), part.skipped)
+
+
+class _Part:
+    """One part, in arrays as long as it is: thousands of small ones would lie strewn among the large ones that come and
+    go with every batch, whose memory could then not be given back."""
+
+    def __init__(self, nothing: dict[str, np.ndarray], first: int, images: int):
+        self.first = first
+        self._columns = {name: np.empty((images, *each.shape[1:]), each.dtype) for name, each in nothing.items()}
+        self._batches: dict[int, Computed] = {}
+
+    def add(self, found: Computed) -> None:
+        start = found.start - self.first
+        for name, rows in (found.rows or {}).items():
+            self._columns[name][start : start + len(rows)] = rows
+        self._batches[found.start] = found._replace(rows=None)
+
+    @property
+    def seen(self) -> int:
+        """Images, with those that could not be read."""
+        return sum(each.size for each in self._batches.values())
+
+    @property
+    def files(self) -> list[str]:
+        return [file for each in self._ordered() for file in each.files]
+
+    @property
+    def skipped(self) -> list[dict[str, str]]:
+        return [entry for each in self._ordered() for entry in each.skipped]
+
+    def rows(self) -> dict[str, np.ndarray]:
+        """A row for each of `files`."""
+        kept = [place for each in self._ordered() for place in range(each.start, each.start + len(each.files))]
+        taken = np.array(kept, dtype=int) - self.first
+        return {name: column[taken] for name, column in self._columns.items()}
+
+    def _ordered(self) -> list[Computed]:
+        return [each for _, each in sorted(self._batches.items())]
 
 
 def part_size(model: Images, wanted: int) -> int:
