@@ -23,7 +23,9 @@ PLACES = {  # room: (column, row)
     **{"core": (1, 0), "backbones": (1, 1), "methods": (1, 2), "runtime": (1, 3)},
     **{
         "evaluate": (0, 4),
-        "testing": (3, 5),
+        "inference": (0, 5.5),
+        "testing": (3, 5.2),
+        "playground": (3, 6.2),
         "deploy": (2, 4),
         "view": (3, 4),
         "training": (1, 5),

@@ -39,10 +39,14 @@ REQUIRED = {
     "profile": {"--model": "test_vit"},
     "benchmark": {"--model": "test_vit"},
     "visualize": {"--images": "x"},
+    "diagnose": {"--data": "x"},
     "export": {"--model": "test_vit", "--out": "a.onnx"},
 }
 VITRIM = re.compile(r"(?:\S+=\S+ )*(?:(?:torchrun|accelerate launch)\b.* -m |(?:\S*python -m )?)vitrim (?P<rest>.+)")
-OTHER = re.compile(r"pip install .+|git clone .+|(\S*python -m )?pytest .+")
+OTHER = re.compile(
+    r"pip install .+|git clone .+|(\S*python -m )?pytest .+|hf (upload \S+ \S+|auth login)"
+    r"|(torchrun \S+ -m|python -m) vitrim\.timm \w+\.py .+"  # timm's own scripts
+)
 
 
 def parses(command: str, arguments: list[str]) -> None:

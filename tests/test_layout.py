@@ -28,6 +28,7 @@ ORDER = (
     "testing",
     "inference",
     "view",
+    "playground",
     "training",
     "demo",
     "cli",
@@ -42,6 +43,7 @@ TIMM_IN_USE = {
     "data/labels.py": {"timm.data"},
     "data/photographs.py": {"timm.data"},
     "data/sources.py": {"timm.data"},
+    "runtime/by_name.py": {"timm", "timm.models"},  # its registry, which gets names of reduced models
     "training/calibration.py": {"timm.data"},
     "training/optim.py": {"timm.optim", "timm.scheduler"},
     "training/photographs.py": {"timm.data"},

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from .runtime.profile import Profile, image_macs, profile
     from .runtime.records import BlockTrace
     from .runtime.saving import save
+    from .runtime.sharing import from_pretrained
 
 __all__ = [
     "ATS",
@@ -92,6 +93,7 @@ __all__ = [
     "__version__",
     "export",
     "for_images",
+    "from_pretrained",
     "image_macs",
     "load",
     "optimize",
@@ -121,6 +123,7 @@ _HOMES = {
     "runtime.records": ("BlockTrace",),
     "runtime.loading": ("load",),
     "runtime.saving": ("save",),
+    "runtime.sharing": ("from_pretrained",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 _ROOMS = (
@@ -133,6 +136,7 @@ _ROOMS = (
         "evaluate",
         "inference",
         "methods",
+        "playground",
         "runtime",
         "testing",
         "training",

@@ -199,6 +199,14 @@ REFUSED = {
     "no limit": (["photos", "--limit", "0"], "--limit 0: give a whole number from 1"),
     "blocks of a page": (["photos", "--blocks", "3", "--out", "v.html"], "--blocks is for figures"),
     "a block beyond": (["photos", *MODEL, *EVIT, "--blocks", "6"], "--blocks 6: the models have blocks 0 to 5"),
+    "a page and its report in one file": (
+        ["photos", "--out", "v.html", "--json", "./v.html"],
+        "--out and --json both name v.html",
+    ),
+    "too many rows": (
+        ["many", "--limit", "101", *MODEL, *EVIT],
+        "a figure of 101 rows, photographs times models, is too large",
+    ),
     "no threads": (["photos", "--threads", "0"], "--threads 0: give a whole number from 1"),
     "an unknown method": (["photos", "--method", "evti"], "method 'evti' is not known: did you mean evit?"),
     "a file after methods": (["--method", "evit", "photos/a.png"], "'photos/a.png' stands behind --method: give it"),
@@ -209,6 +217,9 @@ REFUSED = {
 @pytest.mark.parametrize("arguments, said", REFUSED.values(), ids=REFUSED.keys())
 def test_refusals(capsys, arguments, said):
     Path("hollow").mkdir()
+    Path("many").mkdir()
+    for number in range(101):
+        Path(f"many/{number}.png").touch()
     Path("there.png").touch()
     assert said in refused(capsys, *arguments)
 

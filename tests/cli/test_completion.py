@@ -106,6 +106,7 @@ def test_bash_completes_values_and_nothing_else(capsys, in_own_folder, words, wa
             for name in ("data", "checkpoint", "out", "json", "config", "label-file", "bank", "root")
         ),
         *("visualize", "visualize a.jpg", "visualize --images", "visualize --device cpu", "visualize --overwrite"),
+        *("diagnose", "diagnose --out", "diagnose --class-map"),
         *("finetune --val", "evaluate --baseline", "demo --class-map", "compare --method", "methods --method"),
     ],
 )
@@ -168,6 +169,7 @@ def test_the_shell_takes_its_script(capsys, shell):
         ("vitrim compare --rounds ", set()),
         ("vitrim compare --data pho", {"photographs/"}),
         ("vitrim visualize pho", {"photographs/"}),
+        ("vitrim diagnose pho", {"photographs/"}),
     ],
 )
 def test_fish_completes(capsys, in_own_folder, line, wanted):

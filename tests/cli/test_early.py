@@ -24,7 +24,11 @@ WRONG = {
     "must end in .png or .svg": ["compare", *ON, "--out", "a.pdf"],
     "must end in .html or .htm": ["demo", "--out", "a.pdf"],
     "must end in .onnx or .xml or .pt2": ["export", "--model", "x", "--out", "a.pdf"],
-    "profile: evaluate, compare, finetune, demo, export, benchmark and check take it": ["profile", "--data", "."],
+    "profile: evaluate, compare, predict, embed, finetune, demo, export, benchmark and check take it": [
+        "profile",
+        "--data",
+        ".",
+    ],
     "must end in .png or .svg or .pdf": ["benchmark", *ON[:2], "--out", "a.html"],
     "belongs to one model, and --model names 2": ["benchmark", "--model", "a", "b", "--checkpoint", "."],
     "--model is given twice": ["benchmark", "--model", "a", "--model", "b"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from functools import cache
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from PIL import Image
 
 import vitrim
 from vitrim.data import open_dataset
+from vitrim.inference.engines import Local
 from vitrim.inference.outputs import FeatureFolder, PredictionFile
 from vitrim.inference.runs import Run, told_of
 
@@ -24,6 +26,11 @@ def small_model() -> torch.nn.Module:
     torch.manual_seed(0)
     options = dict(img_size=32, patch_size=8, embed_dim=16, depth=4, num_heads=2, num_classes=5)
     return timm.create_model("vit_tiny_patch16_224", **options).eval()
+
+
+def slowly(module, given) -> None:
+    """A hook that takes its time."""
+    time.sleep(0.1)
 
 
 def pictures(folder: Path, count: int, bad: tuple[int, ...] = ()) -> Path:
@@ -52,7 +59,8 @@ def run_on(
         worker = vitrim.Embedder(model, **options)
         output = FeatureFolder(out, overwrite, more.get("format", "npy"))
     images = open_dataset(data, worker.ready.model, labels=False, **more.get("places", {}))
-    run = Run(worker, images, output, part, workers, overwrite)
+    engine = more.get("engine") or Local(torch.device("cpu"), workers)
+    run = Run(worker, images, output, part, engine, overwrite)
     return run.run({"data": str(data), "part": part, **told_of(images, worker)})
 
 

@@ -96,6 +96,21 @@ def test_given_a_folder_it_pickles_without_weights(tmp_path):
     np.testing.assert_array_equal(again({"image": PIXELS})["embedding"], function({"image": PIXELS})["embedding"])
 
 
+@pytest.mark.parametrize("cls", [vitrim.Predictor, vitrim.Embedder])
+def test_hugging_face_maps_it(cls):
+    """As docs/scale.md shows it."""
+    datasets = pytest.importorskip("datasets", reason="the package datasets is not installed")
+    photos = datasets.Dataset.from_dict({"image": [*PNGS, b"no"], "id": [*range(6)]})
+    photos = photos.cast_column("image", datasets.Image(decode=False))
+    function = cls(small_model(), device="cpu")
+    found = photos.map(function, batched=True, batch_size=4, remove_columns=["image"])
+    wanted = function({"bytes": [*PNGS, b"no"]})
+    assert found["id"][:] == [*range(6)] and [not each for each in found["error"]] == [True] * 5 + [False]
+    for name in wanted.keys() - {"error"}:
+        mapped, alone = np.array(found[name][:5]), wanted[name][:5]
+        assert np.allclose(mapped, alone, atol=1e-6) if alone.dtype.kind == "f" else (mapped == alone).all()
+
+
 def test_a_model_itself_is_pickled_with_it_and_stays_in_its_mode():
     model = small_model().train()
     try:

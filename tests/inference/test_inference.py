@@ -18,7 +18,6 @@ import vitrim
 from vitrim import cli
 from vitrim.data import open_dataset
 from vitrim.inference.journal import Unfinished
-from vitrim.inference.tables import portable
 
 COUNT, BAD = 13, (0, 5, 12)
 GOOD = COUNT - len(BAD)
@@ -152,17 +151,43 @@ def test_a_single_photograph_and_a_list_with_one_that_is_missing(data, tmp_path)
     assert "No such file" in rows_of(tmp_path / "two.jsonl.unreadable.jsonl")[0]["reason"]
 
 
-def test_names_of_any_bytes(data, tmp_path):
-    good = data / own(data)[0][0]
-    folder = tmp_path / "odd"
-    folder.mkdir()
-    names = ["gr\u00fc\u00df, \u4f60.png", 'a "b"\n.png', os.fsdecode(b"caf\xe9.png")]
-    for name in names:
-        (folder / name).write_bytes(good.read_bytes())
-    for out in ("a.csv", "a.jsonl"):
-        run_on(folder, tmp_path / out)
-    assert {row["file"] for row in rows_of(tmp_path / "a.jsonl")} == set(map(portable, names))
-    assert set(table(tmp_path / "a.csv")[0]) == {*names[:2], "caf\\xe9.png"}
+def test_several_words(data, line, tmp_path, capsys):
+    """What a shell makes of a pattern, folders and patterns among it; each photograph once, in their order."""
+    names, images = own(data)[0], line[0]
+    Path("notes.md").write_text("none")
+    first = f"{images}/{names[1]}"
+    words = [first, "notes.md", images, f"{images}/x/y/*.png"]
+    assert cli.main(["predict", *words, *line[1:], "--out", "a.jsonl"]) == 0
+    said = capsys.readouterr().out
+    assert "left out: .md (1)" in said and "and 3 more at" in said
+    assert [row["file"] for row in rows_of(tmp_path / "a.jsonl")] == [
+        first, *(f"{images}/{name}" for name in names if name != names[1])
+    ]  # fmt: skip
+    assert cli.main(["embed", "--data", first, first, *line[1:], "--out", "features"]) == 0
+    assert np.load("features/part-00000000.npy").shape == (1, 16)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["DATA", "nowhere.png"], "there is no file or folder nowhere.png"),
+        (["DATA", "some.tar"], "some.tar is one of several: give photographs, folders and patterns, or it alone"),
+        (["hfds/x", "DATA"], "hfds/x is one of several"),
+        (["list", "list"], "list and what follows is no image"),
+        (["DATA", "DATA", "--split", "x"], "--split x goes with one place"),
+        (["DATA", "*.gif"], "*.gif matches no image"),
+    ],
+)
+def test_words_that_do_not_go_together(words, said, line, capsys):
+    for name in ("some.tar", "list"):
+        Path(name).write_text("a\n")
+    words = [line[0] if word == "DATA" else word for word in words]
+    assert cli.main(["predict", *words, *line[1:], "--out", "a.csv"]) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1
+    assert not [name for name in os.listdir() if name.startswith("a.")]
+    with pytest.raises(ValueError, match="several places are read without labels"):
+        open_dataset(["a", "b"], small_model())
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import pytest
 from small_runs import KINDS, content, left_beside, pictures, run_on, saved_model
 
 COUNT, BAD = 6, (0, 5)
+KILLS = int(os.environ.get("VITRIM_KILLS", "2"))  # more to look for what is rare
 STEPS = ("replace", "unlink", "rmdir", "mkdir")  # of `os`, that change what lies in a folder
 
 
@@ -90,11 +91,15 @@ def test_the_command_killed_at_random_moments(command, data, tmp_path):
     assert fresh.finish(fresh.start(*line, folder=tmp_path / "whole")) == 0
     seconds, draw = time.monotonic() - start, random.Random(0)
     (tmp_path / "killed").mkdir()
-    for _ in range(2):
+    for _ in range(KILLS):
         process = fresh.start(*line, folder=tmp_path / "killed")
         time.sleep(draw.uniform(0.4, 1) * seconds)
         process.kill()
         process.join()
+        if (tmp_path / "killed" / out).exists():  # it came to its end: once more from the start
+            assert content(tmp_path / "killed" / out) == content(tmp_path / "whole" / out)
+            shutil.rmtree(tmp_path / "killed")
+            (tmp_path / "killed").mkdir()
     if not (tmp_path / "killed" / out).exists():
         assert fresh.finish(fresh.start(*line, folder=tmp_path / "killed")) == 0
     assert content(tmp_path / "killed" / out) == content(tmp_path / "whole" / out)

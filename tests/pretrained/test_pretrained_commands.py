@@ -104,6 +104,12 @@ def test_zero_shot_is_what_the_model_says_of_texts(data, name):
     figures = told("evaluate", "--model", "hf:both", "--data", data, *line, *RUN)
     assert figures["dense"]["top1"] == 10 * int((wanted.argmax(1) == torch.arange(5).repeat_interleave(2)).sum())
     assert figures["class_names"] == list("abcde") and "agreement" in figures
+    shares = wanted.sigmoid() if name == "SiglipModel" else wanted.softmax(1)
+    Path("names").write_text("\n".join("abcde"))
+    line = ("--class-names", "names", "--prompt", "this is a photo of {}.", "--out", "said.jsonl", "--device", "cpu")
+    assert cli.main(["predict", data, "--model", "hf:both", *line, "--workers", "0"]) == 0
+    said = [json.loads(row)["probability"] for row in Path("said.jsonl").read_text().splitlines()]
+    assert torch.allclose(torch.tensor(said), shares.topk(5).values, atol=1e-4)
 
 
 def test_class_names_that_do_not_go(data, capsys):
@@ -175,9 +181,9 @@ def test_a_model_of_any_size_on_fewer_pixels_instead(data):
 def test_the_processor_is_fetched_with_the_weights_and_later_sought_here_alone(folder, monkeypatch):
     asked, plain = [], transformers.AutoImageProcessor.from_pretrained
 
-    def seen(place, local_files_only=False):
+    def seen(place, local_files_only=False, **options):
         asked.append(local_files_only)
-        return plain(place, local_files_only=local_files_only)
+        return plain(place, local_files_only=local_files_only, **options)
 
     monkeypatch.setattr(transformers.AutoImageProcessor, "from_pretrained", seen)
     model = TRANSFORMERS.create("hf:vit", pretrained=True)

@@ -164,6 +164,28 @@ def test_models_that_are_not_supported(copy):
         vitrim.load(copy)
 
 
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_link_leads_nowhere_but_within_the_folder(name, copy, folder):
+    (copy / name).rename(copy / "own")
+    (copy / name).symlink_to("own")
+    assert vitrim.load(copy).methods[0].keep == 0.6
+    for target in (folder / name, "/etc/hostname"):
+        (copy / name).unlink()
+        (copy / name).symlink_to(target)
+        with pytest.raises(ValueError, match=f"{name} in .* is a link out of the folder: put the file itself there"):
+            vitrim.load(copy)
+
+
+@pytest.mark.parametrize("path", ["my_file.py:Mine", "os:system", "/tmp/my_file.py:Mine", "../my_file:Mine"])
+def test_code_that_a_config_names_is_never_imported(path, copy, monkeypatch):
+    for name in ("evit", "mine"):
+        rewrite(copy, methods=[{"method": name, "class": path, "options": {}}])
+        _forbid(monkeypatch, copy)
+        with pytest.raises(ValueError, match=r"was saved with the method .*, not vitrim's own: allow its code by"):
+            vitrim.load(copy)
+        monkeypatch.undo()
+
+
 def _forbid(monkeypatch, folder: Path) -> None:
     """No other file is opened, and no connection."""
     opened = builtins.open

@@ -13,9 +13,9 @@ from settings import BACKBONES, dense
 import vitrim
 from vitrim.data import data_config
 from vitrim.data.pictures import prepared
-from vitrim.view import figure
-from vitrim.view.figures import save_figure, shown_blocks
-from vitrim.view.looking import look
+from vitrim.view import figure, looking
+from vitrim.view.figures import draw, save_figure, shown_blocks
+from vitrim.view.looking import DenseView, look
 
 MODEL = small()
 FAST = several(MODEL)
@@ -99,8 +99,6 @@ def test_every_backbone_can_be_looked_at(row):
 
 
 def draws(seen) -> bool:
-    from vitrim.view.figures import draw
-
     return len(draw([[seen]], ["noise"]).axes) > 3
 
 
@@ -112,6 +110,18 @@ def test_a_model_of_transformers_as_reduce_gives_it():
     for fast in (vitrim.reduce(model, "evit", keep=0.5), vitrim.for_images(vitrim.reduce(model, "evit", keep=0.5))):
         (seen,) = look([fast], noise())
         assert seen.reduced.label in ("cat", "dog") and seen.fates.count(1)["tokens"] == 33
+
+
+def test_one_dense_model_of_transformers_looks_once(monkeypatch):
+    transformers = pytest.importorskip("transformers")
+    sizes = dict(image_size=64, patch_size=8, hidden_size=48, intermediate_size=96, num_attention_heads=3)
+    model = transformers.ViTForImageClassification(transformers.ViTConfig(**sizes, num_hidden_layers=4)).eval()
+    looks = []
+    monkeypatch.setattr(looking, "DenseView", lambda *given: looks.append(1) or DenseView(*given))
+    seen = look([vitrim.reduce(model, name) for name in ("evit", "tome")], noise())
+    assert len(looks) == 1 and seen[0].dense is not None
+    look([vitrim.reduce(small(), name) for name in ("evit", "tome")], noise())
+    assert len(looks) == 3, "two models of the same kind are two"
 
 
 def test_the_blocks_that_are_shown():
@@ -159,3 +169,9 @@ def test_what_cannot_be_shown_is_refused_in_a_line(call, said):
     with pytest.raises(ValueError, match=said) as refused:
         call()
     assert "\n" not in str(refused.value) and len(str(refused.value)) <= 300
+
+
+def test_a_figure_has_an_end():
+    (seen,) = look([FAST[0]], noise())
+    with pytest.raises(ValueError, match="a figure of 101 rows is too large: give at most 100 pictures times models"):
+        draw([[seen]] * 101, ["noise"] * 101)

@@ -25,11 +25,14 @@ class Texts:
     length 1.
 
     features: [k, c], of length 1
+    apart:    the model has learned whether an image goes with a text, each text by itself (SigLIP), and not which text
+              it goes with (CLIP)
     """
 
     features: Float[Tensor, "k c"]
     scale: float
     bias: float
+    apart: bool = False
 
 
 class Library(ABC):
@@ -98,6 +101,11 @@ class Library(ABC):
     @abstractmethod
     def has_weights(self, name: str) -> bool:
         """Whether pretrained weights are known for a name of the list."""
+
+    @abstractmethod
+    def published(self, name: str) -> dict[str, str]:
+        """Where the pretrained weights of a name are published, as metadata of a model card: `base_model`, a repository
+        of the Hugging Face hub, and their `license`; without what is not known."""
 
     @abstractmethod
     def create(self, name: str, pretrained: bool = False, **arguments: Any) -> nn.Module:

@@ -6,9 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..common.files import check_output
+from .shared.diagnose_options import DIAGNOSE
 from .shared.inference_options import EMBED, PREDICT
 from .shared.look_options import FIGURES, PAGES, LookOptions, check_look
 from .shared.options import PRECISIONS, DataOptions, MethodChoice, ModelOptions, OutputOptions, RunOptions
+from .shared.playground_options import PLAYGROUND
 from .shared.signatures import own_signatures
 from .shared.spec import Command, option, required
 from .shared.speed_options import SpeedDataOptions, SpeedModelOptions, SpeedShowOptions, check_speed
@@ -33,6 +36,16 @@ class EvaluateOptions:
     baseline: str | None = option(
         "another dense model to show; beside an exported file the only one: a file, a saved folder, or a timm name"
     )
+    card: bool = option("write the figures into the model card, README.md, of the folder of --checkpoint", False)
+
+
+def check_card(config: Any) -> None:
+    """Raise ValueError for a card without the folder that it belongs to."""
+    folder = config.model.checkpoint
+    if config.more.card and not (folder is not None and folder.expanduser().is_dir()):
+        raise ValueError("--card writes into a saved folder: give it as --checkpoint FOLDER")
+    if config.more.card:
+        check_output(folder / "README.md")
 
 
 @dataclass(kw_only=True)
@@ -200,6 +213,7 @@ COMMANDS = {
                 "output": OutputOptions,
             },
             "several values: one for each of the method's places",
+            check=check_card,
         ),
         Command(
             "compare",
@@ -308,6 +322,8 @@ COMMANDS = {
             takes="images",
             check=check_look,
         ),
+        DIAGNOSE,
+        PLAYGROUND,
         Command(
             "methods",
             "list the methods and what each runs on; with a NAME, all about one",

@@ -7,6 +7,7 @@ from typing import Any
 from ..common.extras import require
 from ..common.files import write_json
 from ..common.progress import progress
+from ..runtime.measured import weights_figures
 from .shared.bank import bank_figures, open_bank
 from .shared.conclusions import conclusions
 from .shared.config_file import asked
@@ -37,6 +38,7 @@ def run(config: Any) -> None:
     about(printer, subject.name, loader, setting)
     for remark in remarks([plan for plan in plans if isinstance(plan, Plan)], config.method):
         printer.line(remark)
+    weights = weights_figures(subject.dense)
     rows = measure(subject, plans, loader, setting, bank, **on_names(names))
     printer.line()
     comparison(printer, rows)
@@ -54,6 +56,7 @@ def run(config: Any) -> None:
         **asked(config),
         **data_figures(config.model, config.data, loader),
         **common_figures(subject.name, rows, setting),
+        **weights,
         **bank_figures(rows[0].result, config.data),
         **names_figures(names),
     }

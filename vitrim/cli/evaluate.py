@@ -11,6 +11,8 @@ from ..common.files import write_json
 from ..common.progress import progress
 from ..evaluate import EvaluationResult
 from ..evaluate.judges import RECALLS
+from ..runtime.measured import weights_figures
+from ..runtime.sharing import write_card
 from .shared.bank import bank_figures, open_bank
 from .shared.baseline import beside_figures, judge_beside, open_baseline, tell_beside
 from .shared.config_file import asked
@@ -45,6 +47,9 @@ def run(config: Any) -> None:
     setting = check_run(config.run)
     with progress("preparing the models"):
         subject, plan, baseline = _models(config, path, setting.seed)
+    if config.more.card:
+        _check_own(subject, plan)
+    weights = weights_figures(subject.dense)
     loader = open_images(subject, config.data, setting)
     bank, names = open_bank(subject, config.data, setting, loader), open_names(subject, config.data, loader)
     printer = Printer(config.output.json, config.output.wide)
@@ -63,6 +68,7 @@ def run(config: Any) -> None:
         **asked(config),
         **data_figures(config.model, config.data, loader),
         **common_figures(subject.name, rows, setting),
+        **weights,
         **bank_figures(rows[0].result, config.data),
         **names_figures(names),
     }
@@ -72,6 +78,15 @@ def run(config: Any) -> None:
         tell_beside(printer, config.more.baseline, beside)
         figures |= beside_figures(config.more.baseline, beside)
     write_json(config.output.json, figures)
+    if config.more.card:
+        printer.line(f"the model card is {write_card(config.model.checkpoint.expanduser(), plan.model, figures)}")
+
+
+def _check_own(subject: Subject, plan: Any) -> None:
+    """Raise ValueError where what is judged is not the model of the folder, whose card it would go into."""
+    if plan.model is not subject.saved:
+        held = ", ".join(map(repr, subject.saved.methods)) if subject.saved is not None else "no reduced model"
+        raise ValueError(f"--card is of the saved model, {held}: leave out --method and its options")
 
 
 def _models(config: Any, path: Path | None, seed: int) -> tuple[Subject, Any, nn.Module | None]:

@@ -16,7 +16,7 @@ from ..common.progress import progress
 from ..common.text import counted, shortened, visible
 from ..data.pictures import UnreadablePicture, find_pictures
 from ..evaluate.timing import as_device
-from ..view.figures import check_blocks, draw, save_figure, short_name
+from ..view.figures import MOST_ROWS, check_blocks, draw, save_figure, short_name
 from ..view.looking import Seen, look
 from ..view.page import write_page
 from .shared.config_file import asked
@@ -36,6 +36,7 @@ def run(config: Any) -> None:
     asks = config.look
     out, files = asks.out or unused(DEFAULT_FIGURE), find_pictures(asks.images)
     plans, name = _models(config)
+    _check_size(out, len(files[: asks.limit]) * len(plans))
     seen, skipped = _look(plans, files[: asks.limit])
     printer = Printer(config.output.json, config.output.wide)
     printer.table([Column(head, text=head != "MACs") for head in HEADS], _lines(seen))
@@ -67,6 +68,15 @@ def _models(config: Any) -> tuple[list[Plan], str]:
     if config.look.blocks:
         check_blocks(config.look.blocks, plans[0].model.body.depth)
     return plans, subject.name
+
+
+def _check_size(out: Path, rows: int) -> None:
+    """Raise ValueError where a figure would be too large; a page is as long as it must be."""
+    if rows > MOST_ROWS and out.suffix.lower() not in PAGES:
+        raise ValueError(
+            f"a figure of {rows} rows, photographs times models, is too large, {MOST_ROWS} are drawn: give a smaller "
+            "--limit, or a page: --out FILE.html"
+        )
 
 
 def _look(plans: Sequence[Plan], files: Sequence[Path]) -> tuple[dict[str, list[Seen]], list[str]]:

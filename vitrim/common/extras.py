@@ -14,7 +14,9 @@ EXTRAS = {
     "export": {"onnx": "onnx", "onnxscript": "onnxscript", "onnxruntime": "onnxruntime"},
     "openvino": {"openvino": "openvino", "nncf": "nncf"},
     "data": {"pyarrow": "pyarrow"},
+    "ray": {"ray": "ray"},
     "transformers": {"transformers": "transformers"},
+    "playground": {"gradio": "gradio", "fastapi": "fastapi", "uvicorn": "uvicorn", "jinja2": "jinja2"},
     "demo": {"jinja2": "jinja2", "sklearn": "scikit-learn", "matplotlib": "matplotlib"},
 }
 

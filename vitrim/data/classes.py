@@ -18,7 +18,11 @@ LabelNames = Sequence[str] | Mapping[int, str] | None  # timm's: a name for each
 MAP_HINT: tuple[Part, ...] = ("give a file of lines `name,index` as ", {"class_map": ...})
 
 
-class OtherCount(OptionError):
+class OtherClasses(OptionError):
+    """The classes of the data are not those of the model."""
+
+
+class OtherCount(OtherClasses):
     """The data has another number of classes than the model, and nothing says which of them they are.
 
     count: classes of the data
@@ -96,7 +100,7 @@ def match_classes(
     if subset and all(WNID.fullmatch(name) for name in names):
         return _match_wnids(names, subset, where)
     if known:
-        raise OptionError(*_other_classes([name for name in names if name not in known], known, where))
+        raise OtherClasses(*_other_classes([name for name in names if name not in known], known, where))
     if len(names) == num_classes:
         order = "by name, in natural order" if list(names) == in_order(set(names)) else "in the data set's own order"
         return Classes(tuple(names), tuple(range(num_classes)), order, by_order=True)

@@ -70,7 +70,10 @@ def _upright(image: Image.Image, mode: str) -> Image.Image:
     turn = _UPRIGHT.get(_orientation(image))
     image = _eight_bits(image)
     image = image if image.mode == mode else image.convert(mode)
-    return image if turn is None else image.transpose(turn)
+    if turn is not None:
+        image = image.transpose(turn)
+        image.info = {}  # or it would still say that it is turned
+    return image
 
 
 def _orientation(image: Image.Image) -> int:

@@ -8,10 +8,12 @@ import os
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from pickle import PickleBuffer
+from typing import Any
 
-from ..common.places import is_pattern
-from ..common.text import reason
-from .folders import ENDINGS, Walk, is_photograph
+from ..common.places import is_named, is_pattern
+from ..common.text import reason, shortened
+from .folders import ENDINGS, Walk, below, is_photograph
 
 FOLDERS = "folders"
 _PACKED = (".gz", ".tgz", ".zip", ".bz2", ".xz", ".zst", ".7z", ".rar")
@@ -29,11 +31,24 @@ class Names(Sequence[str]):
     """
 
     def __init__(self, names: Iterable[str]):
-        text, self._ends = bytearray(), array("q", [0])
+        text, ends = bytearray(), array("q", [0])
         for name in names:
             text += os.fsencode(name)
-            self._ends.append(len(text))
-        self._text = bytes(text)
+            ends.append(len(text))
+        self._text: Any = bytes(text)
+        self._ends: Any = ends
+
+    @classmethod
+    def of(cls, text: Any, ends: Any) -> Names:
+        """Names in memory that is there already."""
+        names = cls(())
+        names._text, names._ends = memoryview(text).cast("B"), memoryview(ends).cast("B").cast("q")
+        return names
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        if protocol < 5:
+            return Names, (list(self),)
+        return Names.of, (PickleBuffer(self._text), PickleBuffer(self._ends))  # not copied by who can share them
 
     def __len__(self) -> int:
         return len(self._ends) - 1
@@ -44,12 +59,14 @@ class Names(Sequence[str]):
         if not -len(self) <= index < len(self):
             raise IndexError(f"{index} of {len(self)} names")
         index %= len(self)
-        return os.fsdecode(self._text[self._ends[index] : self._ends[index + 1]])
+        return os.fsdecode(bytes(self._text[self._ends[index] : self._ends[index + 1]]))
 
     @property
     def digest(self) -> str:
         """Tells other names, or another order, apart."""
-        return hashlib.sha256(self._ends.tobytes() + self._text).hexdigest()
+        found = hashlib.sha256(self._ends)
+        found.update(self._text)
+        return found.hexdigest()
 
 
 class FileList:
@@ -100,6 +117,39 @@ def listed_files(path: str | Path) -> FileList:
     if not len(found):
         raise ValueError(f"{local} lists no file: give a file with the name of a photograph on each line")
     return found
+
+
+def several(places: Sequence[str | Path]) -> FileList:
+    """The photographs that several words stand for, in their order, each once: photographs, patterns, and folders with
+    all below them; what a shell makes of `photos/*`. Files of other kinds are left out, as they are in a folder.
+
+    Raises ValueError where there is none, for what is not there, and for what has to be given alone.
+    """
+    found: dict[str, None] = {}
+    walk = Walk(Path("."))
+    for place in places:
+        found |= dict.fromkeys(_of_one(place, walk))
+    if not found:
+        kinds = ", ".join(ENDINGS)
+        raise ValueError(f"{shortened(places[0])} and what follows is no image ({kinds}): give a list of files alone")
+    return FileList("", found, dict(walk.left_out))
+
+
+def _of_one(place: str | Path, walk: Walk) -> Iterable[str]:
+    local = Path(place).expanduser()
+    if is_named(place) or local.suffix.lower() == ".tar":
+        raise ValueError(f"{shortened(place)} is one of several: give photographs, folders and patterns, or it alone")
+    if is_pattern(place):
+        matching = _matching(str(local))
+        walk.left_out.update(matching.left_out)
+        return matching.files
+    if local.is_dir():
+        files, left_out = below(local)
+        walk.left_out.update(left_out)
+        return (os.path.join(local, file) for file in files)
+    if not local.exists():
+        raise ValueError(f"there is no file or folder {shortened(place)}")
+    return walk.sort_out([str(local)])
 
 
 def _matching(pattern: str) -> FileList:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from .classes import Classes, LabelNames, empty_are_classes, match_classes
 from .config import carried_config, config_of, data_config
 from .folders import flat_files
 from .labels import classes_of_labels, read_labels
-from .listed import FileList, is_listed, listed_files
+from .listed import FileList, is_listed, listed_files, several
 from .photographs import Batch, Photographs, StreamedPhotographs, Unreadable, collate
 from .sources import Files, ReaderImages, Stream, TorchImages, find_source
 from .unlabelled import UNLABELLED, all_below, is_flat
@@ -49,7 +49,7 @@ class _Knowledge:
 
 
 def open_dataset(
-    path: str | Path,
+    path: str | Path | Sequence[str | Path],
     model_or_cfg: nn.Module | dict,
     *,
     crop_pct: float | None = None,
@@ -67,7 +67,8 @@ def open_dataset(
 
     path: a folder of class folders; a flat folder (with `label_file`); a .tar file; or a name that
           `timm.data.create_dataset` reads: `hfds/`, `hfids/`, `tfds/`, `wds/`, `torch/`. Without labels also a
-          pattern (`photos/*.jpg`), a text file with the name of a photograph on each line, or a single photograph
+          pattern (`photos/*.jpg`), a text file with the name of a photograph on each line, or a single photograph; and
+          with labels=False a list of photographs, folders and patterns
     model_or_cfg: a timm model, a reduced one, `vitrim.for_images` of one of transformers, or a timm `pretrained_cfg`
     crop_pct: share of the image's side that the centre crop keeps, in (0, 1]; None: the model's own
     img_size: side in pixels, or (height, width); None: the model's own
@@ -84,6 +85,12 @@ def open_dataset(
     Raises ValueError for what is no data set, holds no photograph, or has classes that do not match the model.
     """
     _positive(limit_per_class=limit_per_class, limit=limit)
+    if not isinstance(path, (str, Path)):
+        if len(path) != 1:
+            return _of_several(
+                path, split, root, labels, _asked(model_or_cfg, crop_pct, img_size, None)[0], limit, seed
+            )
+        path = path[0]
     config, known = _asked(model_or_cfg, crop_pct, img_size, class_map)
     if labels is False or (labels is None and label_file is None and is_flat(path, split)):
         _need_labels(path, label_file=label_file, class_map=class_map, limit_per_class=limit_per_class)
@@ -96,6 +103,19 @@ def open_dataset(
         return _stream(source, classes, config, limit_per_class, limit)
     known_labels = None if classes.unlabelled else source.labels
     return Photographs(source, classes, config, *_choose(len(source), known_labels, limit_per_class, limit, seed))
+
+
+def _of_several(
+    places: Sequence[str | Path], split: Any, root: Any, labels: Any, config: dict, limit: int | None, seed: int
+) -> Photographs:
+    """Photographs named by several words."""
+    if labels is not False:
+        raise OptionError("several places are read without labels: give ", {"labels": False}, ", or one of them")
+    for name, value in (("split", split), ("root", root)):
+        if value is not None:
+            raise OptionError({name: value}, " goes with one place: give one, or leave it out")
+    source = several(places)
+    return Photographs(source, UNLABELLED, config, *_choose(len(source), None, None, limit, seed))
 
 
 def _need_labels(path: str | Path, **given: Any) -> None:
@@ -231,13 +251,18 @@ def open_loader(
     )
 
 
+def processors() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def workers_of(workers: int | None) -> int:
     """How many processes decode: as given, else one for each processor that this process may use, at most 8.
 
     Raises ValueError below 0.
     """
     if workers is None:
-        return min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+        return min(8, processors())
     if workers < 0:
         raise OptionError({"workers": workers}, ": give a whole number from 0")
     return workers

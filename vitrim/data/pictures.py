@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from ..common.text import shortened
 from .decoding import decode, reason_of
 from .folders import ENDINGS, below
 from .photographs import mode_of, transform_of
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "MPO", "AVIF")  # no decoder that runs other programs
 
 
 class UnreadablePicture(ValueError):
@@ -51,6 +54,39 @@ def prepared(picture: Image.Image | str | Path, config: dict) -> Float[Tensor, "
     except Exception as error:  # decoders raise almost anything
         name = "the image" if isinstance(picture, Image.Image) else shortened(picture)
         raise UnreadablePicture(f"{name} cannot be read: {reason_of(error)}") from error
+
+
+def bounded(file: str | Path, most_pixels: int) -> Image.Image:
+    """A picture that a stranger has sent, in colours and upright: of the formats of photographs alone, and with so many
+    pixels at most, which is known before any is decoded.
+
+    Raises UnreadablePicture, a ValueError of one line that names no file.
+
+    Example:
+        >>> bounded("photos/cat/0.png", 1_000)
+        Traceback (most recent call last):
+        vitrim.data.pictures.UnreadablePicture: The picture has 32 x 32 pixels, and 1,000 in all can be taken.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # odd metadata
+            Image.init()
+            with Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN]) as image:
+                if image.width * image.height > most_pixels:
+                    size = f"{image.width} x {image.height}"
+                    raise UnreadablePicture(f"The picture has {size} pixels, and {most_pixels:,} in all can be taken.")
+                return decode(image, "RGB")
+    except UnreadablePicture:
+        raise
+    except Exception as error:  # decoders raise almost anything
+        raise UnreadablePicture(f"The picture cannot be read: {_strangers_reason(error)}.") from error
+
+
+def _strangers_reason(error: Exception) -> str:
+    """Why, without the name of a file here."""
+    if isinstance(error, Image.UnidentifiedImageError):
+        return "it is no JPEG, PNG, WebP, GIF, BMP or TIFF, or damaged from its first bytes"
+    return reason_of(error) if isinstance(error, (ValueError, Image.DecompressionBombError)) else "it is damaged"
 
 
 def _found(place: Path) -> list[Path]:

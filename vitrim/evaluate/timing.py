@@ -166,7 +166,7 @@ def times_in_turn(
     """
     calls = {name: _calls(runs[name], batch, seconds) for name in counted_off(list(runs), "warming up")}
     turns = [(number, name) for number in range(rounds) for name in runs]
-    taken = {turn: _time(runs[turn[1]], batch, calls[turn[1]]) for turn in counted_off(turns, "timing")}
+    taken = {turn: seconds_of_call(runs[turn[1]], batch, calls[turn[1]]) for turn in counted_off(turns, "timing")}
     return [{name: taken[number, name] for name in runs} for number in range(rounds)]
 
 
@@ -179,15 +179,20 @@ def _throughput(images: int, times: Sequence[tuple[float, float]]) -> Throughput
 
 def _calls(model: Callable[[Tensor], Any], batch: Tensor, seconds: float) -> int:
     """How many calls fill `seconds`, found by doubling, which warms the model up as well."""
-    _time(model, batch, 2)
+    seconds_of_call(model, batch, 2)
     calls = 1
-    while (spent := _time(model, batch, calls) * calls) < seconds / 4:
+    while (spent := seconds_of_call(model, batch, calls) * calls) < seconds / 4:
         calls *= 2
     return max(1, math.ceil(seconds * calls / spent))
 
 
-def _time(model: Callable[[Tensor], Any], batch: Tensor, calls: int) -> float:
-    """Seconds for one call, averaged over `calls`; on a GPU by its own clock."""
+def seconds_of_call(model: Callable[[Tensor], Any], batch: Tensor, calls: int = 1) -> float:
+    """Seconds for one call, averaged over `calls`; on a GPU by its own clock.
+
+    Example:
+        >>> seconds_of_call(torch.neg, torch.ones(2)) > 0
+        True
+    """
     if batch.is_cuda:
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()

@@ -21,7 +21,8 @@ PROMPT = "This is a photo of {}."  # that of transformers' pipeline
 class ZeroShot(Adapter):
     """Images [b, 3, height, width] to the logits [b, k] of k texts, by a model of images and texts, dense or reduced.
 
-    Source: Radford et al., "Learning Transferable Visual Models From Natural Language Supervision" (2021), section 3.1
+    Source: Radford et al., "Learning Transferable Visual Models From Natural Language Supervision" (2021), section 3.1;
+    Zhai et al., "Sigmoid Loss for Language Image Pre-Training" (2023), section 3.2
 
     texts: as `read_texts` gives them
 
@@ -37,7 +38,7 @@ class ZeroShot(Adapter):
     def __init__(self, model: nn.Module, texts: Texts):
         super().__init__(for_images(model))
         self.register_buffer("features", texts.features, persistent=False)
-        self.scale, self.bias = texts.scale, texts.bias
+        self.scale, self.bias, self.apart = texts.scale, texts.bias, texts.apart
         self.num_classes = len(texts.features)
 
     @property
@@ -47,6 +48,11 @@ class ZeroShot(Adapter):
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k"]:
         return self.scale * normalize(self.called(images), dim=-1) @ self.features.T + self.bias
+
+    def probabilities(self, logits: Float[Tensor, "b k"]) -> Float[Tensor, "b k"]:
+        """As the model has learned them: of CLIP's texts one goes with the image, and the k sum to 1; whether SigLIP's
+        goes with it is asked of each by itself."""
+        return logits.float().sigmoid() if self.apart else logits.float().softmax(dim=1)
 
 
 @torch.no_grad()

@@ -26,6 +26,7 @@ from ..data import data_config
 from ..data.photographs import mode_of, transform_of
 from ..evaluate.judges import without_classifier
 from ..evaluate.timing import as_device, as_dtype, best_device, evaluation_mode, inference
+from ..evaluate.zero_shot import ZeroShot
 from ..runtime.loading import load
 from ..runtime.model import ReducedViT, for_images, unwrap
 from .given import images_in, prepared, without_images
@@ -175,8 +176,10 @@ class Predictor(Images):
         return model
 
     def compute(self, model: nn.Module, images: Tensor) -> dict[str, Tensor]:
-        probability, index = model(images).float().softmax(dim=1).topk(min(self.top, len(self.names)))
-        return {"index": index, "probability": probability}
+        logits = model(images).float()
+        shares = model.probabilities(logits) if isinstance(model, ZeroShot) else logits.softmax(dim=1)
+        index = logits.topk(min(self.top, len(self.names))).indices  # sigmoids of large logits are all 1
+        return {"index": index, "probability": shares.gather(1, index)}
 
     def as_columns(self, rows: dict[str, Tensor]) -> Columns:
         index = rows["index"].numpy()

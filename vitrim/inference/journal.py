@@ -181,7 +181,7 @@ def _difference(before: dict[str, Any], now: dict[str, Any]) -> str:
     return ""
 
 
-_DIGESTS = {"weights": "weights", "listing": "files", "names": "class names"}
+_DIGESTS = {"weights": "weights", "listing": "files", "names": "class names", "data_names": "data"}
 
 
 def joined(parts: Sequence[Path], path: Path, fill: Callable[[Path, Callable[[Path], Any]], None]) -> int:

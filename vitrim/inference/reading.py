@@ -20,14 +20,14 @@ from .tables import portable
 class Piece(NamedTuple):
     """A batch, or what is left of one: part, images [m, c, h, w] with their names, and what could not be read.
 
-    last: whether it is the last of its part
+    start: the place of its first image in the data
     """
 
     part: int
+    start: int
     images: Tensor
     files: list[str]
     skipped: list[dict[str, str]]
-    last: bool
 
     @property
     def size(self) -> int:
@@ -49,21 +49,35 @@ class Batches:
     """The batches of some parts, as places in the data; batches never cross from one part into the next, so that
     those of a part are the same whichever others are done.
 
-    total: images there are; size: in a part; batch: in a batch
+    parts: in order; total: images there are; size: in a part; batch: in a batch
+
+    Example:
+        >>> batches = Batches([0, 2], total=11, size=4, batch=3)
+        >>> list(batches), batches.at(1)
+        ([[0, 1, 2], [3], [8, 9, 10]], (0, range(3, 4)))
     """
 
     def __init__(self, parts: Sequence[int], total: int, size: int, batch: int):
         self.parts, self.total, self.size, self.batch = parts, total, size, batch
 
-    def __iter__(self) -> Iterator[list[int]]:
-        return (places for _, places, _ in self.told())
+    def __len__(self) -> int:
+        if not self.parts:
+            return 0
+        last = min(self.total, (self.parts[-1] + 1) * self.size) - self.parts[-1] * self.size
+        return (len(self.parts) - 1) * self._in_part + -(-last // self.batch)
 
-    def told(self) -> Iterator[tuple[int, list[int], bool]]:
-        """(part, places, whether it is the last of its part)"""
-        for part in self.parts:
-            start, end = part * self.size, min(self.total, (part + 1) * self.size)
-            for first in range(start, end, self.batch):
-                yield part, list(range(first, min(end, first + self.batch))), first + self.batch >= end
+    def __iter__(self) -> Iterator[list[int]]:
+        return (list(self.at(number)[1]) for number in range(len(self)))
+
+    def at(self, number: int) -> tuple[int, range]:
+        """(part, places) of one batch."""
+        part = self.parts[number // self._in_part]
+        first = part * self.size + number % self._in_part * self.batch
+        return part, range(first, min(self.total, (part + 1) * self.size, first + self.batch))
+
+    @property
+    def _in_part(self) -> int:
+        return -(-self.size // self.batch)
 
 
 def pieces(photographs: Photographs, batches: Batches, workers: int | None, device: torch.device) -> Iterator[Piece]:
@@ -71,8 +85,16 @@ def pieces(photographs: Photographs, batches: Batches, workers: int | None, devi
     sampler: Any = batches
     beside = _beside(workers_of(workers), device)
     loader = DataLoader(_Named(photographs), batch_sampler=sampler, collate_fn=_collate, **beside)
-    for (part, _, last), (images, files, skipped) in zip(batches.told(), loader, strict=True):
-        yield Piece(part, images, files, skipped, last)
+    for number, read in enumerate(loader):
+        part, places = batches.at(number)
+        yield Piece(part, places[0], *read)
+
+
+def piece(photographs: Photographs, batches: Batches, number: int) -> Piece:
+    """One batch, decoded here."""
+    part, places = batches.at(number)
+    named = _Named(photographs)
+    return Piece(part, places[0], *_collate(named[place] for place in places))
 
 
 def streamed(
@@ -84,9 +106,9 @@ def streamed(
     ahead: dict[str, Any] = {"prefetch_factor": 2 * batch} if own else {}
     loader = iter(DataLoader(photographs, batch_size=None, **_beside(own, device), **ahead))
     while samples := list(islice(loader, batch)):
-        images, files, skipped = _collate((f"image {place + i} of {where}", each) for i, each in enumerate(samples))
-        part, place = place // size, place + len(samples)
-        yield Piece(part, images, files, skipped, place % size == 0)
+        read = _collate((f"image {place + i} of {where}", each) for i, each in enumerate(samples))
+        yield Piece(place // size, place, *read)
+        place += len(samples)
 
 
 def _beside(workers: int, device: torch.device) -> dict[str, Any]:

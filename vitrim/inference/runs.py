@@ -17,9 +17,10 @@ from ..common.tensor_files import digest
 from ..common.text import counted
 from ..data import Photographs, StreamedPhotographs
 from .callables import Images
+from .engines import Computed, Engine
 from .outputs import Output
 from .processes import Processes
-from .reading import Batches, Piece, pieces, streamed
+from .reading import Batches
 
 SHARD_BYTES, SHARD_IMAGES = 1 << 26, 4096
 PREPARED = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")  # of timm's data configuration
@@ -54,7 +55,7 @@ class Run:
     """A model, images and a place for the rows.
 
     part:    images in a part, a multiple of the model's batch size; what a kill loses at most of each process
-    workers: processes that decode for each process of the run; None: one for each processor, at most 8
+    engine:  what computes
     restart: throw away an unfinished run that was asked something else
     """
 
@@ -62,7 +63,7 @@ class Run:
     images: Photographs | StreamedPhotographs
     output: Output
     part: int
-    workers: int | None = None
+    engine: Engine
     restart: bool = False
     processes: Processes = field(default_factory=Processes)
 
@@ -113,23 +114,24 @@ class Run:
     def _compute(self, todo: list[int], before: int) -> int:
         """All that is missing of this process's share; how many images there are, as far as it has seen."""
         seen, start, skipped = before, time.monotonic(), 0
-        waiting = Waiting(self.model, self.output)
+        waiting = Waiting(self.model, self.output, self.part, self.total)
         with progress("images", self.total, before) as report:
-            for piece in self._pieces(todo):
-                waiting.add(piece)
-                seen, skipped = seen + piece.size, skipped + len(piece.skipped)
+            for found in self._found(todo):
+                waiting.add(found)
+                seen, skipped = seen + found.size, skipped + len(found.skipped)
                 rate = (seen - before) / (time.monotonic() - start)
                 report(self._shown(seen), _note(rate * self.processes.world, skipped), self.total)
-            waiting.flush()
+            waiting.end()
         return self.total or seen
 
-    def _pieces(self, todo: list[int]) -> Iterator[Piece]:
-        batch, device = self.model.batch_size or 1, self.model.ready.device
+    def _found(self, todo: list[int]) -> Iterator[Computed]:
+        batch = self.model.batch_size or 1
         if isinstance(self.images, Photographs):
             mine = todo[self.processes.rank :: self.processes.world]
-            return pieces(self.images, Batches(mine, len(self.images), self.part, batch), self.workers, device)
+            batches = Batches(mine, len(self.images), self.part, batch)
+            return self.engine.of_photographs(self.model, self.images, batches)
         self.images.start = todo[0] * self.part
-        return streamed(self.images, self.part, batch, self.workers, device)
+        return self.engine.of_stream(self.model, self.images, self.part, batch)
 
     def _shown(self, seen: int) -> int:
         """What all processes have done, as far as the disk tells the first of them."""
@@ -147,37 +149,84 @@ class Run:
 
 
 class Waiting:
-    """The rows of the part that is being computed."""
+    """The rows of parts that are being computed, until all of a part are there; in whatever order they come.
 
-    def __init__(self, model: Images, output: Output):
-        self.model, self.output = model, output
+    size: images in a part; total: in the data, None where its end says so
+    """
+
+    def __init__(self, model: Images, output: Output, size: int, total: int | None):
+        self.output, self.size, self.total = output, size, total
         self._nothing = model.nothing()
-        self._start(-1)
+        self._parts: dict[int, _Part] = {}
+        self._written: set[int] = set()
 
-    def _start(self, part: int) -> None:
-        self.part = part
-        self.files: list[str] = []
-        self.columns: list[dict[str, np.ndarray]] = [self._nothing]
-        self.skipped: list[dict[str, str]] = []
-
-    def add(self, piece: Piece) -> None:
-        """A batch; with the last of its part that part is on the disk."""
-        if self.part != piece.part:
-            self._start(piece.part)
-        if piece.files:
-            self.columns.append(self.model.of_images(piece.images))
-        self.files += piece.files
-        self.skipped += piece.skipped
-        if piece.last:
-            self.flush()
-
-    def flush(self) -> None:
-        """Write what has come, if anything has."""
-        if self.part < 0 or not (self.files or self.skipped):
+    def add(self, found: Computed) -> None:
+        """A batch; with the last one of its part that part is on the disk. One that comes twice counts once."""
+        if found.part in self._written:
             return
-        rows = {name: np.concatenate([each[name] for each in self.columns]) for name in self._nothing}
-        self.output.add(self.part, self.files, rows, self.skipped)
-        self._start(-1)
+        images = self._images_in(found.part)
+        if found.part not in self._parts:
+            self._parts[found.part] = _Part(self._nothing, found.part * self.size, images)
+        part = self._parts[found.part]
+        part.add(found)
+        if part.seen == images:
+            self._write(found.part)
+
+    def end(self) -> None:
+        """All has come. The last part of a stream may be smaller than the others; a part that lacks a batch was lost.
+
+        Raises ValueError for such a part.
+        """
+        if self.total is not None and self._parts:
+            raise ValueError(f"part {min(self._parts)} is not complete: the same command goes on")
+        for part in list(self._parts):
+            self._write(part)
+
+    def _images_in(self, part: int) -> int:
+        return self.size if self.total is None else min(self.size, self.total - part * self.size)
+
+    def _write(self, number: int) -> None:
+        part = self._parts.pop(number)
+        self._written.add(number)
+        self.output.add(number, part.files, part.rows(), part.skipped)
+
+
+class _Part:
+    """One part, in arrays as long as it is: thousands of small ones would lie strewn among the large ones that come and
+    go with every batch, whose memory could then not be given back."""
+
+    def __init__(self, nothing: dict[str, np.ndarray], first: int, images: int):
+        self.first = first
+        self._columns = {name: np.empty((images, *each.shape[1:]), each.dtype) for name, each in nothing.items()}
+        self._batches: dict[int, Computed] = {}
+
+    def add(self, found: Computed) -> None:
+        start = found.start - self.first
+        for name, rows in (found.rows or {}).items():
+            self._columns[name][start : start + len(rows)] = rows
+        self._batches[found.start] = found._replace(rows=None)
+
+    @property
+    def seen(self) -> int:
+        """Images, with those that could not be read."""
+        return sum(each.size for each in self._batches.values())
+
+    @property
+    def files(self) -> list[str]:
+        return [file for each in self._ordered() for file in each.files]
+
+    @property
+    def skipped(self) -> list[dict[str, str]]:
+        return [entry for each in self._ordered() for entry in each.skipped]
+
+    def rows(self) -> dict[str, np.ndarray]:
+        """A row for each of `files`."""
+        kept = [place for each in self._ordered() for place in range(each.start, each.start + len(each.files))]
+        taken = np.array(kept, dtype=int) - self.first
+        return {name: column[taken] for name, column in self._columns.items()}
+
+    def _ordered(self) -> list[Computed]:
+        return [each for _, each in sorted(self._batches.items())]
 
 
 def part_size(model: Images, wanted: int) -> int:

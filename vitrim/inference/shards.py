@@ -25,7 +25,14 @@ def write_npy(path: Path, files: Sequence[str], features: np.ndarray, fill: Fill
     """`part-00000000.npy`, [n, ...], and before it the names of its n images, as JSON in `part-00000000.json`."""
     names = json.dumps(list(files), ensure_ascii=False).encode()
     fill(path.with_suffix(".json"), lambda beside: beside.write_bytes(names))
-    fill(path, lambda beside: np.save(beside, features))
+    fill(path, lambda beside: _save(beside, np.ascontiguousarray(features)))
+
+
+def _save(path: Path, features: np.ndarray) -> None:
+    """As np.save, which writes past Python and does not say why a disk refuses."""
+    with open(path, "wb") as file:
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(features))
+        file.write(features.data)
 
 
 def write_parquet(path: Path, files: Sequence[str], features: np.ndarray, fill: Fill) -> None:

@@ -21,20 +21,9 @@ def solve(
     share = as_number(macs)
     if share is None or not 0 < share <= 1:
         raise OptionError({"macs": macs}, " is no share of the dense cost: give a number in (0, 1], such as 0.6")
-    for method in methods:
-        body.admit(method)
-    grid, turn = body.grid(), _dialled(methods, dial)
-    method, dense = methods[turn], whole_macs(body, grid)
-
-    def turned(value) -> list[Method]:
-        stack = [method.with_dial(value) if j == turn else method for j, method in enumerate(methods)]
-        for method in stack:
-            method.bind(body)
-        return stack
-
-    def cost(value) -> int:
-        return plan_macs(body, turned(value), grid, prediction_only=prediction_only)
-
+    turn = _dialled(methods, dial)
+    method, dense = methods[turn], whole_macs(body, body.grid())
+    turned, cost = _turner(body, methods, turn, prediction_only)
     try:
         value = solve_dial(cost, share * dense, method.dial_values(body))
     except OutOfReach as error:
@@ -50,6 +39,37 @@ def solve(
         ) from None
     _check_given(method, value, share)
     return turned(value)
+
+
+def reach(body: Backbone, methods: Sequence[Method]) -> tuple[float, float]:
+    """The smallest share of the dense cost that `macs` can ask of the last of these methods, rounded up to a thousandth
+    so that it can be asked for; and the cost of its dearest plan, as a share. Raises ValueError as `solve` does.
+
+    Example:
+        >>> fast = vitrim.reduce(model, "evit")
+        >>> reach(fast.body, [vitrim.EViT()])
+        (0.417, 1.0)
+    """
+    turn, dense = len(methods) - 1, whole_macs(body, body.grid())
+    _, cost = _turner(body, methods, turn)
+    at, count = _dial_steps(methods[turn].dial_values(body))
+    return math.ceil(1000 * cost(at(0)) / dense) / 1000, cost(at(count - 1)) / dense
+
+
+def _turner(
+    body: Backbone, methods: Sequence[Method], turn: int, prediction_only: bool = False
+) -> tuple[Callable[[float], list[Method]], Callable[[float], int]]:
+    """For a value of the dial of one of the methods: all of them, bound; and the MACs of that plan."""
+    for method in methods:
+        body.admit(method)
+
+    def turned(value) -> list[Method]:
+        stack = [method.with_dial(value) if j == turn else method for j, method in enumerate(methods)]
+        for method in stack:
+            method.bind(body)
+        return stack
+
+    return turned, lambda value: plan_macs(body, turned(value), body.grid(), prediction_only=prediction_only)
 
 
 def _check_given(method: Method, value: float, macs: float) -> None:
@@ -90,8 +110,8 @@ def solve_dial(cost: Callable[[float], int], budget: float, values: Sequence[flo
     values: the dial's values from cheapest to dearest; default: keep rates (0, 1] in steps of 1e-6
     Raises `OutOfReach` where even the cheapest plan is above the budget.
     """
-    at = (lambda j: values[j]) if values is not None else (lambda j: (j + 1) / KEEP_STEPS)
-    low, high = 0, (KEEP_STEPS if values is None else len(values)) - 1
+    at, count = _dial_steps(values)
+    low, high = 0, count - 1
     if cost(at(high)) <= budget:  # a plan that keeps all asks nobody, and can be cheaper than the one before it
         return at(high)
     if cost(at(low)) > budget:
@@ -100,6 +120,11 @@ def solve_dial(cost: Callable[[float], int], budget: float, values: Sequence[flo
         middle = (low + high + 1) // 2
         low, high = (middle, high) if cost(at(middle)) <= budget else (low, middle - 1)
     return at(low) if values is not None else _shortest(at(low), cost)
+
+
+def _dial_steps(values: Sequence[float] | None) -> tuple[Callable[[int], float], int]:
+    """The value of each step of a dial, from the cheapest, and how many steps there are."""
+    return ((lambda j: (j + 1) / KEEP_STEPS), KEEP_STEPS) if values is None else (values.__getitem__, len(values))
 
 
 def _shortest(dial: float, cost: Callable[[float], int]) -> float:

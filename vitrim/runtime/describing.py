@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
@@ -55,6 +55,31 @@ def methods_config(model: ReducedViT) -> list[dict[str, Any]]:
     Raises ValueError for methods that are not registered, and for a guide that is not `LastClassAttention`.
     """
     return [replace(_method(method), source=None).as_json() for method in model.methods]
+
+
+def name_of(methods: Iterable[Method]) -> str:
+    """The method's name; of a stack all of them."""
+    return "+".join(method.name for method in methods) or "dense"
+
+
+def options_of(methods: Iterable[Method]) -> dict[str, Any]:
+    """Every option of the method, places written out; of a stack by method, the second of a name as `evit 2`."""
+    stack: dict[str, Any] = {}
+    for method in methods:
+        number = 1 + sum(key.split()[0] == method.name for key in stack)
+        stack[method.name if number == 1 else f"{method.name} {number}"] = _all_options(method)
+    return stack if len(stack) != 1 else next(iter(stack.values()))
+
+
+def _all_options(method: Method) -> dict[str, Any]:
+    values = method.option_values()
+    for name in ("at", "blocks"):
+        if name in values:
+            values[name] = [place.block for place in method.places]
+    if method.guide is not None:
+        guide: Any = method.guide
+        values["score"] = f"last class attention of {library_of(guide.model).architecture(guide.model)}"
+    return {name: list(value) if isinstance(value, (tuple, range)) else value for name, value in values.items()}
 
 
 def architecture_of(backbone: nn.Module) -> Architecture:

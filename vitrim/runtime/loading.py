@@ -16,6 +16,7 @@ from ..common.tensor_files import digest, open_tensors
 from ..common.text import cut, reason
 from ..methods import METHODS, Method, import_method, register_method, source_hash
 from .model import ReducedViT
+from .own_folder import check_links
 from .pretrained_files import is_pretrained, load_pretrained
 from .rebuilding import Shapes, build_shapes, check_tensors, fill, give_memory, on
 from .saved_config import NAMES, NotAllowed, SavedConfig, parse_config
@@ -34,7 +35,7 @@ def load(folder: str | Path, methods: Iterable[type[Method] | str] = ()) -> Any:
     The file of weights has a copy of its config inside. So what is loaded is always one whole save, also while others
     write to the folder, or after a writer was killed. `config.json` may be edited, in its methods and data; one that
     belongs to another save is ignored, and the copy is used. Nothing is unpickled, and no file outside of the folder is
-    read.
+    read, by a link neither (those within the hub's own cache are followed).
 
     Raises ValueError, in one line, if the folder is not one that `save` wrote, or has a method that may not run. Warns
     where the source of a method's class is other than it was at saving.
@@ -51,6 +52,7 @@ def load(folder: str | Path, methods: Iterable[type[Method] | str] = ()) -> Any:
     if is_pretrained(folder):
         return load_pretrained(folder)
     _check_folder(folder)
+    check_links(folder, (CONFIG, WEIGHTS))
     try:
         config, model = _loaded(folder)
     except NotAllowed as error:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -22,6 +22,16 @@ from .records import BlockTrace, PlaceRecord, Span, record_place, trace_block
 from .turns import Step, Turn
 
 
+class Watcher(Protocol):
+    """Somebody who looks at the tokens while a forward runs."""
+
+    def before(self, block: int, tokens: Tokens) -> None:
+        """Those that come to a block, before any method acts in it; what a method holds outside is not among them."""
+
+    def after(self, block: int, tokens: Tokens) -> None:
+        """Those that are there after a block; what a method holds outside is in its place, as it was left."""
+
+
 @dataclass(frozen=True)
 class Request:
     """What the caller wants of a forward.
@@ -31,12 +41,14 @@ class Request:
     prediction: nothing but the prediction
     losses:   a `PlaceRecord` for every place: with the attention "maps" that the cut loss looks at, the same from mean
               "logits" (the authors' code), or "masks" alone; None: no records
+    watcher:  who looks at the tokens meanwhile
     """
 
     trace: bool = False
     remember: bool = False
     prediction: bool = False
     losses: Literal["maps", "logits", "masks"] | None = None
+    watcher: Watcher | None = None
 
 
 @dataclass
@@ -68,6 +80,8 @@ class Loop:
         for turn in self.turns:
             tokens, span, record = self._step(turn, tokens, span)
             records.append(record)
+            if self.request.watcher is not None:
+                self.request.watcher.after(turn.block, _whole(tokens, span))
             if turn.block in take:
                 taken.append(_whole(tokens, span))
         return _whole(tokens, span), records, taken
@@ -82,6 +96,8 @@ class Loop:
         """One block: its two halves, and what methods do before, between and after them."""
         i, body, record = turn.block, self.body, BlockRecord()
         tokens = body.enter(i, tokens)
+        if self.request.watcher is not None:
+            self.request.watcher.before(i, tokens)
         tokens, span, h = self._before(turn, tokens, span, record)
         if turn.predicts and self._only_predicts(tokens):
             return body.mlp(i, body.attend_prefix(i, tokens, h)), None, record

@@ -23,9 +23,9 @@ from ..core.recording import image_size
 from ..core.tokens import Tokens
 from ..methods import Method
 from ..methods.parts.checks import check_flag
-from .loop import BlockRecord, Loop, Request, features_of_every_patch
+from .loop import BlockRecord, Loop, Request, Watcher, features_of_every_patch
 from .model_cost import Profile, cost_of_model
-from .records import LossInputs
+from .records import BlockTrace, LossInputs
 from .stack import Methods, as_stack, bind_stack
 from .turns import Turn, plan_turns
 from .words import in_words
@@ -53,8 +53,11 @@ class ReducedViT(TimmInterface, nn.Module):
         torch.Size([2, 65, 192])
     """
 
-    # A method that `runtime/__init__.py` puts here: saving makes models again, so it needs this class first.
+    # Methods that `runtime/__init__.py` puts here: saving makes models again, so it needs this class first.
     save: ClassVar[Callable[[ReducedViT, str | Path], None]]
+    save_pretrained: ClassVar[Callable[..., Path]]
+    push_to_hub: ClassVar[Callable[..., Any]]
+    from_pretrained: ClassVar[Callable[..., Any]]
 
     def __init__(self, backbone: nn.Module, methods: Sequence[Method] | None, prediction_only: bool = False):
         super().__init__()
@@ -94,16 +97,24 @@ class ReducedViT(TimmInterface, nn.Module):
                 methods that have a cut loss; "logits": these from averaged logits (IdleViT's code); "masks": without
         Raises ValueError for other values of `losses`, and for scores that are not one for each patch.
         """
+        # The older ONNX exporter binds defaults by position, and hands flags over as tensors.
+        prediction = not (self.training or trace or losses)
+        whole = bool(self.body.reads)
+        request = Request(trace=bool(trace), remember=whole, losses=_maps(losses), prediction=prediction)
+        return self._answer(images, scores, request)
+
+    def watched(self, images: Float[Tensor, "b 3 h w"], watcher: Watcher) -> tuple[Tensor, list[BlockTrace]]:
+        """What `forward` gives with trace=True, while somebody looks at the tokens before and after every block."""
+        return self._answer(images, None, Request(trace=True, remember=bool(self.body.reads), watcher=watcher))
+
+    def _answer(self, images: Tensor, scores: Tensor | None, request: Request) -> Any:
+        """The output, and behind it what else is asked for."""
         body = self.body
         if self.prediction_only:
             body.check_prediction_only()  # also here: a model may get another head, or something on its layers
-        # The older ONNX exporter binds defaults by position, and hands flags over as tensors.
-        prediction = not (self.training or trace or losses)
-        whole = bool(body.reads)
-        request = Request(trace=bool(trace), remember=whole, losses=_maps(losses), prediction=prediction)
         tokens, records, taken = self._run(body, body.receive(images), scores, request)
         tokens = tokens.with_x(body.norm(tokens.x))
-        out = (body.deliver(body.read(taken) if whole else body.head(tokens)),)
+        out = (body.deliver(body.read(taken) if body.reads else body.head(tokens)),)
         if request.trace:
             out += ([record.trace for record in records],)
         if request.losses:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 from torch import nn
@@ -46,21 +47,47 @@ class ReducedPretrained:
     # `runtime/__init__.py` puts these here: they make models again, so they need this class first.
     _in_config: ClassVar[Callable[[ReducedViT], dict[str, Any]]]
     _load: ClassVar[Callable[..., nn.Module]]
+    _push: ClassVar[Callable[..., Any]]
+    _card: ClassVar[Callable[..., str]]
+    _put_card: ClassVar[Callable[..., Any]]
 
-    def save_pretrained(self, save_directory: Any, *args: Any, state_dict: Any = None, **kwargs: Any) -> Any:
+    def save_pretrained(
+        self,
+        save_directory: Any,
+        *args: Any,
+        state_dict: Any = None,
+        measured: Any = None,
+        license: str | None = None,
+        base_model: str | None = None,
+        **kwargs: Any,
+    ) -> Any:
         """As transformers' own; `config.json` also says what the reduction is. Raises ValueError for a model that would
-        not come back whole. Of one that transformers has put an adapter in, it saves the adapter alone, as ever."""
+        not come back whole. Of one that transformers has put an adapter in, it saves the adapter alone, as ever.
+
+        measured, license, base_model: as for `ReducedViT.save_pretrained`; with any of them there is a model card
+        """
         model: Any = super()
+        told = {"license": license, "base_model": base_model}
+        asked = measured is not None or any(told.values())
+        card = type(self)._card(self, Path(save_directory), measured, **told) if asked else None
         self.config.vitrim = type(self)._in_config(self.reduced)  # ty: ignore[missing-attribute]
         state = self.state_dict() if state_dict is None else state_dict  # ty: ignore[missing-attribute]
         if state_dict is None and not getattr(self, ADAPTED, False):  # what is given may be a shard, or gathered
             check_whole(self, dense_part(state))
-        return model.save_pretrained(save_directory, *args, state_dict=numbered(state), **kwargs)
+        saved = model.save_pretrained(save_directory, *args, state_dict=numbered(state), **kwargs)
+        if card is not None:
+            type(self)._put_card(Path(save_directory), card)
+        return saved
+
+    def push_to_hub(self, repo_id: str, **kwargs: Any) -> Any:
+        """As `ReducedViT.push_to_hub`: the folder with its model card, as one commit."""
+        return type(self)._push(self, repo_id, **kwargs)
 
     @classmethod
-    def from_pretrained(cls, folder: Any, **kwargs: Any) -> nn.Module:
-        """The reduced model that a folder holds; for the dense one ask transformers' class."""
-        return cls._load(folder, cls._reduces, **kwargs)
+    def from_pretrained(cls, place: Any, **kwargs: Any) -> nn.Module:
+        """The reduced model that a folder, or a repository of the hub, holds; for the dense one ask transformers'
+        class."""
+        return cls._load(place, cls._reduces, **kwargs)
 
     @property
     def reduced(self) -> ReducedViT:

@@ -18,10 +18,11 @@ from ..backbones.transformers.library import class_named, whole, without_bars
 from ..backbones.transformers.processors import recorded
 from ..backbones.transformers.wrapper import is_timm_wrapper
 from ..common.tensor_files import open_tensors
-from ..common.text import few
+from ..common.text import few, reason
 from .build import attach, is_of_transformers
 from .describing import methods_config
 from .model import ReducedViT
+from .own_folder import INDEX, check_pretrained_folder
 from .pretrained import METHODS_KEY, ReducedPretrained, as_pretrained, dense_part
 from .pretrained_checks import check_whole
 from .rebuilding import build_method
@@ -94,8 +95,9 @@ def open_pretrained(folder: str | Path, cls: Any = None, **kwargs: Any) -> tuple
     said = _said(folder)
     if said is None:
         raise ValueError(f"{folder} holds no reduced model of transformers: load it as a dense one, and reduce it")
-    dense = _dense(folder, said["class"], cls, kwargs)
     methods = [build_method(saved) for saved in parse_methods(said[KEY].get("methods"))]
+    check_pretrained_folder(folder, _config(folder), _shards(folder))
+    dense = _dense(folder, said["class"], cls, kwargs)
     reduced = attach(dense, methods, prediction_only=bool(said[KEY].get("prediction_only")))
     _fill(reduced.methods, folder, said[KEY].get("learned", []))
     return dense, reduced
@@ -108,8 +110,14 @@ def _dense(folder: Path, name: str, cls: Any, kwargs: dict[str, Any]) -> nn.Modu
     quiet: Any = type(
         cls.__name__, (cls,), {"_keys_to_ignore_on_load_unexpected": ignoring, "__module__": cls.__module__}
     )
-    with without_bars():
-        dense: Any = whole(quiet, folder, **kwargs).eval()
+    alone = {"local_files_only": True, "use_safetensors": True}
+    try:
+        with without_bars():
+            dense: Any = whole(quiet, folder, **{**kwargs, **alone}).eval()
+    except ValueError:
+        raise
+    except Exception as error:  # transformers, torch and safetensors each raise their own, over what others wrote
+        raise ValueError(f"{folder} does not hold a model as save() writes it: {reason(error)}") from error
     dense.__class__ = cls
     return dense
 
@@ -124,14 +132,23 @@ def _said(folder: Path) -> dict[str, Any] | None:
 
 def _config(folder: Path) -> dict[str, Any]:
     """What `config.json` holds; empty where it is none."""
-    path = folder / CONFIG
+    config = _json(folder / CONFIG)
+    return config if isinstance(config, dict) else {}
+
+
+def _json(path: Path) -> Any:
+    """What a file of JSON holds; None for what is none, or far too large."""
     try:
         if not path.is_file() or path.stat().st_size > LARGEST_CONFIG:
-            return {}
-        config = json.loads(path.read_text(encoding="utf-8"))
+            return None
+        return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
-        return {}
-    return config if isinstance(config, dict) else {}
+        return None
+
+
+def _shards(folder: Path) -> Any:
+    """What the index of the weights holds, empty for one that is none; None where there is no index."""
+    return (_json(folder / INDEX) or {}) if os.path.lexists(folder / INDEX) else None
 
 
 def _fill(methods: nn.Module, folder: Path, names: Any) -> None:

@@ -5,7 +5,8 @@ Example: what a reduced model does with the patches of a photograph; in a notebo
     >>> vitrim.view.figure(fast, "photos/cat/0.png").savefig("cat.png")
 """
 
-from .diagnostics import diversity_score
+from .diagnosis.diagnosing import Diagnosis, diagnose
+from .diagnostics import diversity_score, mean_cosine
 from .figures import figure
 
-__all__ = ["diversity_score", "figure"]
+__all__ = ["Diagnosis", "diagnose", "diversity_score", "figure", "mean_cosine"]

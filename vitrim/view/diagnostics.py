@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -29,3 +30,24 @@ def diversity_score(tokens: Float[Tensor, "b n c"], *, relative: bool = False) -
         return score
     length = tokens.abs().sum(dim=(1, 2))
     return torch.where(length > 0, score / length, 0.0)
+
+
+def mean_cosine(tokens: Float[Tensor, "b n c"]) -> Float[Tensor, " b"]:
+    """How alike the tokens of an image are: the mean of the cosine similarity over all pairs of two different tokens
+    (Xu et al., "No Token Left Behind", Fig. 5). 1 where all point the same way: over-smoothed. NaN for fewer than two.
+
+    tokens: patch tokens after a block
+
+    The sum over all pairs is || sum of z_i / || z_i || ||^2, so no n x n matrix is formed.
+
+    Example:
+        >>> alike, different = torch.ones(1, 4, 2), torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
+        >>> round(mean_cosine(alike).item(), 4), mean_cosine(different).item()
+        (1.0, 0.0)
+    """
+    n = tokens.shape[1]
+    if n < 2:
+        return tokens.new_full(tokens.shape[:1], torch.nan, dtype=torch.float32)
+    unit = F.normalize(tokens.float(), dim=2)
+    with_itself = unit.square().sum(dim=(1, 2))  # 0 for a token that is zero
+    return (unit.sum(dim=1).square().sum(dim=1) - with_itself) / (n * (n - 1))

@@ -53,19 +53,41 @@ def group_layer(
     """What `draw_groups` lays over the enlarged image: colours, and how much they cover."""
     rgb = enlarged(image)
     height, width = _patch_size(image, rgb, groups.shape)
-    layer = np.zeros((*rgb.shape[:2], 4), dtype=np.uint8)
-    numbers = _spread(groups, height, width)
-    layer[numbers < 0] = (*DROPPED_COLOUR, round(255 * DROPPED_SHARE))
-    shared = _spread(shares_token(groups), height, width)
+    shared = shares_token(groups)
+    colours = group_colours(int(groups.max()) + 1 if shared.any() else 1)[np.where(shared, groups, 0)]
+    cells = np.zeros((*groups.shape, 4), dtype=np.uint8)
+    cells[groups < 0] = (*DROPPED_COLOUR, round(255 * DROPPED_SHARE))
+    filled = (1 - MERGED_SHARE) * _means(rgb, groups) + MERGED_SHARE * colours
+    cells[shared] = np.concatenate([filled.round(), np.full((*groups.shape, 1), 255)], axis=-1)[shared]
+    layer = _spread(cells, height, width)
     if shared.any():
-        colours = group_colours(int(groups.max()) + 1)[np.maximum(numbers, 0)]
-        filled = (1 - MERGED_SHARE) * _means(rgb, numbers) + MERGED_SHARE * colours
-        borders = _borders(numbers, shared, max(1, min(height, width) // 16))
-        layer[shared, :3] = np.where(borders[..., None], colours, filled).round()[shared]
-        layer[shared, 3] = 255
+        numbers = _spread(groups.astype(np.int32), height, width)
+        borders = _borders(numbers, _spread(shared, height, width), max(1, min(height, width) // 16))
+        layer[borders, :3] = _spread(colours.astype(np.uint8), height, width)[borders]
     if ringed is not None and ringed.any():
         _draw_rings(layer, ringed, height, width)
     return layer
+
+
+def block_layers(
+    image: UInt8[np.ndarray, "h w *channels"],
+    groups: Int[np.ndarray, "blocks rows columns"],
+    ringed: Bool[np.ndarray, "blocks rows columns"],
+) -> list[str]:
+    """The layer of every block as a data URI. Where nothing changes between two blocks, it is drawn once.
+
+    Example:
+        >>> groups = np.array([[[0]], [[0]], [[-1]]])
+        >>> layers = block_layers(np.zeros((8, 8), dtype=np.uint8), groups, groups > 0)
+        >>> layers[0] is layers[1], layers[1] == layers[2]
+        (True, False)
+    """
+    drawn: dict[bytes, str] = {}
+    for found, rings in zip(groups, ringed, strict=True):
+        key = found.tobytes() + rings.tobytes()
+        if key not in drawn:
+            drawn[key] = image_uri(group_layer(image, found, rings))
+    return [drawn[found.tobytes() + rings.tobytes()] for found, rings in zip(groups, ringed, strict=True)]
 
 
 def heat_layer(
@@ -159,12 +181,14 @@ def _spread(values: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.repeat(np.repeat(np.asarray(values), height, 0), width, 1)
 
 
-def _means(rgb: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-    """Every pixel gets the mean colour of the patches that share its token."""
-    flat = numbers.ravel() + 1  # what has no token is number 0
+def _means(rgb: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """For every patch the mean colour of those that share its token."""
+    rows, columns = groups.shape
+    patches = rgb.reshape(rows, len(rgb) // rows, columns, -1, 3).mean(axis=(1, 3), dtype=np.float32)
+    flat = groups.ravel() + 1  # what has no token is number 0
     times = np.maximum(np.bincount(flat), 1)
-    channels = [np.bincount(flat, rgb[..., c].ravel()) / times for c in range(3)]
-    return np.stack([channel[flat].reshape(numbers.shape) for channel in channels], axis=-1)
+    channels = [np.bincount(flat, patches[..., c].ravel()) / times for c in range(3)]
+    return np.stack([channel[flat].reshape(groups.shape) for channel in channels], axis=-1)
 
 
 def _borders(numbers: np.ndarray, shared: np.ndarray, width: int) -> np.ndarray:

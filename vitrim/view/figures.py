@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FEW, MOST = 4, 6  # stages of a method that has stages; columns of a figure
+MOST_ROWS = 100  # a figure of so many is 29,000 pixels high; matplotlib draws none of 65,536
 # Inches: the side of a patch picture, the lines above and below it, the width of the text, the height of the key.
 TILE, LINES, TEXT, KEY = 1.5, 0.4, 1.45, 0.6
 SMALL = 7  # points
@@ -75,6 +76,7 @@ def draw(seen: Sequence[Sequence[Seen]], names: Sequence[str], blocks: Sequence[
     from matplotlib import rc_context
 
     every = [one for row in seen for one in row]
+    check_rows(len(every))
     depth = min(len(one.fates.codes) for one in every)
     blocks = shown_blocks(every) if blocks is None else check_blocks(blocks, depth)
     with rc_context(STYLE):
@@ -118,6 +120,12 @@ def shown_blocks(seen: Sequence[Seen]) -> list[int]:
     chosen = sorted((in_stages or evenly) | ({depth - 1} if max(map(len, changes)) > FEW or not in_stages else set()))
     thinned = np.linspace(0, len(chosen) - 1, min(MOST, len(chosen))).round().astype(int)
     return [chosen[place] for place in thinned]
+
+
+def check_rows(rows: int) -> None:
+    """Raise ValueError where a figure of so many rows, one for each model on each picture, would be too large."""
+    if rows > MOST_ROWS:
+        raise ValueError(f"a figure of {rows} rows is too large: give at most {MOST_ROWS} pictures times models")
 
 
 def check_blocks(blocks: Sequence[int], depth: int) -> list[int]:

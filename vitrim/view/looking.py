@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,28 @@ class Answer:
         return f"{self.label} {100 * self.probability:.0f} %"
 
 
+def answer_of(logits: Float[Tensor, " classes"], names: Mapping[int, str]) -> Answer:
+    """What the logits of an image say. names: of classes by their number; others are called by it.
+
+    Example:
+        >>> answer_of(torch.tensor([0.0, 2.0]), {1: "dog"})
+        Answer(label='dog', probability=0.880797...)
+    """
+    return answers_of(logits, names, 1)[0]
+
+
+def answers_of(logits: Float[Tensor, " classes"], names: Mapping[int, str], k: int) -> list[Answer]:
+    """The k likeliest classes, the likeliest first.
+
+    Example:
+        >>> [answer.label for answer in answers_of(torch.tensor([0.0, 2.0]), {1: "dog"}, 2)]
+        ['dog', 'class 0']
+    """
+    chances, best = logits.float().softmax(dim=0).topk(min(k, len(logits)))
+    labels = [names.get(index, f"class {index}") for index in best.tolist()]
+    return [Answer(label, chance) for label, chance in zip(labels, chances.tolist(), strict=True)]
+
+
 @dataclass(frozen=True)
 class Seen:
     """One picture as one reduced model sees it.
@@ -47,6 +69,7 @@ class Seen:
     fates:   of its patches
     dense, reduced: the answers of the model without its methods and with them; None: it has no classifier
     cosine:  between the features of the two, where it has no classifier
+    output:  the reduced model's logits, or its features
     """
 
     title: str
@@ -55,6 +78,7 @@ class Seen:
     fates: Fates
     dense: Answer | None
     reduced: Answer | None
+    output: Float[Tensor, "1 c"]
     cosine: float | None = None
 
     @property
@@ -76,18 +100,39 @@ def look(models: Sequence[nn.Module], picture: Picture) -> list[Seen]:
         >>> seen.title, seen.fates.caption(1), seen.pixels.shape
         ('EViT keep=0.5', '32 kept + 1 fused', (128, 128, 3))
     """
-    reduced = [_checked(model) for model in models]
-    below = {id(fast.backbone): fast.backbone for fast in reduced}
-    views = {key: _Dense(backbone, picture) for key, backbone in below.items()}
-    return [_seen(fast, views[id(fast.backbone)]) for fast in reduced]
+    reduced = [as_reduced(model) for model in models]
+    below = {_weights_of(fast.backbone): fast for fast in reduced}
+    views = {key: DenseView(dense_below(fast), picture) for key, fast in below.items()}
+    return [look_again(fast, views[_weights_of(fast.backbone)]) for fast in reduced]
 
 
-class _Dense:
-    """A dense model with a picture as it wants it, its output, and how its outputs are read."""
+def _weights_of(model: nn.Module) -> tuple[type, tuple[int, ...]]:
+    """What models have in common that are one: reductions of a model of transformers have copies of it, over the same
+    weights."""
+    return type(model), tuple(map(id, model.parameters()))
+
+
+class DenseView:
+    """A dense model with a picture as it wants it, its output, and how its outputs are read.
+
+    dense:  the model as a function of images
+    image:  [1, channels, height, width], on the model's device
+    size:   (height, width) of the image
+    pixels: the picture as the model gets it
+    output: logits, or features of a model without a classifier
+
+    Raises ValueError for a picture that cannot be read or does not fit.
+
+    Example:
+        >>> view = DenseView(model, "photos/cat/0.png")
+        >>> view.size, view.pixels.shape, len(view.top(view.output, 2))
+        ((128, 128), (128, 128, 3), 2)
+    """
 
     def __init__(self, backbone: nn.Module, picture: Picture):
         dense: Any = for_images(backbone)
-        config, device = data_config(dense), next(backbone.parameters()).device
+        self.dense = dense
+        config, device = data_config(dense), next(dense.parameters()).device
         self.image = _as_batch(picture, config).to(device)
         self.size = (self.image.shape[-2], self.image.shape[-1])
         (self.pixels,) = as_pixels(self.image, config)
@@ -97,30 +142,50 @@ class _Dense:
         self.names = names_of_classes(carried_config(dense).get("label_names"), getattr(dense, "num_classes", 0))
 
     def answer(self, logits: Float[Tensor, "1 classes"]) -> Answer | None:
-        if not self.classifies:
-            return None
-        chances = logits[0].float().softmax(dim=0)
-        best = int(chances.argmax())
-        return Answer(self.names.get(best, f"class {best}"), chances[best].item())
+        """The likeliest class; None: the model has no classifier."""
+        return next(iter(self.top(logits, 1)), None)
+
+    def top(self, logits: Float[Tensor, "1 classes"], k: int) -> list[Answer]:
+        """The k likeliest classes, the likeliest first; none where the model has no classifier."""
+        return answers_of(logits[0], self.names, k) if self.classifies else []
 
     def cosine(self, features: Float[Tensor, "1 c"]) -> float | None:
+        """Between these features and the dense model's; None: the model has a classifier."""
         return None if self.classifies else F.cosine_similarity(self.output.float(), features.float()).item()
 
 
-def _seen(fast: ReducedViT, dense: _Dense) -> Seen:
+def look_again(fast: ReducedViT, dense: DenseView) -> Seen:
+    """What a reduced model makes of a picture that the dense model below it has seen.
+
+    Example:
+        >>> look_again(vitrim.reduce(model, "evit", keep=0.5), DenseView(model, "photos/cat/0.png")).title
+        'EViT keep=0.5'
+    """
     with torch.inference_mode(), evaluation_mode({"reduced": fast}):
         output, trace = fast(dense.image, trace=True)
     (fates,) = follow(fast, trace, dense.size)
     answers = dense.answer(dense.output), dense.answer(output)
     share = profile(fast, dense.size).share
-    return Seen(setting_of(fast), share, dense.pixels, fates, *answers, dense.cosine(output))
+    return Seen(setting_of(fast), share, dense.pixels, fates, *answers, output, dense.cosine(output))
 
 
-def _checked(model: nn.Module) -> ReducedViT:
+def as_reduced(model: nn.Module) -> ReducedViT:
+    """The reduced model of whatever library, out of its wrappers. Raises ValueError for one that is not reduced."""
     fast = unwrap(model) if isinstance(model, nn.Module) else model
     if not isinstance(fast, ReducedViT):
         raise ValueError(f'{type(fast).__name__} is no reduced model: give vitrim.reduce(model, "evit") or the like')
     return fast
+
+
+def dense_below(model: ReducedViT) -> ReducedViT:
+    """The dense model that this one is a reduction of, as one without methods. `model.backbone` itself is dense if it
+    is timm's; of transformers it is the reduced model.
+
+    Example:
+        >>> torch.equal(dense_below(vitrim.reduce(model, "evit", keep=0.5))(images), model(images))
+        True
+    """
+    return ReducedViT(model.backbone, None)
 
 
 def title_of(methods: Sequence[Method]) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..common.extras import require
 from ..common.files import write_whole
-from .drawing import HEAT_SCALE, SMALLEST_SIDE, enlarged, group_layer, heat_layer, image_uri
+from .drawing import HEAT_SCALE, SMALLEST_SIDE, block_layers, enlarged, heat_layer, image_uri
 from .looking import Seen
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
@@ -52,8 +52,8 @@ def write_page(
 def _picture(name: str, row: Sequence[Seen]) -> dict[str, Any]:
     same = len({one.dense for one in row}) == 1
     dense = f"dense says {row[0].dense}" if same and row[0].dense is not None else ""
-    models = [_model(one, not same, None if _same(one, row[0]) else _photograph(one)) for one in row]
-    return {"name": name, "dense": dense, "photograph": _photograph(row[0]), "models": models}
+    models = [_model(one, not same, None if _same(one, row[0]) else photograph_uri(one)) for one in row]
+    return {"name": name, "dense": dense, "photograph": photograph_uri(row[0]), "models": models}
 
 
 def _same(seen: Seen, first: Seen) -> bool:
@@ -61,7 +61,7 @@ def _same(seen: Seen, first: Seen) -> bool:
     return np.array_equal(seen.pixels, first.pixels)
 
 
-def _photograph(seen: Seen) -> str:
+def photograph_uri(seen: Seen) -> str:
     """As a data URI; small ones enlarged, so that their pixels stay sharp."""
     small = min(seen.pixels.shape[:2]) < SMALLEST_SIDE // 2
     return image_uri(enlarged(seen.pixels) if small else seen.pixels, colours=seen.pixels.ndim == 3)
@@ -70,7 +70,7 @@ def _photograph(seen: Seen) -> str:
 def _model(seen: Seen, tells_dense: bool, photograph: str | None) -> dict[str, Any]:
     """What the template needs of a model: a layer and a sentence for each block; a photograph, if it is its own."""
     fates, blocks = seen.fates, range(len(seen.fates.codes))
-    layers = [image_uri(group_layer(seen.pixels, fates.groups[i], fates.ringed[i])) for i in blocks]
+    layers = block_layers(seen.pixels, fates.groups, fates.ringed)
     columns = list(dict.fromkeys(word for i in blocks for word in fates.count(i)))
     return {
         "title": seen.title,

@@ -22,6 +22,7 @@ from .checkpoints import load_checkpoint
 from .record import config_of, part_keys
 
 _REMOTE = ("hf-hub:", "hf_hub:", "local-dir:")  # names that timm looks up elsewhere than in its own list
+REDUCED = "vitrim_"  # in front of names of reduced models, which `vitrim.timm` registers: none of them is dense
 _LABELS = ("token_labels", "mix_token")  # LV-ViT's, which may be set after it was made
 # Words for the size in timm's names; LV-ViT's are letters.
 _SIZES = {"tiny", "small", "medium", "little", "base", "large", "huge", "giant", "gigantic", "t", "s", "m", "l"}
@@ -52,16 +53,21 @@ class TimmLibrary(Library):
     # -- by name
 
     def has_model(self, name: str) -> bool:
-        return timm.is_model(name)
+        return timm.is_model(name) and not name.startswith(REDUCED)
 
     def near_names(self, name: str) -> list[str]:
-        return nearest(name, timm.list_models(), n=3)
+        return nearest(name, timm.list_models(exclude_filters=f"{REDUCED}*"), n=3)
 
     def looks_up(self, name: str) -> bool:
         return name.startswith(_REMOTE)
 
     def has_weights(self, name: str) -> bool:
         return timm.models.is_model_pretrained(name)
+
+    def published(self, name: str) -> dict[str, str]:
+        config = timm.get_pretrained_cfg(name) if self.has_model(name) else None
+        known = {"base_model": getattr(config, "hf_hub_id", None), "license": getattr(config, "license", None)}
+        return {key: value for key, value in known.items() if value}
 
     def create(self, name: str, pretrained: bool = False, **arguments: Any) -> nn.Module:
         return timm.create_model(name, pretrained=pretrained, **arguments)

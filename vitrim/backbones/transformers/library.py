@@ -69,6 +69,10 @@ class TransformersLibrary(Library):
     def has_weights(self, name: str) -> bool:
         return self.looks_up(name)
 
+    def published(self, name: str) -> dict[str, str]:
+        place = name.removeprefix(PREFIX)
+        return {"base_model": place} if place.count("/") == 1 and not Path(place).exists() else {}
+
     def create(self, name: str, pretrained: bool = False, **arguments: Any) -> nn.Module:
         self.check_installed()
         import transformers

@@ -57,7 +57,7 @@ def prepared_as(place: str, here: bool = True) -> dict[str, Any]:
     from transformers import AutoImageProcessor
 
     try:
-        processor: Any = AutoImageProcessor.from_pretrained(place, local_files_only=here)
+        processor: Any = AutoImageProcessor.from_pretrained(place, local_files_only=here, trust_remote_code=False)
     except (OSError, ValueError, ImportError):
         return {}
     return as_data(processor.to_dict())

@@ -22,8 +22,9 @@ def read_texts(model: Any, texts: Sequence[str]) -> Texts:
         raise ValueError(f"{type(model).__name__} reads no texts: give a CLIPModel or SiglipModel")
     tokens = _tokens(model, texts)
     parts = [_features(model, {key: value[i : i + BATCH] for key, value in tokens.items()}) for i in _starts(texts)]
-    bias = float(model.logit_bias) if hasattr(model, "logit_bias") else 0.0
-    return Texts(normalize(torch.cat(parts).float(), dim=-1), float(model.logit_scale.exp()), bias)
+    apart = hasattr(model, "logit_bias")  # trained with a sigmoid
+    bias = float(model.logit_bias) if apart else 0.0
+    return Texts(normalize(torch.cat(parts).float(), dim=-1), float(model.logit_scale.exp()), bias, apart)
 
 
 def _starts(texts: Sequence[str]) -> range:

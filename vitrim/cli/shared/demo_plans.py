@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 from torch import nn
 
 from ...common.errors import UnfitModel
 from ...demo.parts import TRAINED, with_trained_parts
 from ...methods import METHODS
-from ...runtime.build import attach
-from ...runtime.model import ReducedViT
-from .method_options import SHARED
+from ...runtime.fitting import attach_fitting
 from .model import Subject
 from .plans import Plan, plan_of
 
@@ -30,7 +27,9 @@ DIGIT_NOTES = (
 def digit_plans(dense: nn.Module, seed: int) -> list[Plan]:
     """Every method at every cost, ToFe with the parts that come with the package."""
     models = {
-        (name, cost): with_trained_parts(dense, cost) if name == TRAINED else _attached(dense, name, cost, seed)
+        (name, cost): with_trained_parts(dense, cost)
+        if name == TRAINED
+        else attach_fitting(dense, name, seed, macs=cost)
         for name in SHOWN_METHODS
         for cost in COSTS
     }
@@ -58,7 +57,7 @@ def _fitting(dense: nn.Module, name: str, seed: int) -> Iterator[Plan | str]:
     """A plan for each cost, or the reason why there is none; a reason that holds for the method ends it."""
     for cost in COSTS:
         try:
-            model = _attached(dense, name, cost, seed)
+            model = attach_fitting(dense, name, seed, macs=cost)
         except UnfitModel as unfit:
             yield f"is left out: {unfit}"
             return
@@ -69,14 +68,3 @@ def _fitting(dense: nn.Module, name: str, seed: int) -> Iterator[Plan | str]:
             yield "is left out: on this model it has learned parts, which must be trained first (vitrim finetune)"
             return
         yield plan_of(model, cost)
-
-
-def _attached(dense: nn.Module, name: str, cost: float, seed: int) -> ReducedViT:
-    """The method for that cost, with the options without which the model could not run it (no [CLS] token)."""
-    options: dict[str, Any] = {key: seed for key in SHARED if key in METHODS[name].option_names()}
-    try:
-        return attach(dense, name, macs=cost, **options)
-    except UnfitModel as unfit:
-        if not unfit.needs:
-            raise
-        return attach(dense, name, macs=cost, **options, **unfit.needs)

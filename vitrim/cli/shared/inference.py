@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch import nn
 
+from ...common.extras import require
 from ...common.files import write_json
 from ...common.progress import progress
-from ...common.text import counted, shortened
+from ...common.text import counted, few, shortened
 from ...data import Photographs, StreamedPhotographs, open_dataset
 from ...evaluate import environment
 from ...evaluate.timing import as_device, as_dtype, best_device
 from ...inference.callables import Images
+from ...inference.engines import Engine, Local
+from ...inference.on_ray import on_ray
 from ...inference.outputs import Output
 from ...inference.processes import Processes, own_device
 from ...inference.runs import Done, Run, part_size, told_of, with_batch_for
@@ -34,13 +40,14 @@ class Inference:
     """A command line of `predict` or `embed`, opened step by step, in the order in which mistakes are told."""
 
     def __init__(self, config: Any):
-        self.config, self.processes = config, Processes()
         run = config.run
+        if run.engine == "ray":
+            require("ray", "--engine ray")
+        self.config, self.processes = config, Processes()
         if run.threads is not None:
             torch.set_num_threads(run.threads)
         torch.manual_seed(run.seed)
-        self.device = as_device(own_device(run.device) or best_device())
-        as_dtype(run.precision, self.device)
+        self.device, self.precision = _of_this_process(run)
         with progress("preparing the model"):
             self.subject = open_model(config.model)
             self.plan = _plan(self.subject, config.method, run.seed)
@@ -53,17 +60,34 @@ class Inference:
     @property
     def settings(self) -> dict[str, Any]:
         """How a callable class is to run it."""
-        return {"device": str(self.device), "precision": self.config.run.precision}
+        return {"device": str(self.device), "precision": self.precision}
 
     def run(self, worker: Images, output: Output, more: dict[str, Any]) -> None:
         """Compute, publish and tell. more: what tells this run from others of its kind, beside data and model."""
         images = self._images(worker)
-        batch = self.config.run.batch_size or (CPU_BATCH if self.device.type == "cpu" else OTHER_BATCH)
+        with self._engine(images) as engine:
+            self._run_on(engine, images, worker, output, more)
+        self.processes.close()
+
+    def _engine(self, images: Photographs | StreamedPhotographs) -> AbstractContextManager[Engine]:
+        """Raises ValueError for what Ray does not do, and where it cannot be started."""
+        run, workers = self.config.run, self.config.data.workers
+        if run.engine == "local":
+            return nullcontext(Local(self.device, workers))
+        if self.processes.world > 1:
+            raise ValueError("--engine ray has processes of its own: start one, without accelerate launch or torchrun")
+        if isinstance(images, StreamedPhotographs):
+            raise ValueError("--engine ray: a stream is read by one process, from its start to its end; leave it out")
+        return on_ray(run.device, run.actors, run.threads, run.precision, workers)
+
+    def _run_on(self, engine: Engine, images: Any, worker: Images, output: Output, more: dict[str, Any]) -> None:
+        batch = self.config.run.batch_size or (CPU_BATCH if engine.device.type == "cpu" else OTHER_BATCH)
         worker = with_batch_for(worker, images, batch)
         part = part_size(worker, self.config.out.part)
-        run = Run(worker, images, output, part, self.config.data.workers, self.config.out.overwrite, self.processes)
+        run = Run(worker, images, output, part, engine, self.config.out.overwrite, self.processes)
         printer = Printer(self.config.output.json if self.processes.first else os.devnull)
-        told = {**self._asked(images), **told_of(images, worker), "part": part, **more}
+        told = {**self._asked(images), **told_of(images, worker), "precision": self.config.run.precision}
+        told |= {"part": part, **more}
 
         def begun(before: int, total: int | None) -> None:
             if self.processes.first:
@@ -72,7 +96,6 @@ class Inference:
         done = run.run(told, begun)
         if self.processes.first:
             self._conclude(printer, output, done, told)
-        self.processes.close()
 
     def _images(self, worker: Images) -> Photographs | StreamedPhotographs:
         data = self.config.data
@@ -90,7 +113,7 @@ class Inference:
             "method": plan.name if plan is not None else "none",
             "options": plan.options if plan is not None else {},
             "prediction_only": plan is not None and plan.model.prediction_only,
-            "data": os.path.abspath(data.data) if os.path.exists(data.data) else data.data,
+            **_places(data.data),
             "split": data.split,
         }
 
@@ -98,7 +121,7 @@ class Inference:
         """What runs on what; after a kill, how much of it is done."""
         label = "dense" if self.plan is None else self.plan.label
         height, width = images.config["input_size"][1:]
-        where = shortened(self.config.data.data)
+        where = few(self.config.data.data, 1)
         printer.line(f"{self.subject.name}, {label}; {images_in_words(images)} in {where} at {height} x {width}")
         left_out(printer, images)
         if before:
@@ -118,10 +141,26 @@ class Inference:
         write_json(self.config.output.json, {**asked(self.config), **figures, **place})
 
 
+def _of_this_process(run: Any) -> tuple[torch.device, str]:
+    """Where its own model runs, and in which numbers. With Ray that is asked only what it gives."""
+    if run.engine == "ray":
+        return torch.device("cpu"), "float32"
+    device = as_device(own_device(run.device) or best_device())
+    as_dtype(run.precision, device)
+    return device, run.precision
+
+
 def _plan(subject: Subject, method: Any, seed: int) -> Plan | None:
     """The reduced model that is asked for; None: none is, and the dense one runs."""
     wanted = method.method or method.options or method.macs or method.plan or method.prediction_only or method.guide
     return one_plan(subject, method, seed) if wanted or subject.saved is not None else None
+
+
+def _places(words: Sequence[str]) -> dict[str, str]:
+    """What tells the data of a run from others, as they were named: the first word, and a digest of all."""
+    whole = [os.path.abspath(word) if os.path.exists(word) else word for word in words]
+    others = hashlib.sha256("\0".join(whole).encode("utf-8", "surrogateescape")).hexdigest()
+    return {"data": whole[0], **({"data_names": others} if len(words) > 1 else {})}
 
 
 def _first_of(output: Output) -> list[dict[str, str]]:

@@ -19,9 +19,9 @@ STATE = "_run.json"  # what a run leaves in a folder that it has written, or is 
 class InferenceData:
     """Images"""
 
-    data: str = required(
-        "a folder of any depth, a .tar, a pattern in quotes, a text file with a file on each line, or a name of "
-        "timm's (hfds/...)",
+    data: tuple[str, ...] = required(
+        "folders of any depth, photographs, patterns in quotes; or one .tar, one text file with a file on each line, "
+        "or one name of timm's (hfds/...)",
         metavar="DATA",
     )
     split: str | None = option("a folder below DATA, or the split of a named data set")
@@ -48,7 +48,13 @@ class InferenceRun:
     device: str | None = option("cpu, cuda, cuda:1 or mps", shown="the fastest that is there", common=True)
     precision: str = option("numbers to compute in", "float32", choices=PRECISIONS, common=True)
     batch_size: int | None = option("images at a time", shown="16 on a CPU, 128 elsewhere", common=True)
-    threads: int | None = option("CPU threads", shown="torch's choice")
+    threads: int | None = option("CPU threads, of each model", shown="torch's choice")
+    engine: str = option(
+        "what computes: this machine's processes, or Ray's, of the cluster that RAY_ADDRESS names",
+        "local",
+        choices=("local", "ray"),
+    )
+    actors: int | None = option("models that --engine ray holds", shown="one for each GPU, or for each 4 cores")
     seed: int = option("seed of everything that is drawn at random", 0)
 
 
@@ -85,12 +91,14 @@ def check_predict(config: Any) -> None:
     """Raise ValueError for an output that cannot be written, or is there; one of a run that has only to be put in
     place may be."""
     _from_one(config.out, "top", "part")
+    _check_engine(config.run)
     check_new(config.out.out, config.out.overwrite or _ended(config.out.out), TABLES)
 
 
 def check_embed(config: Any) -> None:
     """The same for a folder. One that no run has written is never replaced."""
     _from_one(config.out, "part")
+    _check_engine(config.run)
     out = config.out.out.expanduser()
     check_output(out.with_name(out.name + STATE))
     if not out.exists() or (out.is_dir() and not os.listdir(out)):
@@ -99,6 +107,11 @@ def check_embed(config: Any) -> None:
         raise ValueError(f"{out} is there already and no folder of features: give another --out")
     if not (config.out.overwrite or _ended(out)):
         raise ValueError(f"{out} is there already: give another --out, or --overwrite")
+
+
+def _check_engine(run: Any) -> None:
+    if run.actors is not None and run.engine != "ray":
+        raise ValueError(f"--actors {run.actors} goes with --engine ray: leave it out, or start many processes")
 
 
 def _from_one(options: Any, *names: str) -> None:

@@ -15,6 +15,7 @@ from ...data.loading import open_dataset, open_loader
 from ...deploy.opened import FileCost, OpenedFile
 from ...evaluate.accuracy import EvaluationResult, Throughput, environment, evaluate_many, throughput_in_turn
 from ...evaluate.timing import as_device, as_dtype, best_device
+from ...runtime.measured import learned_figures
 from ...runtime.model import for_images
 from ...runtime.profile import Profile, profile
 from .model import Subject
@@ -65,6 +66,7 @@ class Row:
             "share": self.cost.share,
             "tokens": self.cost.tokens,
             "params": self.cost.params,
+            **({} if plan is None else learned_figures(getattr(plan.model, "methods", None))),
             **found,
             **change,
             "images_per_s": self.speed.images_per_s,
@@ -91,11 +93,17 @@ def open_images(subject: Subject, data: DataOptions, setting: Setting) -> DataLo
     return images_for(subject.for_images, data, setting)
 
 
-def images_for(wanting: nn.Module | dict[str, Any], data: DataOptions, setting: Setting) -> DataLoader:
-    """The images as a model wants them, or a configuration of timm's. Raises ValueError as `open_images` does."""
+def images_for(
+    wanting: nn.Module | dict[str, Any], data: Any, setting: Setting, labels: bool | None = None
+) -> DataLoader:
+    """The images as a model wants them, or a configuration of timm's. Raises ValueError as `open_images` does.
+
+    data:   `DataOptions`, or options of the same names
+    labels: False: none are wanted; None: as the folder has them
+    """
     limits: dict[str, Any] = {"limit_per_class": data.limit_per_class, "limit": data.limit, "seed": setting.seed}
     places: dict[str, Any] = {
-        "labels": None,  # as the folder has them
+        "labels": labels,
         "label_file": data.label_file,
         "split": data.split,
         "root": data.root,
@@ -220,7 +228,7 @@ def common_figures(name: str, rows: Sequence[Row], setting: Setting) -> dict[str
     }
 
 
-def data_figures(model: ModelOptions, data: DataOptions, loader: DataLoader) -> dict[str, Any]:
+def data_figures(model: ModelOptions, data: Any, loader: DataLoader) -> dict[str, Any]:
     """Where weights and images came from, for JSON."""
     dataset: Any = loader.dataset
     config, classes = dataset.config, dataset.classes

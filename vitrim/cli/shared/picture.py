@@ -11,23 +11,11 @@ from typing import TYPE_CHECKING, Any
 from ...common.extras import require
 from ...common.files import write_whole
 from ...evaluate import EvaluationResult
+from ...view.styles import PLOT, style_of
 from .measure import Row, accuracy_of, interval_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-# Okabe and Ito's colours, told apart by colour-blind readers too. After the sixth method they start again, with other
-# markers and broken lines.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p", "<", ">", "h")
-LINES = ("solid", "dashed", "dotted", "dashdot")
-STYLE: Any = {
-    "font.size": 10,
-    "svg.hashsalt": "vitrim",
-    "svg.fonttype": "none",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-}
 
 
 def draw(path: str | Path, title: str, rows: Sequence[Row]) -> Path:
@@ -50,7 +38,7 @@ def _save(target: str | io.StringIO, kind: str, title: str, rows: Sequence[Row])
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    with rc_context(STYLE):
+    with rc_context(PLOT):
         figure = Figure(figsize=(7, 4.4), layout="constrained")
         axes = figure.add_subplot()
         _dense(axes, rows[0])
@@ -69,12 +57,6 @@ def _dense(axes: Axes, row: Row) -> None:
     level, _ = _point(row.result)
     axes.axhline(level, color="0.6", linewidth=1, linestyle=(0, (4, 3)), zorder=0)
     _whiskers(axes, [row], color="black", marker="*", markersize=12, linestyle="none", label="dense")
-
-
-def style_of(number: int) -> dict[str, str]:
-    """Colour, marker and line of the `number`-th method."""
-    line = LINES[number // len(COLOURS) % len(LINES)]
-    return {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)], "linestyle": line}
 
 
 def _line(axes: Axes, method: str, rows: list[Row], style: dict[str, str]) -> None:

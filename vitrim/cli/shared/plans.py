@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ...backbones import library_of
 from ...common.text import did_you_mean
-from ...methods import METHODS, LastClassAttention, Method
+from ...methods import METHODS, LastClassAttention
 from ...runtime.build import attach, make_method, reduce
+from ...runtime.describing import name_of, options_of
 from ...runtime.model import ReducedViT, unwrap
 from ...runtime.plan_file import Plan as SearchedPlan
 from ...runtime.plan_file import pick, read_plans
@@ -31,27 +31,12 @@ class Plan:
     @property
     def name(self) -> str:
         """The method's name; of a stack all of them."""
-        return "+".join(method.name for method in self.model.methods) or "dense"
+        return name_of(self.model.methods)
 
     @property
     def options(self) -> dict[str, Any]:
-        """Every option of the method, places written out; of a stack by method, the second of a name as `evit 2`."""
-        stack: dict[str, Any] = {}
-        for method in self.model.methods:
-            number = 1 + sum(key.split()[0] == method.name for key in stack)
-            stack[method.name if number == 1 else f"{method.name} {number}"] = _all_options(method)
-        return stack if len(stack) != 1 else next(iter(stack.values()))
-
-
-def _all_options(method: Method) -> dict[str, Any]:
-    values = method.option_values()
-    for name in ("at", "blocks"):
-        if name in values:
-            values[name] = [place.block for place in method.places]
-    if method.guide is not None:
-        guide: Any = method.guide
-        values["score"] = f"last class attention of {library_of(guide.model).architecture(guide.model)}"
-    return {name: list(value) if isinstance(value, (tuple, range)) else value for name, value in values.items()}
+        """Every option of the method, as `options_of` gives them."""
+        return options_of(self.model.methods)
 
 
 def one_plan(subject: Subject, config: Any, seed: int) -> Plan:

@@ -128,6 +128,14 @@ def judged(printer: Printer, rows: Sequence[Row], loader: DataLoader, data: Data
     result = rows[0].result
     if words := bank_in_words(result, data):
         printer.line(words)
+    unreadable(printer, result)
+    not_finite(printer, rows)
+    if (classes := getattr(loader.dataset, "classes", None)) and (doubt := doubtful(rows[0], classes)):
+        printer.line(doubt)
+
+
+def unreadable(printer: Printer, result: EvaluationResult) -> None:
+    """Which images could not be read, if there are any."""
     if result.skipped:
         were = f"{counted(result.images, 'image')} {'was' if result.images == 1 else 'were'} judged"
         printer.line(f"{were}; {len(result.skipped):,} cannot be read:")
@@ -135,9 +143,6 @@ def judged(printer: Printer, rows: Sequence[Row], loader: DataLoader, data: Data
             printer.line(f"  {entry.name}: {entry.reason}")
         if len(result.skipped) > NAMED:
             printer.line(f"  and {len(result.skipped) - NAMED} more (--json names all)")
-    not_finite(printer, rows)
-    if (classes := getattr(loader.dataset, "classes", None)) and (doubt := doubtful(rows[0], classes)):
-        printer.line(doubt)
 
 
 def not_finite(printer: Printer, rows: Sequence[Row]) -> None:

@@ -11,7 +11,7 @@ from ...common.extras import require
 from ...common.files import write_whole
 from ...deploy.benchmark import Timed
 from ...deploy.instead import KINDS
-from .picture import STYLE, style_of
+from ...view.styles import PLOT, style_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,7 +41,7 @@ def _save(target: str, kind: str, panels: Sequence[Panel]) -> None:
 
     columns = min(WIDE, len(panels))
     rows = -(-len(panels) // columns)
-    with rc_context(STYLE):
+    with rc_context(PLOT):
         figure = Figure(figsize=(PANEL[0] * columns, PANEL[1] * rows), layout="constrained")
         every = figure.subplots(rows, columns, squeeze=False).flatten().tolist()
         for axes, (title, timed) in zip(every, panels, strict=False):

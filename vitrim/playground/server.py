@@ -1,0 +1,177 @@
+"""The page on a port of this machine, for as long as it is asked for; nothing of it is left behind."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import socket
+import tempfile
+import threading
+from collections.abc import Callable, Generator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from ..common.errors import OptionError
+from ..common.extras import require
+from .gate import Gate
+from .offers import Offer, offer
+from .page import STYLE, build
+from .showing import Showing
+
+HOST, PORT, MORE_PORTS = "127.0.0.1", 7860, 100
+MOST_BYTES = 32 * 2**20  # of a photograph's file
+MULTIPART = 100_000  # bytes that an upload has beside its file
+NOT_HERE = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+PATIENCE = 1  # seconds for what is under way when the page is closed
+
+
+def serve(
+    models: Mapping[str, nn.Module | Offer],
+    host: str = HOST,
+    port: int | None = None,
+    *,
+    ready: Callable[[str], None] = print,
+) -> None:
+    """Serve the page until Ctrl-C, or SIGTERM.
+
+    models: what visitors may pick, by name, each on the device where it runs; nothing else can be loaded
+    host:   the address to listen at; another than this machine's own lets others in
+    port:   0: any free one; default: 7860, or the next free one
+    ready:  is called with the page's address
+
+    Raises ValueError for a model that no method runs on, an address that is not this machine's, and a busy port; and
+    where gradio is not installed.
+
+    Example: the page is at http://127.0.0.1:7860/.
+        >>> serve({"deit": model})  # doctest: +SKIP
+    """
+    with place(host, port) as here:
+        serve_at(here, models, ready)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A socket that listens, and a folder for uploads."""
+
+    sock: socket.socket
+    uploads: str
+
+
+def serve_at(here: Place, models: Mapping[str, nn.Module | Offer], ready: Callable[[str], None] = print) -> None:
+    """`serve` where it may."""
+    if not models:
+        raise ValueError("no models to show: give at least one")
+    offers = {name: one if isinstance(one, Offer) else offer(one) for name, one in models.items()}
+    server = _server(Showing(offers), here)
+    with _as_interruption(signal.SIGTERM), suppress(KeyboardInterrupt):  # Ctrl-C is how it ends
+        ready(address_of(here.sock))
+        server.run(sockets=[here.sock])
+
+
+@contextmanager
+def place(host: str, port: int | None) -> Generator[Place]:
+    """Where a page can be: the address is free, gradio is there, and its folder for uploads is gone in the end.
+
+    Raises ValueError where it is not.
+    """
+    with ExitStack() as stack:
+        uploads = stack.enter_context(tempfile.TemporaryDirectory(prefix="vitrim-playground-"))
+        uploads = os.path.realpath(uploads)  # as gradio names what lies there
+        # Before gradio is imported, which makes folders. No use is reported to anyone.
+        stack.enter_context(_environment(GRADIO_TEMP_DIR=uploads, GRADIO_ANALYTICS_ENABLED="False"))
+        require("playground", "vitrim playground")
+        yield Place(stack.enter_context(listening(host, port)), uploads)
+
+
+def _server(showing: Showing, here: Place) -> Any:
+    import gradio as gr
+    import uvicorn
+    from fastapi import FastAPI
+
+    app = gr.mount_gradio_app(
+        FastAPI(),
+        build(showing),
+        "/",
+        footer_links=[],
+        allowed_paths=[],
+        show_error=False,
+        max_file_size=MOST_BYTES,
+        ssr_mode=False,
+        enable_monitoring=False,
+        pwa=False,
+        mcp_server=False,
+        theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),  # fetched from nowhere
+        css=STYLE.read_text(encoding="utf-8"),
+    )
+    gated: Any = Gate(app, here.uploads, MOST_BYTES + MULTIPART)
+    return uvicorn.Server(uvicorn.Config(gated, log_level="critical", timeout_graceful_shutdown=PATIENCE))
+
+
+@contextmanager
+def listening(host: str, port: int | None) -> Generator[socket.socket]:
+    """A socket at that address. Raises ValueError where it cannot be had."""
+    ports = range(PORT, PORT + MORE_PORTS) if port is None else [port]
+    error: OSError | None = None
+    for one in ports:
+        try:
+            sock = _bound(host, one)
+        except OSError as reason:
+            error = reason
+            continue
+        with sock:
+            yield sock
+        return
+    raise _no_address(host, port, error)
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    return socket.create_server(address[:2], family=family)
+
+
+def _no_address(host: str, port: int | None, error: OSError | None) -> ValueError:
+    if isinstance(error, socket.gaierror) or (error is not None and error.errno in NOT_HERE):
+        return OptionError({"host": host}, " is no address of this machine: give ", {"host": HOST})
+    if port is None:
+        return OptionError(f"ports {PORT} to {PORT + MORE_PORTS - 1} are all busy: give a free one by ", {"port": ...})
+    reason = "is busy" if error is not None and error.errno == errno.EADDRINUSE else f"cannot be had ({error})"
+    return OptionError({"port": port}, f" {reason}: give another one, or leave it out for the next free one")
+
+
+def address_of(sock: socket.socket) -> str:
+    """The page's address, as a browser takes it."""
+    host, port = sock.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}/"
+
+
+@contextmanager
+def _environment(**values: str) -> Generator[None]:
+    """These environment variables, and afterwards what they were."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+
+
+@contextmanager
+def _as_interruption(number: signal.Signals) -> Generator[None]:
+    """This signal ends what runs as Ctrl-C does, so that its files are removed."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
+        yield
+        return
+    before = signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
