@@ -29,6 +29,7 @@ PLACES = {  # room: (column, row)
         "deploy": (2, 4),
         "view": (3, 4),
         "training": (1, 5),
+        "tune": (2, 4.8),
         "demo": (2, 5.5),
         "cli": (1, 6.5),
     },

@@ -51,9 +51,9 @@ class Judged:
         answers = self._answers(model.eval())
         among = torch.ones_like(answers, dtype=torch.bool) if among is None else among
         same, images = (answers == self.answers)[among], int(among.sum())
-        lost = (self.answers == self.labels)[among].float().mean() - (answers == self.labels)[among].float().mean()
+        lost = ((self.answers == self.labels)[among].double() - (answers == self.labels)[among].double()).mean()
         interval = [100 * bound for bound in wilson_interval(int(same.sum()), images)]
-        return {"agreement": 100 * float(same.float().mean()), "interval": interval, "lost": 100 * float(lost)}
+        return {"agreement": 100 * float(same.double().mean()), "interval": interval, "lost": 100 * float(lost)}
 
 
 def photographs(folder: Path, model: torch.nn.Module, per_class: int, device: str) -> tuple[Tensor, Tensor]:

@@ -22,7 +22,7 @@ from vitrim.backbones import FAMILIES
 from vitrim.methods import METHODS
 
 ROOT = Path(vitrim.__file__).parent
-ROOMS = ("backbones", "data", "evaluate", "inference", "methods", "training", "view")
+ROOMS = ("backbones", "data", "evaluate", "inference", "methods", "training", "tune", "view")
 PUBLIC = ("vitrim", *(f"vitrim.{room}" for room in ROOMS))  # modules whose `__all__` is public
 OPEN = ("vitrim.core.reductions", "vitrim.core.schedule", "vitrim.view.diagnostics")  # all of them is public
 

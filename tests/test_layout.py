@@ -30,6 +30,7 @@ ORDER = (
     "view",
     "playground",
     "training",
+    "tune",
     "demo",
     "cli",
 )

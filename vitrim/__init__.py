@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from .runtime.build import UntrainedWarning, reduce
     from .runtime.loading import load
     from .runtime.model import ReducedViT, for_images
+    from .runtime.plan_file import Plan
     from .runtime.profile import Profile, image_macs, profile
     from .runtime.records import BlockTrace
     from .runtime.saving import save
@@ -79,6 +80,7 @@ __all__ = [
     "Merge",
     "Method",
     "PiToMe",
+    "Plan",
     "Predictor",
     "Profile",
     "PruneMerge",
@@ -119,6 +121,7 @@ _HOMES = {
     ),
     "runtime.build": ("UntrainedWarning", "reduce"),
     "runtime.model": ("ReducedViT", "for_images"),
+    "runtime.plan_file": ("Plan",),
     "runtime.profile": ("Profile", "image_macs", "profile"),
     "runtime.records": ("BlockTrace",),
     "runtime.loading": ("load",),
@@ -140,6 +143,7 @@ _ROOMS = (
         "runtime",
         "testing",
         "training",
+        "tune",
         "view",
     ),
 )

@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from ..common.files import write_whole
 from ..common.text import reason, shortened
 from .space import Shape
 
@@ -25,7 +26,7 @@ class Trials:
 
     def __init__(self, path: Path | None, asked: dict[str, Any], restart: bool = False):
         self.path, self._known = path, {}
-        self.resumed = 0
+        self._begin: list[dict[str, Any]] = []
         head = {"asked": json.loads(json.dumps(asked))}
         if path is None:
             return
@@ -36,8 +37,7 @@ class Trials:
                 "another --out, or --overwrite to begin again"
             )
         self._known = {(line["of"], _key(line)): line for line in lines[1:]}
-        self.resumed = len(self._known)
-        _write(path, [head, *lines[1:]])
+        self._begin = [head, *lines[1:]]  # written before the first trial is added, without what was torn
 
     def known(self, of: str, shape: Shape) -> tuple[bool, float] | None:
         """Whether a plan was better, and its distance, if it was tried before. of: which search of the run"""
@@ -49,6 +49,9 @@ class Trials:
         line = {"of": of, "removed": shape.removed, "dropped": shape.dropped, "better": better, "distance": distance}
         self._known[of, (shape.removed, shape.dropped)] = line
         if self.path is not None:
+            if self._begin:
+                _write(self.path, self._begin)
+                self._begin = []
             with _refused(self.path), open(self.path, "ab") as file:
                 file.write(json.dumps(line).encode() + b"\n")
                 file.flush()
@@ -79,8 +82,6 @@ def _read(path: Path) -> list[dict[str, Any]]:
 
 
 def _write(path: Path, lines: list[dict[str, Any]]) -> None:
-    from ..common.files import write_whole
-
     write_whole(path, lambda there: Path(there).write_bytes(b"".join(json.dumps(x).encode() + b"\n" for x in lines)))
 
 

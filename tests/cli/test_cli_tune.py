@@ -1,0 +1,90 @@
+"""`vitrim tune`: the file it writes, what it says, `--plan` in other commands, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+from PIL import Image
+from safetensors.torch import save_file
+
+import vitrim
+from vitrim import cli
+from vitrim.runtime.plan_file import read_plans
+
+MODEL = ["--model", "test_vit", "--image-size", "64", "--num-classes", "3", "--checkpoint", "small.safetensors"]
+SEARCH = [*MODEL, "--method", "tome", "--macs", "0.8", "--trials", "3", "--images", "16", "--held-out", "16"]
+RUN = ["--device", "cpu", "--workers", "0", "--out", "plan.json"]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tune")
+    save_file(timm.create_model("test_vit", img_size=64, num_classes=3).state_dict(), folder / "small.safetensors")
+    (folder / "photos").mkdir()
+    noise = np.random.default_rng(0)
+    for number in range(34):
+        pixels = noise.integers(0, 256, (70, 90, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / "photos" / f"{number:02d}.png")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch, made):
+    monkeypatch.chdir(tmp_path)
+    os.link(made / "small.safetensors", "small.safetensors")
+    Path("photos").symlink_to(made / "photos")
+
+
+def run(*arguments: object) -> int:
+    return cli.main([*map(str, arguments)])
+
+
+def test_a_plan_is_searched_and_used(capsys):
+    assert run("tune", "photos", *SEARCH, *RUN, "--json", "t.json", "--picture", "front.svg") == 0
+    said, figures = capsys.readouterr().out, json.loads(Path("t.json").read_text())
+    assert "searched on 16 photographs of photos, reported on 16 others" in said and "--plan plan.json" in said
+    (plan,) = read_plans("plan.json")
+    assert plan.share <= 0.8 and figures["rows"][0]["plan"]["share"] == plan.share
+    assert Path("front.svg").read_text().count("<svg") == 1
+    assert sorted(os.listdir()) == ["front.svg", "photos", "plan.json", "small.safetensors", "t.json"]
+    dense = timm.create_model("test_vit", img_size=64, num_classes=3)
+    tokens = vitrim.profile(vitrim.reduce(dense, "plan.json")).tokens
+    assert run("profile", *MODEL, "--plan", "plan.json", "--json", "p.json") == 0
+    assert [block["mlp_tokens"] for block in json.loads(Path("p.json").read_text())["blocks"]] == list(tokens)
+
+
+def test_it_is_the_same_again_and_never_written_over(capsys):
+    assert run("tune", "photos", *SEARCH, *RUN) == 0
+    before = read_plans("plan.json")
+    assert run("tune", "photos", *SEARCH, *RUN) == 2
+    assert "plan.json" in capsys.readouterr().err and read_plans("plan.json") == before
+    assert run("tune", "photos", *SEARCH, *RUN, "--overwrite") == 0
+    assert read_plans("plan.json") == before
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (["tune", "photos", *SEARCH, *RUN, "--macs", "0.001"], "cannot cost 0.001 of the dense model"),
+        (["tune", "photos", *SEARCH, *RUN, "--macs", "2"], "--macs 2 is no share"),
+        (["tune", "photos", *SEARCH, *RUN, "--trials", "0"], "--trials 0"),
+        (["tune", "photos", *SEARCH, "--out", "plan.txt"], ".json"),
+        (["tune", "photos/00.png", *SEARCH, *RUN], "has 1 photograph that can be read, and a search needs 32 or more"),
+        (["tune", "nowhere", *SEARCH, *RUN], "nowhere"),
+        (["tune", *SEARCH, *RUN], "needs DATA"),
+        (["profile", *MODEL, "--plan", "nowhere.json"], "cannot be read"),
+        (["profile", *MODEL, "--plan", "small.safetensors"], "no JSON"),
+        (["profile", *MODEL, "--plan", "plan.json", "--method", "evit"], "leave out --method"),
+    ],
+)
+def test_mistakes_are_one_line_and_nothing_is_written(command, said, capsys):
+    before = sorted(os.listdir())
+    assert run(*command) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("vitrim: error: ") and said in error and len(error) <= 320
+    assert sorted(os.listdir()) == before
