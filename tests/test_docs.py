@@ -21,10 +21,12 @@ import vitrim
 from vitrim.cli import COMMANDS
 from vitrim.cli.shared.parse import parse
 from vitrim.methods import METHODS
+from vitrim.runtime.plan_file import write_plans
 
 SITE = [page for page in PAGES if page.is_relative_to(ROOT / "docs")]
 LANGUAGES = {"", "python", "diff", "text"}  # the diff is tried by tests/test_contributing.py
 SMALLER = {
+    "tune": (64, 4),
     "finetuning": (96, 12),
     "performance": (64, 4),
     "deploy": (64, 4),
@@ -103,6 +105,11 @@ def saved_models(page: Path, user: dict) -> None:
     for folder in set(re.findall(r'vitrim\.load\("([^"]+)"', text)):
         if f'.save("{folder}")' not in text:
             vitrim.save(vitrim.reduce(user["model"], "evit"), folder)
+    if 'reduce(model, "plan.json")' in text:
+        body = vitrim.reduce(user["model"], "tome").body
+        depth, (height, width) = body.depth, body.grid()
+        plan = vitrim.Plan((("tome", {"r": [2] * depth}),), 0.9, 0.9, "any", depth, height * width)
+        write_plans("plan.json", [plan], {})
 
 
 def python_blocks(page: Path) -> list:

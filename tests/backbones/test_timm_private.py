@@ -124,7 +124,7 @@ MODULES = (
 )
 
 # Private names that are neither timm's nor those of torch.nn.Module and its file.
-OTHERS = {"_is_mkldnn_bf16_supported", "_asdict", "_orig_mod"}
+OTHERS = {"_is_mkldnn_bf16_supported", "_asdict", "_replace", "_orig_mod"}
 OTHERS |= {"_inductor", "_cdata"}  # torch's: documented for AOTInductor; a storage's address
 # transformers': how attention runs, where a model came from, what is collected (tests/pretrained holds what they do).
 OTHERS |= {"_attn_implementation", "_name_or_path", "_active_collector", "_keys_to_ignore_on_load_unexpected"}
@@ -223,7 +223,7 @@ def test_every_private_name_is_in_a_table():
     torchs = {*dir(nn.Module()), *dir(nn.modules.module)}
     listed = {part.name.split(".")[-1] for part in FUNCTIONS} | torchs | OTHERS
     nodes = [(file, node) for file, tree in _trees() for node in ast.walk(tree)]
-    own = {node.name for _, node in nodes if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
+    own = {node.name for _, node in nodes if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))}
     own |= {node.attr for _, node in nodes if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)}
     own |= {node.asname or node.name for _, node in nodes if isinstance(node, ast.alias)}
     unlisted = [

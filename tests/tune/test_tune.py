@@ -1,4 +1,4 @@
-"""The search for a plan: its plans keep the budget, its judge tells the truth, a kill loses nothing, files are checked."""
+"""The search for a plan: its plans keep the budget, its judge tells the truth, a kill loses nothing."""
 
 from __future__ import annotations
 

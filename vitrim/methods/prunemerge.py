@@ -57,6 +57,8 @@ class PruneMerge(DiffRate):
 
     name = "prunemerge"
     title = "drop what is not read, merge what has a twin"
+    guided = True
+    weighs = True
 
     def __init__(
         self,

@@ -37,6 +37,12 @@ class Row:
     flat: these three figures of the even plan; None: the method has none for this budget
     evaluations: plans that were judged so far, on some photographs or all
     tokens: patch tokens after each block
+
+    Example:
+        >>> from vitrim.tune import tune
+        >>> row = tune(model, torch.rand(16, 3, 128, 128), ["tome"], [0.7], trials=1)[0]
+        >>> row.plan.names, len(row.tokens)
+        ('tome', 4)
     """
 
     plan: Plan

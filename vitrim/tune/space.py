@@ -68,7 +68,7 @@ class Space:
     Example:
         >>> space = Space(model, ["tome"])
         >>> space.methods(Shape((10, 0, 6, 0), (0.0,) * 4))[0]
-        ToMe(r=[10, 0, 6, 0])
+        ToMe(r=[10, 0, 6, 0], at=[0, 1, 2, 3])
     """
 
     def __init__(self, model: nn.Module, names: Sequence[str], prediction_only: bool = False):

@@ -150,7 +150,7 @@ EMBED = Command(
     "those of vitrim predict do; images that cannot be read are listed in _unreadable.jsonl.",
     (
         "vitrim embed photos --model vit_small_patch14_dinov2 --out features",
-        "vitrim embed photos.tar --checkpoint runs/evit --dense --format parquet --out features",
+        "vitrim embed photos.tar --checkpoint runs/evit --dense --out features",
     ),
     {**_GROUPS, "out": FeatureOptions, "output": OutputOptions},
     _PLACES,

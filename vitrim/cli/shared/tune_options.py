@@ -62,8 +62,8 @@ TUNE = Command(
     "yours; others, which the search never sees, say how good the best one is. A search that was killed goes on when "
     "the same command is given again. Every command takes the result by --plan.",
     (
-        "vitrim tune photos --model deit_small_patch16_224 --macs 0.5 --out plan.json",
-        "vitrim tune photos --checkpoint runs/dense --method prunemerge tome --macs 0.7 0.5 --out front.json",
+        "vitrim tune photos --model deit_small_patch16_224 --out plan.json",
+        "vitrim tune photos --model deit_small_patch16_224 --macs 0.7 0.5 --out f.json",
     ),
     {"model": ModelOptions, "search": SearchOptions, "output": OutputOptions},
     takes="data",
