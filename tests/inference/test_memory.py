@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from small_runs import pictures, small_model
 import vitrim
 from vitrim.common import memory
 from vitrim.data import open_dataset
+from vitrim.inference.reading import Batches, pieces
 
 if memory._TRIM is None:
     pytest.skip("this C library gives nothing back", allow_module_level=True)
@@ -54,3 +56,13 @@ def test_whoever_works_through_many_images_gives_back(who, tmp_path, monkeypatch
     for _ in range(3):
         work()
     assert len(calls) == 3
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_the_collector_leaves_alone_what_forks_share(workers, tmp_path):
+    images = open_dataset(pictures(tmp_path, 5), small_model(), labels=False)
+    before, kept = gc.get_freeze_count(), []
+    for _ in pieces(images, Batches([0], 5, 5, 2), workers, torch.device("cpu")):
+        kept.append(gc.get_freeze_count())
+    assert min(kept) > 10_000 and len(kept) == 3
+    assert gc.get_freeze_count() == before

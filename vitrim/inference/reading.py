@@ -117,8 +117,8 @@ def streamed(
 
 @contextmanager
 def _shared_with_forks() -> Generator[None]:
-    """Python's garbage collector leaves alone what is there now: it writes into each object that it looks at, and would make
-    each fork, and this process, copy most of the memory that they share."""
+    """Python's garbage collector leaves alone what is there now: it writes into each object that it looks at, and would
+    make each fork, and this process, copy most of the memory that they share."""
     gc.freeze()
     try:
         yield
