@@ -211,10 +211,12 @@ def field(pid: int, file: str, name: str) -> int:
 
 
 def settled(pid: int) -> int:
-    """`in_memory` of a process and all below it; 0 where one was forked or ended meanwhile, and is counted twice."""
+    """`in_memory` of a process and all below it; 0 where one was forked or ended meanwhile, and is counted twice: until
+    a new one has its own program, it has the very memory of the one that started it."""
     pids = family(pid)
+    own = [field(each, "smaps_rollup", "Pss_Anon") for each in pids]
     found = in_memory(pids)
-    return found if family(pid) == pids else 0
+    return found if family(pid) == pids and len(set(own)) == len(own) else 0
 
 
 def memory(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
