@@ -9,7 +9,7 @@ command over the sum of the two (cores that are busy with both) and over the lar
 which other programs took more than a tenth of the machine are said.
 engines: one process with two threads, two processes with one, and two actors of Ray with one, over the same
 photographs: images/s once all are at work, and seconds of the whole command.
-memory: the largest sum of the PSS of all processes of a command (what they share is counted once), sampled every 0.2 s.
+memory: the most that all processes of a command take together (what they share is counted once), sampled every 0.2 s.
 
 Files are links to the photographs of a folder, to as many as the fewest files; each process reads them from the page
 cache.
@@ -194,17 +194,33 @@ def family(pid: int) -> list[int]:
     return [pid, *(each for child in children for each in family(int(child)))]
 
 
-def pss(pid: int) -> int:
-    """Bytes of its own, and its share of those that it shares."""
+def in_memory(pids: list[int]) -> int:
+    """Bytes that they take: what they have written, once where they share it, and of mapped files (libraries) what the
+    one has that has most of them. Their PSS would change with every other program that uses the same libraries."""
+    own = sum(field(pid, "smaps_rollup", name) for pid in pids for name in ("Pss_Anon", "Pss_Shmem"))
+    return own + max((field(pid, "status", "RssFile") for pid in pids), default=0)
+
+
+def field(pid: int, file: str, name: str) -> int:
+    """Bytes that the system tells of a process; 0 where it has gone."""
     try:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        lines = Path(f"/proc/{pid}/{file}").read_text().splitlines()
     except OSError:
         return 0
-    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:")), 0)
+
+
+def settled(pid: int) -> int:
+    """`in_memory` of a process and all below it; 0 where one was forked or ended meanwhile, and is counted twice: until
+    a new one has its own program, it has the very memory of the one that started it."""
+    pids = family(pid)
+    own = [field(each, "smaps_rollup", "Pss_Anon") for each in pids]
+    found = in_memory(pids)
+    return found if family(pid) == pids and len(set(own)) == len(own) else 0
 
 
 def memory(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """The largest PSS of each command, by the number of files."""
+    """The most memory that each command takes, by the number of files."""
     peaks: dict[str, dict[int, int]] = {name: {} for name in options.commands}
     for count in options.files:
         place = folder / str(count)
@@ -212,14 +228,14 @@ def memory(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         for name in options.commands:
             process, peak = started(name, photos, place, options), 0
             while process.is_alive():
-                peak = max(peak, sum(map(pss, family(process.pid))))
+                peak = max(peak, settled(process.pid))
                 time.sleep(0.2)
             assert process.exitcode == 0
             peaks[name][count] = peak
             print(f"{name} of {count} files: {peak / 1e6:.0f} MB", flush=True)
     for name, found in peaks.items():
         print(f"{name}: {found[options.files[-1]] / found[options.files[0]]:.3f} of the first")
-    return {"pss_bytes": peaks}
+    return {"peak_bytes": peaks}
 
 
 def main() -> None:

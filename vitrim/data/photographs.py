@@ -14,6 +14,7 @@ from timm.data import create_transform
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, default_collate
 
+from ..common.memory import give_back_memory
 from .classes import Classes
 from .decoding import decode, reason_of
 from .listed import FileList
@@ -106,6 +107,7 @@ class Photographs(Dataset):
             image = self.transform(decode(file, mode_of(self.config)))
         except Exception as error:  # decoders raise almost anything; no file may end an evaluation
             return Unreadable(self.source.name(place), reason_of(error))
+        give_back_memory()
         return image, self.classes.index(label)
 
 
@@ -136,6 +138,7 @@ class StreamedPhotographs(IterableDataset):
             for image, label in islice(self.source.dataset.reader, self.limit):
                 yield from skipped.take(self.start)
                 skipped.place += 1
+                give_back_memory()
                 if skipped.place > self.start:
                     yield self._sample(image, label, skipped.place - 1)
             yield from skipped.take(self.start)

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from ..backbones import library_with
 from ..common.errors import OptionError
+from ..common.memory import give_back_memory
 from ..data import data_config
 from ..data.photographs import mode_of, transform_of
 from ..evaluate.judges import without_classifier
@@ -89,6 +90,7 @@ class Images(ABC):
         ready, size = self.ready, self.batch_size or len(images)
         with evaluation_mode({"": ready.model}), inference(ready.device, ready.dtype):
             parts = [self._of_one_batch(ready, part, size) for part in images.split(size)]
+        give_back_memory()
         return self.as_columns({name: torch.cat([part[name] for part in parts]) for name in parts[0]})
 
     def nothing(self) -> Columns:

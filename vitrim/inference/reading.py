@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -85,9 +87,10 @@ def pieces(photographs: Photographs, batches: Batches, workers: int | None, devi
     sampler: Any = batches
     beside = _beside(workers_of(workers), device)
     loader = DataLoader(_Named(photographs), batch_sampler=sampler, collate_fn=_collate, **beside)
-    for number, read in enumerate(loader):
-        part, places = batches.at(number)
-        yield Piece(part, places[0], *read)
+    with _shared_with_forks():
+        for number, read in enumerate(loader):
+            part, places = batches.at(number)
+            yield Piece(part, places[0], *read)
 
 
 def piece(photographs: Photographs, batches: Batches, number: int) -> Piece:
@@ -104,11 +107,23 @@ def streamed(
     begins. A last part that is not full ends without saying so. Raises ValueError where the stream breaks off."""
     place, where, own = photographs.start, photographs.source.where, min(1, workers_of(workers))
     ahead: dict[str, Any] = {"prefetch_factor": 2 * batch} if own else {}
-    loader = iter(DataLoader(photographs, batch_size=None, **_beside(own, device), **ahead))
-    while samples := list(islice(loader, batch)):
-        read = _collate((f"image {place + i} of {where}", each) for i, each in enumerate(samples))
-        yield Piece(place // size, place, *read)
-        place += len(samples)
+    with _shared_with_forks():
+        loader = iter(DataLoader(photographs, batch_size=None, **_beside(own, device), **ahead))
+        while samples := list(islice(loader, batch)):
+            read = _collate((f"image {place + i} of {where}", each) for i, each in enumerate(samples))
+            yield Piece(place // size, place, *read)
+            place += len(samples)
+
+
+@contextmanager
+def _shared_with_forks() -> Generator[None]:
+    """Python's garbage collector leaves alone what is there now: it writes into each object that it looks at, and would
+    make each fork, and this process, copy most of the memory that they share."""
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def _beside(workers: int, device: torch.device) -> dict[str, Any]:
