@@ -356,3 +356,18 @@ def test_processes_share_the_work(data, tmp_path):
     assert sorted(parts[0] + parts[1]) == ["0", "1", "2", "3"] and len(parts[0]) == len(parts[1])
     code, said = fresh.run(script, data, tmp_path / "out.csv", folder=tmp_path / "said", processes=2)
     assert code != 0 and said.count("is there now: give --overwrite") >= 1
+
+
+def test_a_carriage_return_in_a_name_ends_no_row(tmp_path):
+    model, data = small_model(), pictures(tmp_path / "data", 3)
+    (data / "000.png").rename(data / "cr\rx.png")
+    run_on(data, tmp_path / "out.csv", model=model)
+    with open(tmp_path / "out.csv", encoding="utf-8", newline="") as file:
+        rows = list(csv.reader(file))
+    assert len(rows) == 4 and len({len(row) for row in rows}) == 1 and "cr\rx.png" in {row[0] for row in rows}
+
+
+def test_two_classes_may_have_one_name(tmp_path):
+    names = ["crane", "dog", "crane", "cat", "cow"]
+    (tmp_path / "names.txt").write_text("\n".join(names))
+    assert list(vitrim.Predictor(small_model(), class_names=tmp_path / "names.txt").names) == names

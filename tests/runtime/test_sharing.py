@@ -175,3 +175,12 @@ def test_a_card_of_another_model_is_refused_before_anything_is_measured(said, ru
     before = (run / "fast" / "README.md").read_bytes()
     assert cli.main(["evaluate", *REFUSED[said], "--data", "data/val", *DATA, "--card"]) == 2
     assert said in capsys.readouterr().err and (run / "fast" / "README.md").read_bytes() == before
+
+
+def test_a_card_that_is_a_link_out_of_the_folder_is_not_followed(run, fast, tmp_path):
+    (tmp_path / "secret.md").write_text("mine")
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared" / "README.md").symlink_to(tmp_path / "secret.md")
+    with pytest.raises(ValueError, match="a link out of the folder"):
+        fast.save_pretrained(tmp_path / "shared", measured=figures(run))
+    assert (tmp_path / "secret.md").read_text() == "mine" and len(list((tmp_path / "shared").iterdir())) == 1

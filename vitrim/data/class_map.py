@@ -47,6 +47,22 @@ def read_class_map(file: str | Path | Mapping[str, int], num_classes: int = 0) -
     return _checked(found, f"the class map {path}")
 
 
+def names_in_order(file: str | Path) -> list[str]:
+    """The names of a file that has one a line and no index; empty: it is another one, or cannot be read.
+
+    Example:
+        >>> Path("names.txt").write_text("crane\\ncrane\\n") and names_in_order("names.txt")
+        ['crane', 'crane']
+    """
+    path = Path(file).expanduser()
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError):
+        return []
+    indexed = path.suffix.lower() == ".json" or any(_pair(_cells(line)) for line in lines)
+    return [] if indexed else lines
+
+
 def _from_json(text: str, path: Path, num_classes: int) -> Pairs:
     try:
         found: Any = json.loads(text)

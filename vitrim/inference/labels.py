@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from ..common.text import counted
-from ..data.class_map import read_class_map
+from ..data.class_map import names_in_order, read_class_map
 from ..data.classes import WNID, english, imagenet_names
 
 UNNAMED = "no names are known: labels are class indices"
@@ -47,6 +47,8 @@ def _given(given: str | Path | Sequence[str] | Mapping[str, int], count: int) ->
     if listed:
         return tuple(map(_english, map(str, given)))
     where: Any = given
+    if isinstance(given, (str, Path)) and (names := names_in_order(given)) and len(names) == count:
+        return tuple(map(_english, names))  # two classes may have one name: ImageNet has two cranes
     by_name = read_class_map(where, count)
     beyond = [name for name, index in by_name.items() if index >= count]
     if beyond:

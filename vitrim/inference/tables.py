@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import shutil
 from abc import ABC, abstractmethod
@@ -55,14 +56,21 @@ class Csv(Table):
 
     def write(self, rows: Rows, path: Path) -> None:
         with open(path, "w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
             for name, labels, indices, shares in rows:
                 each = zip(labels, indices, (format(share, PLAIN) for share in shares), strict=True)
-                writer.writerow([name, *(cell for cells in each for cell in cells)])
+                file.write(_csv_row([name, *(cell for cells in each for cell in cells)]))
 
     def join(self, parts: Sequence[Path], path: Path) -> None:
         header = ["file", *(f"{column}_{rank}" for rank in range(1, self.top + 1) for column in COLUMNS)]
         _append(parts, path, ",".join(header).encode() + b"\n")
+
+
+def _csv_row(cells: list[Any]) -> str:
+    """A row that ends with a newline alone. Written as one that ends with both, since only then are carriage returns in
+    a name quoted, and readers take them for ends of rows."""
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\r\n").writerow(cells)
+    return text.getvalue().removesuffix("\r\n") + "\n"
 
 
 class JsonLines(Table):

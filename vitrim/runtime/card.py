@@ -20,6 +20,7 @@ from ..common.text import counted
 from .build import is_of_transformers
 from .measured import Measured, in_public
 from .model import ReducedViT
+from .own_folder import check_links
 from .profile import profile
 from .words import options_in_words
 
@@ -68,8 +69,10 @@ def _several(tags: Any) -> list[str]:
 
 
 def read_card(folder: Path) -> str:
-    """The card of a folder; empty where there is none. Raises ValueError for one that cannot be read."""
+    """The card of a folder; empty where there is none. Raises ValueError for one that cannot be read,
+    and for a link out of the folder."""
     path = folder / CARD
+    check_links(folder, [CARD])  # what it leads to would be read into the card, and written over
     try:
         if not path.exists():
             return ""
