@@ -77,7 +77,7 @@ def tune(
     held_out: other photographs, on which the plans are judged in the end
     trials:   plans that are judged for each method and budget
     prediction_only: as for `vitrim.reduce`; None: where the model allows it
-    cost:     what plans cost, where it is not MACs: `vitrim.tune.milliseconds`
+    cost:     what plans cost, where it is not MACs: the space to a `Cost`
     journal:  a file where trials are kept, so that a search that was killed goes on; restart: throw it away
 
     The same seed finds the same plans.
