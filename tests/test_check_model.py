@@ -95,7 +95,7 @@ def test_a_good_model_passes_with_every_method(model):
     assert skipped == {("ats", "identity"), ("ats", "macs")} and list(states["evit"]) == LAWS[:-1]
     assert all(0.5 < method.share <= 0.7 for method in report.methods)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
-    assert str(report).splitlines()[0].startswith("evit keep=0.6") and "70 checks passed, none failed" in str(report)
+    assert str(report).splitlines()[0].startswith("evit keep=0.6") and "88 checks passed, none failed" in str(report)
 
 
 def test_a_model_that_does_not_take_a_method_is_no_failure():
@@ -230,9 +230,9 @@ def test_the_command_passes(folder, capsys):
     assert set(rows(out)) == set(METHODS) and rows(out)["tome"] == ["ok"] * 6
     assert rows(out)["ats"] == ["-", "ok", "-", "ok", "ok", "ok"]
     assert out.startswith("test_vit on cpu, 2 images of 64 x 64")
-    assert out.endswith("test_vit: 70 checks passed, none failed, 2 skipped; 12 methods\n")
+    assert out.endswith("test_vit: 88 checks passed, none failed, 2 skipped; 15 methods\n")
     assert "skipped: macs of ats: each image keeps a number of tokens of its own" in out
-    assert (figures["passed"], figures["failed"], figures["skipped"], figures["images"]) == (70, 0, 2, 2)
+    assert (figures["passed"], figures["failed"], figures["skipped"], figures["images"]) == (88, 0, 2, 2)
     assert figures["methods"][0]["checks"]["identity"] == {"state": "holds", "reason": ""}
     assert cli.main(["check", "--config", "a.json", "--method", "tome"]) == 0  # the model is in it
     assert "test_vit: 6 checks passed" in capsys.readouterr().out

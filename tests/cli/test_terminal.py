@@ -181,7 +181,7 @@ def test_python_shows_the_table_of_the_command(screens):
 
 def test_methods_says_the_exceptions_in_words(screens):
     text = " ".join(screens["methods", 80].split())
-    assert "evit, bat, topk: with --score tokens" in text and "Swin: " in text
+    assert "evit, bat, diffrate, prunemerge, topk: with --score tokens" in text and "Swin: " in text
     assert text.count("removes tokens for good") == 1
     assert "--keep 0.7" not in text and "--keep 0.7" in screens["methods", 200]
     assert "--keep 0.7 --at (by model) --fuse" in " ".join(screens["methods", 0].split())

@@ -17,7 +17,7 @@ STATIC = [name for name, method in vitrim.METHODS.items() if name != "ats"]
 
 def fits(name: str, method: str) -> bool:
     """Models without [CLS] take methods that need none."""
-    needs = {"evit", "bat", "idlevit", "evovit", "ats", "topk"}
+    needs = {"evit", "bat", "idlevit", "evovit", "ats", "topk", "diffrate", "prunemerge"}
     return not (method in needs and name.startswith(("IJepa", "Siglip", "Idefics3", "SmolVLM")))
 
 

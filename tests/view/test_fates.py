@@ -72,6 +72,7 @@ ALLOWED = {
     "bat": {Fate.MERGED},
     "dpcknn": {Fate.MERGED},
     "diffrate": {Fate.MERGED, Fate.GONE},
+    "prunemerge": {Fate.MERGED, Fate.GONE},
     "pitome": {Fate.MERGED},
     "evovit": {Fate.MERGED},
     "idlevit": {Fate.WAITS, Fate.BACK},

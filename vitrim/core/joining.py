@@ -25,7 +25,7 @@ class Join(Reduction):
     """The tokens `moved` [b, r] join others; each group becomes the mean of its members, weighted by their sizes.
 
     lead:  [b, m] the tokens that do not move, in the order after; every group has one, and takes over its position
-    moved: [b, r] the tokens that move; lead and moved together are all n
+    moved: [b, r] the tokens that move; tokens that are in neither are dropped
     into:  [b, r] which of `lead` each of them joins
     sizes: [b, n] patches that each token stands for
     proportional: a merged token weighs as a key as much as its members together (ToMe Eq. 1)
@@ -48,13 +48,17 @@ class Join(Reduction):
     proportional: bool = False
     rescale: bool = False
 
-    drops: ClassVar[bool] = False
     weighs: ClassVar[bool] = True
 
     @property
     def total(self) -> Float[Tensor, "b m"]:
         """Sizes after."""
         return once(self, "_total", lambda: self._sum(self.sizes))
+
+    @property
+    def drops(self) -> bool:
+        """Whether some tokens are in no group."""
+        return length(self.lead, 1) + length(self.moved, 1) < length(self.sizes, 1)
 
     @property
     def groups(self) -> int:
