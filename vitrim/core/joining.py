@@ -56,7 +56,7 @@ class Join(Reduction):
         return once(self, "_total", lambda: self._sum(self.sizes))
 
     @property
-    def drops(self) -> bool:
+    def drops(self) -> bool:  # ty: ignore[incompatible-property-override]  # others say it once for all
         """Whether some tokens are in no group."""
         return length(self.lead, 1) + length(self.moved, 1) < length(self.sizes, 1)
 
