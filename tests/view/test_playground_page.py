@@ -181,9 +181,11 @@ def test_what_is_no_picture_is_told(fresh, playground, root):
     dropped(fresh, root / "0.png")
 
 
-def test_no_file_can_be_had_by_its_path(playground, root):
-    assert playground.uploads, "what was dropped is swept later"
-    for path in (root / "saved" / "config.json", *playground.uploads):
+def test_no_file_can_be_had_by_its_path(fresh, playground, root):
+    dropped(fresh, root / "0.png")
+    uploads = playground.uploads
+    assert uploads, "what was dropped is swept later"
+    for path in (root / "saved" / "config.json", *uploads):
         with pytest.raises(urllib.error.HTTPError, match="404"):
             urllib.request.urlopen(f"{playground.address}gradio_api/file={path}")
 
