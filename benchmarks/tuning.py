@@ -4,6 +4,10 @@ classes on the other five.
     python benchmarks/tuning.py table --methods prunemerge tome --json benchmarks/results/tuning_table.json
     python benchmarks/tuning.py optimisers --seeds 0 1 2 --json benchmarks/results/tuning_optimisers.json
     python benchmarks/tuning.py classes --json benchmarks/results/tuning_classes.json
+    python benchmarks/tuning.py front --seeds 0 1 2 --images 3000 --macs 0.7 0.5 --out plan.json --json front.json
+
+`front` is `vitrim tune` once for each seed, all at the same time, and of each budget the plan that is the best on the
+photographs held out.
 
 Each with --checkpoint FILE --photos imagenette: searched on its training folder (--images, drawn from all classes), and
 judged on its validation folder (--judged photographs of each class, the first by name; crop 1). No label is used by the
@@ -16,6 +20,9 @@ import argparse
 import json
 import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from itertools import repeat
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +33,14 @@ from torch import Tensor
 import vitrim
 from vitrim.data import open_dataset, open_loader
 from vitrim.evaluate import environment, wilson_interval
+from vitrim.runtime.plan_file import write_plans
 from vitrim.tune.exchange import Cost, Exchange
 from vitrim.tune.judge import Judge
-from vitrim.tune.search import tune
+from vitrim.tune.search import Row, tune
 from vitrim.tune.space import Shape, Space
 
 NAME, CHECKPOINTS = "deit_tiny_patch16_224", (50, 100, 300)
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 METHODS = ("prunemerge", "diffrate", "tome", "pitome", "dpcknn", "evit", "bat", "topk", "tome+prunemerge", "tome+evit")
 
 
@@ -56,10 +65,32 @@ class Judged:
         return {"agreement": 100 * float(same.double().mean()), "interval": interval, "lost": 100 * float(lost)}
 
 
-def photographs(folder: Path, model: torch.nn.Module, per_class: int, device: str) -> tuple[Tensor, Tensor]:
+def load(args: Any) -> torch.nn.Module:
+    return timm.create_model(NAME, checkpoint_path=args.checkpoint).eval().to(DEVICE)
+
+
+def photographs(folder: Path, model: torch.nn.Module, per_class: int) -> tuple[Tensor, Tensor]:
     loader = open_loader(open_dataset(folder, model, crop_pct=1, limit_per_class=per_class), 64)
     images, labels = zip(*[(batch.images, batch.labels) for batch in loader], strict=True)
-    return torch.cat(images).to(device), torch.cat(labels).to(device)
+    return torch.cat(images).to(DEVICE), torch.cat(labels).to(DEVICE)
+
+
+def training(args: Any) -> tuple[Tensor, Tensor]:
+    """Photographs of all classes of the training folder, mixed, and their labels."""
+    images, labels = photographs(args.photos / "train", load(args), max(100, -(-2 * args.images // 10)))
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0)).to(DEVICE)
+    return images[order], labels[order]
+
+
+def split(args: Any) -> tuple[Tensor, Tensor]:
+    """Those that are searched on, and as many others."""
+    images, _ = training(args)
+    return images[: args.images], images[args.images : 2 * args.images]
+
+
+def validation(args: Any) -> Judged:
+    dense = load(args)
+    return Judged(dense, *photographs(args.photos / "val", dense, args.judged))
 
 
 def table(dense: Any, search: Tensor, held: Tensor, judged: Judged, args: Any) -> Iterator[dict[str, Any]]:
@@ -89,6 +120,27 @@ def classes(dense: Any, images: Tensor, labels: Tensor, judged: Judged, args: An
         fast = vitrim.reduce(dense, plan)
         for other in ("even", "odd"):
             yield {"found_on": name, "judged_on": other, **judged(fast, torch.isin(judged.labels, halves[other]))}
+
+
+def front(args: Any) -> Iterator[dict[str, Any]]:
+    """Of each budget the best plan of all seeds, by photographs that no search has seen; written to --out."""
+    with ProcessPoolExecutor(len(args.seeds), mp_context=get_context("spawn")) as pool:
+        searches = list(pool.map(one_front, repeat(args), args.seeds))
+    chosen = [min(rows, key=lambda row: row.held_out_distance) for rows in zip(*searches, strict=True)]
+    about = {"search": {key: getattr(args, key) for key in ("images", "trials", "seeds")}, **environment(DEVICE)}
+    if args.out:
+        write_plans(args.out, [row.plan for row in chosen], about)
+    dense, judged = load(args), validation(args)
+    for best, rows in zip(chosen, zip(*searches, strict=True), strict=True):
+        each = [{"kl": row.distance, "kl_held_out": row.held_out_distance} for row in rows]
+        own = judged(vitrim.reduce(dense, "prunemerge", macs=best.plan.budget, prediction_only=True))
+        yield {"budget": best.plan.budget, **judged(vitrim.reduce(dense, best.plan)), "flat": own, "seeds": each}
+
+
+def one_front(args: Any, seed: int) -> list[Row]:
+    """The rows of one seed, by budget."""
+    search, held = split(args)
+    return tune(load(args), search, args.methods[:1], args.macs, held_out=held, trials=args.trials, seed=seed)
 
 
 def optimisers(dense: Any, search: Tensor, judged: Judged, args: Any) -> Iterator[dict[str, Any]]:
@@ -137,9 +189,20 @@ def sampled(sampler: Any, space: Space, exchange: Exchange, judge: Judge) -> tup
     return curve, best[1]
 
 
+def given(args: Any) -> tuple[Any, ...]:
+    """What the function of a measurement takes."""
+    if args.what == "front":
+        return (args,)
+    dense, judged = load(args), validation(args)
+    if args.what == "classes":
+        return dense, *training(args), judged, args
+    search, held = split(args)
+    return (dense, search, held, judged, args) if args.what == "table" else (dense, search, judged, args)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("table", "optimisers", "classes"))
+    parser.add_argument("what", choices=("table", "optimisers", "classes", "front"))
     parser.add_argument("--checkpoint", required=True)
     parser.add_argument("--photos", type=Path, required=True)
     parser.add_argument("--methods", nargs="+", default=METHODS)
@@ -148,23 +211,16 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=256)
     parser.add_argument("--judged", type=int, default=100)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--out", type=Path, help="plan file of `front`")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    dense = timm.create_model(NAME, checkpoint_path=args.checkpoint).eval().to(device)
-    images, labels = photographs(args.photos / "train", dense, 100, device)
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0)).to(device)
-    images, labels = images[order], labels[order]
-    judged = Judged(dense, *photographs(args.photos / "val", dense, args.judged, device))
-    search, held = images[: args.images], images[args.images : 2 * args.images]
-    given = {"table": (search, held, judged), "classes": (images, labels, judged), "optimisers": (search, judged)}
     rows = []
-    for row in globals()[args.what](dense, *given[args.what], args):
+    for row in globals()[args.what](*given(args)):
         rows.append(row)
         print(json.dumps({key: value for key, value in row.items() if key != "plan"}), flush=True)
     if args.json:
         asked = {key: getattr(args, key) for key in ("trials", "images", "judged", "seeds")}
-        args.json.write_text(json.dumps({**environment(device), "model": NAME, **asked, "rows": rows}, indent=1) + "\n")
+        args.json.write_text(json.dumps({**environment(DEVICE), "model": NAME, **asked, "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

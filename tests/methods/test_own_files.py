@@ -90,6 +90,18 @@ def test_a_decision_that_cannot_be_is_told_in_its_words(file, decision):  # noqa
     assert len(str(raised.value)) < 300
 
 
+def test_a_join_may_drop_tokens(file):  # noqa: F811
+    lines = BARE.splitlines()
+    (place,) = (i for i, line in enumerate(lines) if line.strip().startswith("return vitrim."))
+    one = "torch.zeros(len(tokens.x), 1, dtype=torch.int64)"
+    lead = "torch.arange(3).expand(len(tokens.x), -1)"
+    join = f"vitrim.Join({lead}, {one} + tokens.n - 1, {one}, tokens.sizes)"
+    lines[place] = lines[place].partition("return")[0] + f"return {join}"
+    file.write_text("\n".join(lines) + "\n")
+    _, trace = vitrim.reduce(tiny(), import_method(f"{file}:Bad")())(X, trace=True)
+    assert trace[-1].kept.shape[1] == 3 and (trace[-1].owners >= 0).sum(dim=1).tolist() == [4] * len(X)
+
+
 def test_a_source_that_has_changed_since_is_said_and_loads(file, tmp_path, recwarn):  # noqa: F811
     vitrim.ReducedViT(tiny(), [import_method(f"{file}:Learned")(0.6, at=1)]).save(tmp_path / "out")
     vitrim.load(tmp_path / "out")

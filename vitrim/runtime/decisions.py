@@ -37,10 +37,11 @@ def check_decision(name: str, decision: Any, tokens: Tokens) -> None:
         _check_numbers(f"{kind} group", decision.group, b, decision.groups, n)
         _check_numbers(f"{kind} lead", decision.lead, b, n, decision.groups)
     if isinstance(decision, Join):
-        m = tokens.n - (decision.moved.shape[-1] if decision.moved.dim() else 0)
-        _check_numbers(f"{kind} lead", decision.lead, b, n, m)
-        _check_numbers(f"{kind} moved", decision.moved, b, n, n - m)
-        _check_numbers(f"{kind} into", decision.into, b, m, n - m)
+        r = decision.moved.shape[-1] if decision.moved.dim() else 0
+        m = decision.lead.shape[-1] if decision.lead.dim() else 0
+        _check_numbers(f"{kind} lead", decision.lead, b, n, min(m, n - r))
+        _check_numbers(f"{kind} moved", decision.moved, b, n, r)
+        _check_numbers(f"{kind} into", decision.into, b, m, r)
     if isinstance(decision, Join) and list(decision.sizes.shape) != [b, n]:
         raise ValueError(f"{kind} sizes are {list(decision.sizes.shape)}: give one for each patch token, {[b, n]}")
     if isinstance(decision, (Fuse, Merge)) and list(decision.weights.shape) != [b, n]:
