@@ -23,6 +23,7 @@ from ..methods import Method
 from ..runtime.build import as_given
 from ..runtime.describing import methods_config
 from ..runtime.model import ReducedViT, for_images, unwrap
+from ..runtime.plan_file import Plan
 from ..runtime.profile import profile
 from .calibration import some_of
 from .checks import check_inference, check_model, check_processes, check_recipe, check_start
@@ -59,7 +60,7 @@ class FinetuneResult:
 @keeps_random_state
 def finetune(
     model: nn.Module,
-    method: str | Method | Sequence[Method],
+    method: str | Path | Method | Sequence[Method] | Plan,
     data: str | Path,
     recipe: Recipe,
     settings: Settings,
