@@ -17,6 +17,7 @@ class Curve:
     """What leaves over the depth of a model; straight between the knots, the first of which is (0, 0, 0).
 
     Example: of 64 patches 8 are merged in each of 4 blocks.
+        >>> from vitrim.runtime.curve import Curve
         >>> plan = Plan((("tome", {"r": [8, 8, 8, 8]}),), 0.7, 0.69, "vit_tiny", depth=4, patches=64)
         >>> curve = Curve.of(plan)
         >>> curve.left(0.5), curve.counts(range(8), 8, 256)[:2]
