@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from vitrim.cli import COMMANDS, main
-from vitrim.cli.shared.signatures import own_signatures
+from vitrim.cli.shared.signatures import AUTO, own_signatures
 
-METHODS = list(own_signatures())
+METHODS = [*own_signatures(), AUTO.name]
 ASK = """
 COMP_WORDS=({words}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); _vitrim; echo "${{COMPREPLY[@]}}"
 """

@@ -11,7 +11,7 @@ from typing import Any
 from .commands import COMMANDS
 from .shared.methods_named import Named
 from .shared.parse import CONFIG, HELP, HELP_ALL
-from .shared.signatures import own_signatures
+from .shared.signatures import AUTO, own_signatures
 from .shared.spec import Command, Option
 
 # What stands last on the line belongs to the last word with two dashes before it. In bash "=" is a word of its own.
@@ -111,7 +111,7 @@ def _switch(option: Option) -> Switch:
 def _values(option: Option) -> tuple[str, ...]:
     """The values that an option may have, where they are known; of methods' options those that the help quotes."""
     if option.target == ("method", "method"):
-        return tuple(own_signatures())
+        return (*own_signatures(), AUTO.name)
     if option.name == "device":
         return tuple(name for name in DEVICES if name in option.help)
     if option.target[0] == "options" and option.kind.type is str:

@@ -14,6 +14,7 @@ from ..common.progress import progress
 from ..data.loading import open_dataset, open_loader
 from ..data.unlabelled import is_flat
 from ..evaluate.timing import as_device, as_dtype
+from ..runtime.auto import AUTO
 from ..runtime.build import UntrainedWarning
 from ..runtime.loading import CONFIG, WEIGHTS
 from ..training import Interrupted, Recipe, Settings, finetune, get_recipe, override
@@ -55,6 +56,7 @@ def run(config: Any) -> None:
             limit=config.training.limit,
             scratch=config.training.scratch,
             class_map=config.training.class_map,
+            prediction_only=plan.model.prediction_only,
         )
     except Interrupted as stop:
         if PartialState().is_main_process:
@@ -104,7 +106,9 @@ def recipe_of(config: Any) -> Recipe:
 
 
 def _budget(config: Any) -> float | None:
-    return config.method.macs[0] if config.method.macs else None
+    """The budget that turns the method's dial, and that ToFe learns towards; plans have their counts."""
+    method = config.method
+    return None if method.plan is not None or AUTO in method.method else next(iter(method.macs), None)
 
 
 def _settings(config: Any) -> Settings:

@@ -21,6 +21,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TaskID,
 from rich.table import Column
 from rich.text import Text
 
+from .text import visible
+
 PATIENCE = 2.0  # seconds before a line is shown
 ROOM = 46  # characters that bar, counts and time take
 Report = Callable[..., None]  # called with what is done, words to show beside it, and the total, if it is known now
@@ -88,6 +90,13 @@ def tell(text: str) -> None:
     """A line that stays, above the progress of what goes on; nothing where none would be shown."""
     if _shown and not any(_hidden):
         _shown[-1].console.print(text, highlight=False, markup=False)
+
+
+def remark(text: str) -> None:
+    """A line on standard error of something that the user should know and need not mend; from one process of a run,
+    and not where progress is hidden."""
+    if not any(_hidden) and os.environ.get("RANK", "0") == "0" and sys.stderr:
+        print(f"vitrim: {visible(text)}", file=sys.stderr)
 
 
 def _on_terminal() -> bool:

@@ -18,9 +18,7 @@ def solve(
     body: Backbone, methods: Sequence[Method], macs: float, dial: str | None = None, prediction_only: bool = False
 ) -> list[Method]:
     """The methods, the dial of one of them turned to the largest plan not above `macs` times the dense cost."""
-    share = as_number(macs)
-    if share is None or not 0 < share <= 1:
-        raise OptionError({"macs": macs}, " is no share of the dense cost: give a number in (0, 1], such as 0.6")
+    share = check_share(macs)
     turn = _dialled(methods, dial)
     method, dense = methods[turn], whole_macs(body, body.grid())
     turned, cost = _turner(body, methods, turn, prediction_only)
@@ -39,6 +37,14 @@ def solve(
         ) from None
     _check_given(method, value, share)
     return turned(value)
+
+
+def check_share(macs: float) -> float:
+    """The budget as a number. Raises ValueError where it is no share of the dense cost."""
+    share = as_number(macs)
+    if share is None or not 0 < share <= 1:
+        raise OptionError({"macs": macs}, " is no share of the dense cost: give a number in (0, 1], such as 0.6")
+    return share
 
 
 def reach(body: Backbone, methods: Sequence[Method]) -> tuple[float, float]:

@@ -9,13 +9,15 @@ from typing import Any
 
 from torch import nn
 
-from ..backbones import TransformersBackbone, find_family
+from ..backbones import Backbone, TransformersBackbone, find_family
 from ..backbones.admission import unwrapped, warn_of_unseen
 from ..backbones.layers import own_copy
 from ..backbones.transformers.wrapper import timm_inside
 from ..common.errors import OptionError
+from ..common.progress import remark
 from ..common.text import did_you_mean
 from ..methods import METHODS, Method
+from .auto import AUTO, choose
 from .budget import solve
 from .model import REDUCED, ReducedViT, unwrap
 from .plan_file import ENDING, Plan, pick, read_plans
@@ -51,7 +53,9 @@ def reduce(
     model:   a timm or transformers model; wrappers of torch.compile and DistributedDataParallel are taken off
     method:  `vitrim.EViT(keep=0.7)`; or a name with its options: `reduce(model, "evit", keep=0.7)`;
              or a list of methods that act one after the other: `[ToMe(r=8, at=range(6)), EViT(keep=0.6, at=8)]`;
-             or a plan that `vitrim tune` has found, or its file: `reduce(model, "plan.json", macs=0.5)`
+             or a plan that `vitrim tune` has found, or its file: `reduce(model, "plan.json", macs=0.5)`;
+             or "auto", which picks method and plan for `macs` by what was measured, and says in a line on standard
+             error, and in `print(fast)`, what it picked
     macs:    a share of the dense cost, in (0, 1]: sets the method's dial (keep, r) for the largest plan not above it;
              of a model of images and text a share of the vision tower's cost
     dial:    in a stack, the name of the method whose dial `macs` sets; default the last
@@ -128,6 +132,9 @@ def attach(
             raise ValueError(f"the plan says which options its methods have: leave out {', '.join(options)}")
         plan.check_fits(body)
         return ReducedViT(model, [make_method(name, **options) for name, options in plan.methods], plan.prediction_only)
+    if isinstance(method, str) and method == AUTO:
+        options = {"dial": dial, **options} if dial is not None else options
+        return _chosen(model, body, macs, prediction_only, options)
     if prediction_only and isinstance(method, Sequence) and not method and macs is None and not options:
         return ReducedViT(model, [], prediction_only)
     methods = _as_methods(method, options)
@@ -135,6 +142,21 @@ def attach(
     if macs is not None:
         methods = solve(body, methods, macs, dial, prediction_only)
     return ReducedViT(model, methods, prediction_only)
+
+
+def _chosen(
+    model: nn.Module, body: Backbone, macs: float | None, prediction_only: bool, options: dict[str, Any]
+) -> ReducedViT:
+    """What `auto` picks, which is said. It lets the last block compute class tokens alone wherever that is allowed."""
+    if options:
+        raise ValueError(f"auto chooses the method with its options: leave out {', '.join(options)}, or name a method")
+    if prediction_only:
+        body.check_prediction_only()  # says why not
+    choice = choose(body, macs)
+    reduced = ReducedViT(model, choice.methods, choice.prediction_only)
+    reduced.chosen = choice.said
+    remark(choice.said)
+    return reduced
 
 
 def _plan_of(method: Any, macs: float | None) -> Plan | None:

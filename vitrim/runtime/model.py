@@ -71,6 +71,7 @@ class ReducedViT(TimmInterface, nn.Module):
         bind_stack(self.body, stack)
         self.methods = Methods(stack)
         self._turns = plan_turns(stack, self.body.depth, prediction_only)
+        self.chosen = ""  # by `auto`: what, and why
         self.grad_checkpointing: bool | None = None  # None: as the model itself has been told
         self.training = backbone.training
         self.methods.train(backbone.training)
@@ -240,6 +241,8 @@ class ReducedViT(TimmInterface, nn.Module):
               0.078 of 0.131 GMACs (59.8 %)
               summary() shows every block
         """
+        if self.chosen:
+            print(self.chosen)
         self._cost().summary(wide)
 
     def __repr__(self) -> str:
@@ -249,7 +252,7 @@ class ReducedViT(TimmInterface, nn.Module):
         """What the model is, in four lines; empty where it is half made, or changed by hand: debuggers and error
         messages print it all the same."""
         try:
-            return in_words(self.backbone, list(self.methods), self._cost(), self.prediction_only)
+            return in_words(self.backbone, list(self.methods), self._cost(), self.prediction_only, self.chosen)
         except Exception:
             return ""
 

@@ -16,14 +16,18 @@ FEW = 4  # blocks that are told one by one
 PLACES = ("at", "blocks")  # options that say where a method acts, which is told anyway
 
 
-def in_words(backbone: nn.Module, methods: Sequence[Method], cost: Profile, prediction_only: bool = False) -> str:
-    """The model; each method with its options, the blocks where it acts and the patch tokens left there; the cost."""
+def in_words(
+    backbone: nn.Module, methods: Sequence[Method], cost: Profile, prediction_only: bool = False, chosen: str = ""
+) -> str:
+    """The model; each method with its options, the blocks where it acts and the patch tokens left there; what `auto`
+    has chosen; the cost."""
     name = library_of(backbone).architecture(backbone) or type(backbone).__name__
     return "\n".join(
         [
             f"ReducedViT of {name}, {cost.patches} patch tokens",
             *(f"  {method.name}({options_in_words(method)}) {_places(method, cost)}" for method in methods),
             *(["  the last block computes class tokens alone (prediction_only)"] if prediction_only else []),
+            *([f"  {chosen}"] if chosen else []),
             f"  {cost.gmacs:.3f} of {cost.dense_gmacs:.3f} GMACs ({100 * cost.share:.1f} %)",
             "  summary() shows every block",
         ]

@@ -23,6 +23,7 @@ from ..methods import Method
 from ..runtime.build import as_given
 from ..runtime.describing import methods_config
 from ..runtime.model import ReducedViT, for_images, unwrap
+from ..runtime.plan_file import Plan
 from ..runtime.profile import profile
 from .calibration import some_of
 from .checks import check_inference, check_model, check_processes, check_recipe, check_start
@@ -42,8 +43,9 @@ class FinetuneResult:
     """What a run ends with.
 
     model:       the trained model, as it was saved and as `vitrim.load` gives it
-    figures:     those of `EvaluationResult` that apply to it, in float32, and the dense model's `dense_top1` or
-                 `dense_knn`; empty without photographs to judge by
+    figures:     those of `EvaluationResult` that apply to it, in float32, the dense model's `dense_top1` or
+                 `dense_knn`, and `untrained_top1` and so on of the reduced model before training, where its method
+                 needs none; empty without photographs to judge by
     steps:       optimiser steps
     unreadable:  files that could not be read, each with the reason
     photographs: those that it learned from
@@ -59,7 +61,7 @@ class FinetuneResult:
 @keeps_random_state
 def finetune(
     model: nn.Module,
-    method: str | Method | Sequence[Method],
+    method: str | Path | Method | Sequence[Method] | Plan,
     data: str | Path,
     recipe: Recipe,
     settings: Settings,
@@ -76,7 +78,8 @@ def finetune(
 
     model:    the dense model; it stays as it is and teaches, the student is a copy
     data:     training photographs: class folders, or for a recipe without labels any folder of images
-    macs, options: as for `vitrim.reduce`. For ToFe `macs` is also the target that its budget loss learns towards
+    method, macs, options: as for `vitrim.reduce`: plans and "auto" too. For ToFe `macs` is also the target that its
+              budget loss learns towards
     judge_on: a loader of validation photographs; accuracy and agreement with the dense model after every epoch
     resume:   go on from the last checkpoint in `settings.out`
     limit, class_map: as for `vitrim.data.open_dataset`
@@ -93,6 +96,8 @@ def finetune(
     objective = objective_of(start.recipe, start.student, macs)
     parts = (start.accelerator, start.student, start.teacher, objective, start.photographs, settings, start.identity)
     run = Run(*parts, judge, signals)
+    if judge is not None:
+        judge.begin(start.student)
     if resume:
         run.resume()
     if judge is not None:

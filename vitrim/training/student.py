@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -12,13 +14,18 @@ from ..common.errors import OptionError
 from ..methods import METHODS, Method
 from ..runtime.build import attach
 from ..runtime.model import ReducedViT
+from ..runtime.plan_file import Plan
 from .optim import check_frozen, check_learning
 from .recipes import Recipe, for_methods
 from .shares import learns_counts, turns_by_schedule
 
 
 def make_student(
-    model: nn.Module, method: str | Method | Sequence[Method], recipe: Recipe, macs: float | None, options: dict
+    model: nn.Module,
+    method: str | Path | Method | Sequence[Method] | Plan,
+    recipe: Recipe,
+    macs: float | None,
+    options: dict[str, Any],
 ) -> tuple[ReducedViT, Recipe]:
     """The student with weights of its own, and the recipe with the losses that its methods cannot do without.
 
@@ -36,11 +43,11 @@ def make_student(
     return student, recipe
 
 
-def _carry_over(method: str | Method | Sequence[Method], student: ReducedViT) -> None:
-    """Methods that have learned already go on from there."""
-    given = [] if isinstance(method, str) else [method] if isinstance(method, Method) else method
+def _carry_over(method: str | Path | Method | Sequence[Method] | Plan, student: ReducedViT) -> None:
+    """Methods that have learned already go on from there. Those of a name or a plan have not."""
+    given = [method] if isinstance(method, Method) else method if isinstance(method, Sequence) else []
     for trained, fresh in zip(given, student.methods, strict=False):
-        if trained.learns:
+        if isinstance(trained, Method) and trained.learns:
             fresh.load_state_dict(trained.state_dict())
 
 

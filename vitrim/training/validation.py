@@ -15,6 +15,7 @@ from ..evaluate.accuracy import evaluate_many, in_words
 from ..runtime.model import ReducedViT
 from .settings import Settings
 
+DENSE, UNTRAINED = "dense_", "untrained_"  # before the names of the dense model's figures, and of those before training
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -37,6 +38,15 @@ class Validation:
         self.show = settings.show
         self.dtype = DTYPES.get(settings.precision, torch.float32)
         self.figures: dict[str, float] = {}
+        self.untrained: dict[str, float] = {}
+
+    def begin(self, student: ReducedViT) -> None:
+        """Judge the student as it is before it has learned anything, where that means something: beside a dense model,
+        and with a method that needs no training to decide."""
+        if self.dense is None or any(method.learns for method in student.methods):
+            return
+        figures = self._judge(student, self.loader, torch.float32)
+        self.untrained = {f"{UNTRAINED}{name}": value for name, value in figures.items() if not name.startswith(DENSE)}
 
     def __call__(self, student: ReducedViT) -> dict[str, float]:
         """Figures of the student as it is now, in the precision that it trains in."""
@@ -44,11 +54,11 @@ class Validation:
         return self.figures
 
     def final(self, trained: ReducedViT) -> dict[str, float]:
-        """Figures of the model that has been saved, in its own precision. Those of the last epoch, where they are
-        that."""
+        """Figures of the model that has been saved, in its own precision (those of the last epoch, where they are
+        that), and those of `begin`."""
         if not self.figures or self.dtype != torch.float32:
             self.figures = self._judge(trained, self.loader, torch.float32)
-        return self.figures
+        return self.figures | self.untrained
 
     def try_out(self, student: ReducedViT) -> None:
         """Judge one batch, so that what judging needs is missed before training and not after its first epoch.
@@ -85,4 +95,4 @@ class Validation:
         names = [name for name in ("top1", "top5", "agreement", "cosine", "knn") if fields.get(name) is not None]
         figures = {name: fields[name] for name in names}
         shared = [name for name in ("top1", "knn") if name in figures and name in beside]
-        return figures | {f"dense_{name}": beside[name] for name in shared}
+        return figures | {f"{DENSE}{name}": beside[name] for name in shared}

@@ -9,7 +9,7 @@ from typing import Any
 
 from ...common.text import did_you_mean
 from .kinds import Kind
-from .signatures import SHARED, MethodOption, Signature, own_signatures, signature_in
+from .signatures import AUTO, SHARED, MethodOption, Signature, own_signatures, signature_in
 from .spec import Command, Option
 
 FILE = ".py:"
@@ -44,7 +44,7 @@ def named_methods(command: Command, arguments: Sequence[str], in_file: Sequence[
 
     Raises ValueError for names and files that are not known.
     """
-    known = dict(own_signatures())
+    known = {**own_signatures(), **({AUTO.name: AUTO} if command.dial else {})}
     names, imports = [], []
     for word in (list(_words(arguments)) or in_file) if command.dial or command.name == "methods" else ():
         if FILE in word:

@@ -85,8 +85,8 @@ class MethodChoice:
     """Method"""
 
     method: tuple[str, ...] = option(
-        "how tokens are reduced: a method's name, or my_file.py:Class", (), shown="evit, or the saved folder's",
-        common=True, metavar="NAME",
+        "how tokens are reduced: a method's name, my_file.py:Class, or auto, which picks one for --macs", (),
+        shown="evit, or the saved folder's", common=True, metavar="NAME",
     )  # fmt: skip
     macs: tuple[float, ...] = option("budget: a share of the dense cost, such as 0.6", (), common=True)
     plan: Path | None = option(

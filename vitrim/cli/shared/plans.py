@@ -8,6 +8,7 @@ from typing import Any
 
 from ...common.text import did_you_mean
 from ...methods import METHODS, LastClassAttention
+from ...runtime.auto import AUTO
 from ...runtime.build import attach, make_method, reduce
 from ...runtime.describing import name_of, options_of
 from ...runtime.model import ReducedViT, unwrap
@@ -51,6 +52,8 @@ def one_plan(subject: Subject, config: Any, seed: int) -> Plan:
     if saved is not None:
         return plan_of(saved)
     (name,) = _one("--method", _known(subject, names))
+    if name == AUTO:
+        return _picked(subject, config, *_one("--macs", budgets or (None,)))
     dial = METHODS[name].dial
     options = _options(subject, name, _singles(given), seed)
     if budgets:
@@ -97,6 +100,12 @@ def _searched(subject: Subject, config: Any, plan: SearchedPlan) -> Plan:
     return Plan(label, predicting(model) if config.prediction_only else model, plan.budget)
 
 
+def _picked(subject: Subject, config: Any, budget: float | None) -> Plan:
+    """What `auto` picks for a budget."""
+    model = _reduced(subject, AUTO, macs=budget, prediction_only=config.prediction_only)
+    return Plan(f"{name_of(model.methods)} (auto, macs={budget:g})", model, budget)
+
+
 def _given(subject: Subject, config: Any) -> dict[str, Any]:
     """The methods' options that were typed; with `--guide`, scores from the model that it names."""
     given = given_options(config)
@@ -119,7 +128,10 @@ def _given(subject: Subject, config: Any) -> dict[str, Any]:
 def _rows(
     subject: Subject, config: Any, name: str, given: dict[str, Any], seed: int, default: Sequence[float]
 ) -> list[Plan]:
-    dial, budgets, only = METHODS[name].dial, config.macs, config.prediction_only
+    budgets, only = config.macs, config.prediction_only
+    if name == AUTO:
+        return [_picked(subject, config, budget) for budget in budgets or (None,)]
+    dial = METHODS[name].dial
     mine = {key: value for key, value in given.items() if key in METHODS[name].option_names() and key != dial}
     rates = {dial: given[dial]} if dial in given else {}
     options = _options(subject, name, {**_singles(mine), **rates}, seed)
@@ -172,7 +184,7 @@ def _switch(saved: ReducedViT, given: dict[str, Any]) -> ReducedViT:
 def _known(subject: Subject, names: Sequence[str]) -> list[str]:
     """The methods named, each once; else the saved folder's; else EViT."""
     for name in names:
-        if name not in METHODS:
+        if name not in METHODS and name != AUTO:
             hint = did_you_mean(name, METHODS)
             raise ValueError(f"method {name!r} is not known: {hint}methods are {', '.join(METHODS)} (vitrim methods)")
     saved = [method.name for method in subject.saved.methods] if subject.saved is not None else [DEFAULT_METHOD]
@@ -195,7 +207,7 @@ def _options(subject: Subject, name: str, given: dict[str, Any], seed: int) -> d
 
 
 def _check_taken(names: Sequence[str], given: dict[str, Any]) -> None:
-    taken = {key for name in names for key in METHODS[name].option_names()}
+    taken = {key for name in names if name in METHODS for key in METHODS[name].option_names()}
     for key in given:
         if key not in taken:
             option = key.replace("_", "-")
@@ -204,7 +216,7 @@ def _check_taken(names: Sequence[str], given: dict[str, Any]) -> None:
 
 def _check_dials(names: Sequence[str], given: dict[str, Any], budgets: Sequence[float]) -> None:
     """Raise ValueError where some methods would have a row for each value that was typed, and others one by default."""
-    dials = {name: METHODS[name].dial for name in names}
+    dials = {name: METHODS[name].dial for name in names if name in METHODS}
     left = [name for name, dial in dials.items() if dial not in given]
     typed = [dial for dial in dict.fromkeys(dials.values()) if dial in given]
     if typed and left and not budgets:

@@ -52,6 +52,10 @@ class Signature:
     options: tuple[MethodOption, ...]
 
 
+# In the place of a method: `vitrim.runtime.auto`.
+AUTO = Signature("auto", "", "the method and the plan that measurements speak for", "", "", "macs", False, ())
+
+
 @functools.cache
 def own_signatures() -> dict[str, Signature]:
     """vitrim's methods by name, in the order of their list.
