@@ -2,6 +2,8 @@
 # Another Python: make demo PYTHON=/path/to/python3.12
 
 MAKEFLAGS += --no-print-directory
+# Where nothing compiled is kept, each process that the tests start compiles torch anew, for 12 s (uv compiles nothing).
+export PYTHONDONTWRITEBYTECODE :=
 VENV := .venv
 OLDEST := .venv-oldest
 PYTHON ?=

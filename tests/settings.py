@@ -6,7 +6,6 @@ attention would hide mistakes.
 
 from __future__ import annotations
 
-import copy
 import functools
 import math
 import random
@@ -19,6 +18,7 @@ from typing import Any
 
 import pytest
 import torch
+from copies import copier
 from timm.layers import Attention, LayerNorm, SwiGLUPacked
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.eva import Eva
@@ -508,14 +508,14 @@ def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
 
 
 @functools.cache
-def _built(row: BackboneRow) -> nn.Module:
+def _copier(row: BackboneRow) -> Callable[[], nn.Module]:
     torch.manual_seed(0)
-    return randomise(row.build(), seed=zlib.crc32(row.name.encode())).eval()
+    return copier(randomise(row.build(), seed=zlib.crc32(row.name.encode())).eval())
 
 
 def dense(row: BackboneRow) -> nn.Module:
     """The row's model with random parameters, in eval mode, as a function of images; a copy of one's own."""
-    return vitrim.for_images(copy.deepcopy(_built(row)))
+    return vitrim.for_images(_copier(row)())
 
 
 def reduced(backbone: BackboneRow, method: MethodRow, **changed: Any) -> vitrim.ReducedViT:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pty
 import sys
+from functools import partial
 from pathlib import Path
 
 import fresh
@@ -16,6 +17,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from vitrim import cli
+from vitrim.cli.shared import measure
 from vitrim.common import progress as _progress
 from vitrim.common.progress import counted_off, hidden, progress, tell
 
@@ -65,6 +67,7 @@ def test_nothing_is_shown_in_a_pipe_or_beside_json(folder, monkeypatch, capsys, 
     """capsys stands for the pipe; beside JSON there may be a terminal."""
     monkeypatch.chdir(folder)
     monkeypatch.setattr(_progress, "PATIENCE", 0.0)
+    monkeypatch.setattr(measure, "throughput_in_turn", partial(measure.throughput_in_turn, seconds=0.001))
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setattr(sys.stderr, "isatty", lambda: json, raising=False)
     assert cli.main([*EVALUATE, *(["--json", "-"] if json else [])]) == 0

@@ -16,6 +16,7 @@ EXAMPLE = 1 if tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 14) else
 
 def _run_onnx(path, x: torch.Tensor) -> torch.Tensor:
     options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1  # its threads wait by spinning
     options.log_severity_level = 3  # it reports every constant that it leaves unfolded as a warning
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     (logits,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})

@@ -7,6 +7,7 @@ import os
 import pickle
 from pathlib import Path
 
+import fresh
 import pytest
 import torch
 import torch.distributed as dist
@@ -102,7 +103,8 @@ DDP_METHODS = [m.values[0] for m in methods(lambda m: not m.says("trains_masked"
 
 
 def test_two_ranks_give_the_gradients_of_one_process(tmp_path):
-    mp.spawn(_rank, args=(str(tmp_path),), nprocs=2, join=True)
+    fresh.ready()
+    mp.start_processes(_rank, args=(str(tmp_path),), nprocs=2, start_method="forkserver")
     gradients = torch.load(tmp_path / "gradients.pt", weights_only=True)
     for row in DDP_METHODS:
         model = reduced(FIRST, row).train()

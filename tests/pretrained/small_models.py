@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from copies import copier
 from torch import Tensor, nn
 
 from vitrim.backbones.transformers.stems import packed
@@ -37,6 +38,7 @@ TEXT = {
 SQUARE = {**VISION, "image_size": [IMAGE, IMAGE], "patch_size": [4, 4]}
 PACKED = {key: value for key, value in VISION.items() if key != "image_size"} | {"num_patches": 64}
 STAGES = {"out_features": ["stage1", "stage4"]}
+_copiers: dict[str, Callable[[], nn.Module]] = {}
 
 
 def _config(name: str) -> Any:
@@ -70,11 +72,15 @@ def _config(name: str) -> Any:
 
 def build(name: str, **config: Any) -> nn.Module:
     """A model of that class in eval mode, with random values for every parameter."""
-    torch.manual_seed(0)
-    given = _config(name)
-    for key, value in config.items():
-        setattr(given, key, value)
-    return randomise(getattr(transformers, name)(given))
+    made = f"{name} {config}"
+    if made not in _copiers:
+        torch.manual_seed(0)
+        given = _config(name)
+        for key, value in config.items():
+            setattr(given, key, value)
+        _copiers[made] = copier(randomise(getattr(transformers, name)(given)))
+    torch.manual_seed(0)  # what is drawn next is the same whether it was made before or not
+    return _copiers[made]()
 
 
 def randomise(model: nn.Module) -> nn.Module:

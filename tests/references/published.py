@@ -6,10 +6,13 @@ The test of the same name and the table in docs/results/published.md walk these 
 from __future__ import annotations
 
 import csv
+import functools
+from collections.abc import Callable
 from pathlib import Path
 
 import timm
 import torch
+from copies import copier
 
 import vitrim
 from vitrim.runtime.build import attach
@@ -95,10 +98,16 @@ def published_rows(shared: Path) -> list[dict[str, str]]:
     return [r for r in rows if r["gmacs"] and r["keep"] and r["method"] in METHODS and r["backbone"] in BACKBONES]
 
 
+@functools.cache
+def _dense(name: str, image_size: int) -> Callable[[], torch.nn.Module]:
+    with torch.device("meta"):
+        return copier(timm.create_model(name, img_size=image_size))
+
+
 def model_of(row: dict[str, str]) -> torch.nn.Module:
     """The row's model, on the meta device."""
     with torch.device("meta"):
-        model = timm.create_model(BACKBONES[row["backbone"]], img_size=int(row["image_size"]))
+        model = _dense(BACKBONES[row["backbone"]], int(row["image_size"]))()
         if METHODS[row["method"]] is None:
             return model
         name, options = METHODS[row["method"]]

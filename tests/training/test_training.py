@@ -3,9 +3,6 @@
 import csv
 import errno
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -53,11 +50,8 @@ def once(photographs, out, *options, processes=1):
 
 def by_torchrun(photographs, out, *options):
     """The same in two processes that torchrun has started."""
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command = [*launch, str(SCRIPT), str(photographs), str(out), *options, "--processes", "2"]
-    environment = {**os.environ, **fresh.QUIET}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    return done.returncode, done.stderr
+    launcher, said = SCRIPT.with_name("by_torchrun.py"), out.with_name(f"{out.name} said")
+    return fresh.run(launcher, SCRIPT, photographs, out, *options, "--processes", 2, folder=said)
 
 
 def rows(path):
