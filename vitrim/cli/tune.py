@@ -116,7 +116,7 @@ def _telling_how_to_go_on(search: Any) -> Generator[None]:
         with as_interruption(signal.SIGTERM):
             yield
     except KeyboardInterrupt as stop:
-        kept = counted(kept_plans(_journal(search)), "plan")
+        kept = counted(kept_plans(_journal(search)), "plan is", "plans are")
         number = getattr(stop, "code", 130) - 128
         raise Stopped(f"stopped: {kept} judged and kept; give the same command again to go on", number) from None
 
@@ -152,8 +152,8 @@ def _say_busy(printer: Printer, rows: Sequence[Row]) -> None:
     spread = max((row.latency or {})["high"] / (row.latency or {})["low"] for row in rows)
     if spread > 1 + SPREAD:
         printer.line(
-            f"the machine was busy: over the rounds a plan's milliseconds differ by {spread:.1f} times. A table of a busy "
-            "machine misleads: search again when nothing else runs"
+            f"the machine was busy: over the rounds a plan's share of the milliseconds differs by {spread:.1f} times. Its "
+            "table misleads: search again when nothing else runs"
         )
 
 

@@ -98,9 +98,12 @@ class Exchange:
     def postponed(self, shape: Shape) -> Shape:
         """With every token staying for as many blocks as the budget allows: where time falls in stairs, as many stay
         as a step holds."""
-        open_places = [j for j, removed in enumerate(shape.removed) if removed]
-        for j, after in zip(open_places, [*open_places[1:], None], strict=True):
-            shape = self._postponed(shape, j, after)
+        before = None
+        while shape != before:  # ends: tokens only ever stay longer
+            before = shape
+            open_places = [j for j, removed in enumerate(shape.removed) if removed]
+            for j, after in zip(open_places, [*open_places[1:], None], strict=False):
+                shape = self._postponed(shape, j, after)
         return shape
 
     def _postponed(self, shape: Shape, j: int, after: int | None) -> Shape:

@@ -21,7 +21,7 @@ from .space import Space
 from .table import Table, cost_of
 from .trials import Trials
 
-ROUNDS = 15  # of whole models
+ROUNDS_IN_THE_END = 15  # of whole models
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,6 @@ class Latency:
 
     batch_size: images at a time
     precision:  float32, bfloat16 or float16
-    rounds:     of the whole models in the end
     stopwatch:  pieces by name to milliseconds of each; the default times them in turn
     tables:     by stack what was measured, once a search has run, for JSON
 
@@ -43,7 +42,6 @@ class Latency:
 
     batch_size: int = 1
     precision: str = "float32"
-    rounds: int = ROUNDS
     stopwatch: Stopwatch | None = None
     tables: dict[str, dict[str, Any]] = field(default_factory=dict, compare=False)
 
@@ -70,7 +68,9 @@ class Latency:
     def real(self, models: Mapping[Any, nn.Module], images: Tensor) -> dict[Any, Throughput]:
         """Whole models timed in turn, the dense one first."""
         batch = self.batch(images)
-        return throughput_in_turn(models, batch, self.rounds, device=batch.device, dtype=self.precision, progress=True)
+        return throughput_in_turn(
+            models, batch, ROUNDS_IN_THE_END, device=batch.device, dtype=self.precision, progress=True
+        )
 
 
 def measured_cost(latency: Latency, space: Space, images: Tensor, kept: Trials) -> Cost:

@@ -34,7 +34,7 @@ def in_turn(runs: Runs, batch: Tensor) -> dict[Any, float]:
         True
     """
     rounds = times_in_turn(runs, batch, ROUNDS, SECONDS)
-    return {name: 1000 * quantiles([each[name] for each in rounds], n=4)[0] for name in runs}
+    return {name: 1000 * quantiles([each[name] for each in rounds], n=4, method="inclusive")[0] for name in runs}
 
 
 class Measuring:
