@@ -1,5 +1,5 @@
-"""Plans for milliseconds: the table says what its pieces take, plans keep its budgets and stand on its steps, and a kill
-changes nothing."""
+"""Plans for milliseconds: the table says what its pieces take, plans keep its budgets and stand on its steps, and a
+kill changes nothing."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ def stairs(n: int) -> float:
 def stopwatch(
     attention: Callable[[int], float] = smooth, mlp: Callable[[int], float] = smooth, runs_too: bool = False
 ) -> Any:
-    """A clock that knows beforehand what each piece takes, whether or not it is run; pieces: ("end", name), ("dense", kind), (kind, n, part),
-    (method, tokens before)."""
+    """A clock that knows beforehand what each piece takes, whether or not it is run; pieces: ("end", name),
+    ("dense", kind), (kind, n, part), (method, tokens before)."""
 
     def look(runs: Any, batch: torch.Tensor) -> dict[Any, float]:
         for run in runs.values() if runs_too else ():
@@ -261,7 +261,7 @@ def test_which_plan_of_a_front(plans, given, said):
 
 
 def test_a_latency_without_a_plan_is_refused(model):
-    with pytest.raises(ValueError, match="latency=0.5 picks a plan of vitrim tune's"):
+    with pytest.raises(ValueError, match=r"latency=0\.5 picks a plan of vitrim tune's"):
         vitrim.reduce(model, "tome", latency=0.5)
 
 
@@ -273,4 +273,4 @@ def test_a_real_clock_measures_every_piece(model, images, monkeypatch):
     assert set(table.curves) == {"attention", "mlp", "last block", "tome"} and table.dense > table.ends > 0
     assert all(ms >= 0 for curve in table.curves.values() for ms in curve.ms)
     cost: Cost = cost_of(table, space)
-    assert 0 < cost.share(Shape((20, 0, 0, 0), (0.0,) * 4)) and cost.by == "latency"
+    assert cost.share(Shape((20, 0, 0, 0), (0.0,) * 4)) > 0 and cost.by == "latency"

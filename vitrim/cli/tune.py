@@ -152,8 +152,8 @@ def _say_busy(printer: Printer, rows: Sequence[Row]) -> None:
     spread = max((row.latency or {})["high"] / (row.latency or {})["low"] for row in rows)
     if spread > 1 + SPREAD:
         printer.line(
-            f"the machine was busy: over the rounds a plan's share of the milliseconds differs by {spread:.1f} times. Its "
-            "table misleads: search again when nothing else runs"
+            f"the machine was busy: over the rounds a plan's share of the milliseconds differs by {spread:.1f} times. "
+            "Its table misleads: search again when nothing else runs"
         )
 
 
