@@ -15,7 +15,7 @@ from .pieces import Pieces, Runs
 from .space import LAST_BLOCK, Space
 from .table import Curve, Table, named, place_name
 
-ROUNDS, SECONDS = 25, 0.002  # of each piece: many short looks, since others may run on the machine
+ROUNDS, SECONDS = 15, 0.002  # of each piece: many short looks, since others may run on the machine
 COARSE = 12  # intervals of the first grid of token counts
 FINEST, BENT = 2, 0.04  # tokens between counts at least; how far a middle may be from a straight line
 PASSES, MOST = (
