@@ -18,7 +18,7 @@ class OwnPlans:
         >>> space = Space(model, ["tome"])
         >>> own = OwnPlans(space, Cost(space.share))
         >>> own(0.7).methods[0], own(0.001)
-        (ToMe(r=13), None)
+        (ToMe(r=10), None)
     """
 
     def __init__(self, space: Space, cost: Cost):
