@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from safetensors.torch import save_file
 import vitrim
 from vitrim import cli
 from vitrim.runtime.plan_file import read_plans
+from vitrim.tune.judge import Judge
 
 MODEL = ["--model", "test_vit", "--image-size", "64", "--num-classes", "3", "--checkpoint", "small.safetensors"]
 SEARCH = [*MODEL, "--method", "tome", "--macs", "0.8", "--trials", "3", "--images", "16", "--held-out", "16"]
@@ -67,12 +70,83 @@ def test_it_is_the_same_again_and_never_written_over(capsys):
     assert read_plans("plan.json") == before
 
 
+LATENCY = [*MODEL, "--method", "tome", "--latency", "0.8", "--batch-size", "2", *SEARCH[-6:]]
+
+
+@pytest.fixture
+def quick_clock(monkeypatch):
+    """Pieces by a clock that is not read, whole models by one that is read once."""
+    monkeypatch.setattr("vitrim.tune.latency.in_turn", lambda runs, batch: {key: _taken(*key) for key in runs})
+    monkeypatch.setattr("vitrim.tune.latency.ROUNDS_IN_THE_END", 1)
+
+
+def _taken(name: str, n: Any, part: str = "") -> float:
+    whole = {"dense": 2.0, "end": 0.1}.get(name, n / 8 if isinstance(n, int) else 0.0)
+    return whole / 2 if part == "mlp" else whole + 0.1 * (name == "tome")
+
+
+def test_a_plan_for_milliseconds(capsys, quick_clock):
+    assert run("tune", "photos", *LATENCY, *RUN, "--json", "t.json", "--picture", "front.svg") == 0
+    said, written = capsys.readouterr().out, json.loads(Path("plan.json").read_text())
+    assert "promised" in said and "batch 2, float32" in said
+    (plan,) = read_plans("plan.json")
+    assert plan.by == "latency" and plan.measured_on["batch_size"] == 2 and plan.figures["latency"]["promised"] <= 0.8
+    assert set(written["tables"]["tome"]["curves"]) == {"attention", "mlp", "last block", "tome"}
+    assert "pieces, measured" in Path("front.svg").read_text()
+    assert run("profile", *MODEL, "--plan", "plan.json", "--latency", "0.8") == 0
+    assert "plan, latency=0.8" in capsys.readouterr().out
+    wrongs = {"--macs 0.8": "give --latency, not --macs 0.8", "--latency 0.5": "none for --latency 0.5"}
+    for given, wrong in wrongs.items():
+        assert run("profile", *MODEL, "--plan", "plan.json", *given.split()) == 2
+        assert wrong in capsys.readouterr().err
+
+
+def _stopped(monkeypatch, how):
+    """A search that is stopped when it judges its third plan."""
+    judge, seen = Judge.judge, []
+
+    def stopping(self, *given, **options):
+        seen.append(given)
+        if len(seen) == 3:
+            how()
+        return judge(self, *given, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Judge, "judge", stopping)
+        return run("tune", "photos", *LATENCY, *RUN)
+
+
+def _interrupt():
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("how", "code"), [(_interrupt, 130), (lambda: os.kill(os.getpid(), signal.SIGTERM), 143)], ids=["Ctrl-C", "SIGTERM"]
+)
+def test_a_search_that_is_stopped_says_how_to_go_on(how, code, capsys, monkeypatch, quick_clock):
+    before = signal.getsignal(signal.SIGTERM)
+    assert _stopped(monkeypatch, how) == code and signal.getsignal(signal.SIGTERM) == before
+    said = capsys.readouterr().err.strip().splitlines()
+    assert said == ["vitrim: stopped: 2 plans are judged and kept; give the same command again to go on"]
+    assert "plan.json.trials.jsonl" in os.listdir() and "plan.json" not in os.listdir()
+    assert run("tune", "photos", *LATENCY, *RUN) == 0
+    resumed = read_plans("plan.json")[0].methods
+    assert run("tune", "photos", *LATENCY, *RUN, "--overwrite") == 0
+    assert read_plans("plan.json")[0].methods == resumed
+
+
 @pytest.mark.parametrize(
     ("command", "said"),
     [
         (["tune", "photos", *SEARCH, *RUN, "--macs", "0.001"], "cannot cost 0.001 of the dense model"),
         (["tune", "photos", *SEARCH, *RUN, "--macs", "2"], "--macs 2 is no share"),
         (["tune", "photos", *SEARCH, *RUN, "--trials", "0"], "--trials 0"),
+        (["tune", "photos", *LATENCY, *RUN, "--macs", "0.5"], "--macs and --latency are both given"),
+        (["tune", "photos", *LATENCY, *RUN, "--latency", "1.5"], "--latency 1.5 is no share"),
+        (["tune", "photos", *LATENCY, *RUN, "--batch-size", "0"], "--batch-size 0: give a whole number from 1"),
+        (["tune", "photos", *SEARCH, *RUN, "--batch-size", "4"], "--batch-size is about milliseconds"),
+        (["tune", "photos", *LATENCY, *RUN, "--precision", "float16"], "--precision float16 is for GPUs"),
+        (["profile", *MODEL, "--method", "tome", "--latency", "0.5"], "--latency 0.5 picks a plan of --plan"),
         (["tune", "photos", *SEARCH, "--out", "plan.txt"], ".json"),
         (["tune", "photos/00.png", *SEARCH, *RUN], "has 1 photograph that can be read, and a search needs 32 or more"),
         (["tune", "nowhere", *SEARCH, *RUN], "nowhere"),

@@ -1,8 +1,8 @@
 """The command `vitrim`. Nothing heavy is imported before a command line is understood: mistakes are answered at once.
 
 Exit codes: 0 done, 1 `vitrim check` has found something wrong, 2 a mistake of the user's (one line on standard error),
-130 interrupted, 141 the reader of standard output has gone. Anything else that goes wrong is our mistake, and its
-traceback is shown.
+130 interrupted (by SIGTERM 143), 141 the reader of standard output has gone. Anything else that goes wrong is our
+mistake, and its traceback is shown.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return BAD_INPUT
     except SystemExit as stop:
         return int(stop.code or 0)
-    except KeyboardInterrupt:
-        print("\nvitrim: interrupted", file=sys.stderr)
-        return INTERRUPTED
+    except KeyboardInterrupt as stop:  # a command may say how to go on
+        print(f"\nvitrim: {_one_line(stop) or 'interrupted'}", file=sys.stderr)
+        return getattr(stop, "code", INTERRUPTED)
     except BrokenPipeError:
         # What Python still holds for the closed pipe must go somewhere, or it complains at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import signal
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,21 +16,24 @@ from torch import Tensor
 from .._version import __version__
 from ..common.extras import require
 from ..common.files import write_json
+from ..common.interruption import Stopped, as_interruption
 from ..common.progress import progress
 from ..common.text import counted, shortened
 from ..data.loading import open_dataset, open_loader
 from ..evaluate.accuracy import environment
-from ..evaluate.timing import as_device, best_device
+from ..evaluate.timing import SPREAD, as_device, best_device
 from ..runtime.plan_file import write_plans
-from ..tune import Row, tune
+from ..tune import Latency, Row, tune
 from ..tune.drawing import draw
 from ..tune.search import FEWEST_PHOTOGRAPHS
+from ..tune.trials import kept_plans
 from .shared.config_file import asked
 from .shared.export_images import read_all
+from .shared.measure import CPU_BATCH, OTHER_BATCH
 from .shared.model import Subject, open_model
 from .shared.table import Column, Printer
 
-TRIALS = ".trials.jsonl"
+TRIALS, BUDGET = ".trials.jsonl", 0.5
 
 
 def run(config: Any) -> None:
@@ -49,15 +54,19 @@ def run(config: Any) -> None:
         f"{subject.name}; searched on {counted(len(images), 'photograph')} of {shortened(search.data)}, reported on "
         f"{counted(len(held_out), 'other')}; seed {search.seed}"
     )
-    rows = _search(subject, search, images, held_out, device)
+    with _telling_how_to_go_on(search):
+        rows, tables = _search(subject, search, images, held_out, device)
     _table(printer, rows)
-    write_plans(search.out, [row.plan for row in _best(rows)], _about(config, device))
+    write_plans(search.out, [row.plan for row in _best(rows)], {**_about(config, device), **tables})
     printer.line(f"the plan is {search.out}: vitrim.reduce(model, {str(search.out)!r}), or --plan {search.out}")
     if search.picture is not None:
-        draw(search.picture, subject.name, rows)
+        draw(search.picture, subject.name, rows, tables.get("tables"))
         printer.line(f"the picture is {search.picture}")
     figures = [{**asdict(row), "plan": asdict(row.plan)} for row in rows]
-    write_json(config.output.json, {**asked(config), "model": subject.name, "rows": figures, **_about(config, device)})
+    write_json(
+        config.output.json,
+        {**asked(config), "model": subject.name, "rows": figures, **tables, **_about(config, device)},
+    )
 
 
 def _images(subject: Subject, search: Any, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -79,12 +88,37 @@ def _images(subject: Subject, search: Any, device: torch.device) -> tuple[Tensor
     return images[:cut], images[cut:]
 
 
-def _search(subject: Subject, search: Any, images: Tensor, held_out: Tensor, device: torch.device) -> list[Row]:
-    journal = Path(os.path.realpath(search.out.expanduser()))
-    return tune(
-        subject.dense.to(device), images, search.method, search.macs, held_out=held_out, trials=search.trials,
-        seed=search.seed, journal=journal.with_name(journal.name + TRIALS), restart=search.overwrite,
+def _search(
+    subject: Subject, search: Any, images: Tensor, held_out: Tensor, device: torch.device
+) -> tuple[list[Row], dict[str, Any]]:
+    """The rows, and of a search for milliseconds its tables."""
+    latency = None
+    if search.latency:
+        batch = search.batch_size or (CPU_BATCH if device.type == "cpu" else OTHER_BATCH)
+        latency = Latency(batch, search.precision)
+    budgets = search.latency or search.macs or (BUDGET,)
+    rows = tune(
+        subject.dense.to(device), images, search.method, budgets, held_out=held_out, trials=search.trials,
+        seed=search.seed, latency=latency, journal=_journal(search), restart=search.overwrite,
     )  # fmt: skip
+    return rows, {} if latency is None else {"tables": latency.tables}
+
+
+def _journal(search: Any) -> Path:
+    out = Path(os.path.realpath(search.out.expanduser()))
+    return out.with_name(out.name + TRIALS)
+
+
+@contextmanager
+def _telling_how_to_go_on(search: Any) -> Generator[None]:
+    """Ctrl-C and SIGTERM end the search with a line that says what is kept."""
+    try:
+        with as_interruption(signal.SIGTERM):
+            yield
+    except KeyboardInterrupt as stop:
+        kept = counted(kept_plans(_journal(search)), "plan is", "plans are")
+        number = getattr(stop, "code", 130) - 128
+        raise Stopped(f"stopped: {kept} judged and kept; give the same command again to go on", number) from None
 
 
 def _best(rows: Sequence[Row]) -> list[Row]:
@@ -94,19 +128,33 @@ def _best(rows: Sequence[Row]) -> list[Row]:
 
 def _table(printer: Printer, rows: Sequence[Row]) -> None:
     """What was found, beside the method's own plan of the same cost."""
-    heads = (
-        Column("method", text=True),
-        Column("macs"),
-        Column("agree %"),
-        Column("flat"),
-        Column("KL"),
-        Column("flat"),
-    )
-    printer.table(list(heads), [_cells(row) for row in rows])
+    milliseconds = [Column(name) for name in ("ms", "promised", "flat")] if rows[0].latency else []
+    figures = [Column(name) for name in ("macs", "agree %", "flat", "KL", "flat")]
+    printer.table([Column("method", text=True), *milliseconds, *figures], [_cells(row) for row in rows])
+    if rows[0].latency:
+        _say_where(printer, rows[0].plan.measured_on)
+        _say_busy(printer, rows)
     printer.line(
         "agree: photographs that the search never saw, of which the class is the dense model's; KL: to its classes, on "
         "those of the search; flat: the method's own plan of the same cost"
     )
+
+
+def _say_where(printer: Printer, at: dict[str, Any]) -> None:
+    threads = f", {counted(at['threads'], 'thread')}" if "threads" in at else ""
+    printer.line(
+        f"ms: of the dense model's {at['dense_ms']:.1f}, timed in turn with it; promised: by the table; batch "
+        f"{at['batch_size']}, {at['precision']}, {at['device']}{threads}"
+    )
+
+
+def _say_busy(printer: Printer, rows: Sequence[Row]) -> None:
+    spread = max((row.latency or {})["high"] / (row.latency or {})["low"] for row in rows)
+    if spread > 1 + SPREAD:
+        printer.line(
+            f"the machine was busy: over the rounds a plan's share of the milliseconds differs by {spread:.1f} times. "
+            "Its table misleads: search again when nothing else runs"
+        )
 
 
 def _cells(row: Row) -> list[str]:
@@ -115,7 +163,9 @@ def _cells(row: Row) -> list[str]:
     distances = (row.distance, flat.get("distance"))
     shown = [f"{value:.1f}" if value is not None else "-" for value in figures]
     shown += [f"{value:.4f}" if value is not None else "-" for value in distances]
-    return [row.plan.names, f"{row.plan.share:.3f}", *shown]
+    shares = row.latency or {}
+    times = [f"{shares[name]:.3f}" if name in shares else "-" for name in ("measured", "promised", "flat_measured")]
+    return [row.plan.names, *(times if shares else ()), f"{row.plan.share:.3f}", *shown]
 
 
 def _about(config: Any, device: torch.device) -> dict[str, Any]:

@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 import tempfile
-import threading
 from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from torch import nn
 
 from ..common.errors import OptionError
 from ..common.extras import require
+from ..common.interruption import as_interruption
 from .gate import Gate
 from .offers import Offer, offer
 from .page import STYLE, build
@@ -67,7 +67,7 @@ def serve_at(here: Place, models: Mapping[str, nn.Module | Offer], ready: Callab
         raise ValueError("no models to show: give at least one")
     offers = {name: one if isinstance(one, Offer) else offer(one) for name, one in models.items()}
     server = _server(Showing(offers), here)
-    with _as_interruption(signal.SIGTERM), suppress(KeyboardInterrupt):  # Ctrl-C is how it ends
+    with as_interruption(signal.SIGTERM), suppress(KeyboardInterrupt):  # Ctrl-C is how it ends
         ready(address_of(here.sock))
         server.run(sockets=[here.sock])
 
@@ -158,20 +158,3 @@ def _environment(**values: str) -> Generator[None]:
     finally:
         for name, value in before.items():
             os.environ.pop(name, None) if value is None else os.environ.update({name: value})
-
-
-@contextmanager
-def _as_interruption(number: signal.Signals) -> Generator[None]:
-    """This signal ends what runs as Ctrl-C does, so that its files are removed."""
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
-        yield
-        return
-    before = signal.signal(number, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(number, before)

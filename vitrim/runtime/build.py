@@ -41,6 +41,7 @@ def reduce(
     method: str | Path | Method | Sequence[Method] | Plan,
     *,
     macs: float | None = None,
+    latency: float | None = None,
     dial: str | None = None,
     copy: bool = False,
     prediction_only: bool = False,
@@ -58,6 +59,7 @@ def reduce(
              error, and in `print(fast)`, what it picked
     macs:    a share of the dense cost, in (0, 1]: sets the method's dial (keep, r) for the largest plan not above it;
              of a model of images and text a share of the vision tower's cost
+    latency: of a file of plans for milliseconds, the budget of the one that is wanted
     dial:    in a stack, the name of the method whose dial `macs` sets; default the last
     copy:    give the result weights of its own; by default it shares the model's
     prediction_only: for models whose head reads nothing but class tokens: the last block computes these alone, which
@@ -74,7 +76,9 @@ def reduce(
     """
     wrapper = _wrapper_of(model, copy)
     dense, copy = (model, copy) if wrapper is None else (wrapper.timm_model, False)
-    reduced = attach(dense, method, macs=macs, dial=dial, copy=copy, prediction_only=prediction_only, **options)
+    reduced = attach(
+        dense, method, macs=macs, latency=latency, dial=dial, copy=copy, prediction_only=prediction_only, **options
+    )
     learning = [m.name for m in reduced.methods if m.learns]
     if learning:
         warnings.warn(
@@ -111,6 +115,7 @@ def attach(
     method: str | Path | Method | Sequence[Method] | Plan,
     *,
     macs: float | None = None,
+    latency: float | None = None,
     dial: str | None = None,
     copy: bool = False,
     prediction_only: bool = False,
@@ -121,7 +126,7 @@ def attach(
     if isinstance(model, ReducedViT):
         way = "give the dense one" if is_of_transformers(model) else "give its `.backbone`"
         raise ValueError(f"the model is reduced already: {way}, and a list of methods to stack them")
-    plan = _plan_of(method, macs)
+    plan = _plan_of(method, macs, latency)
     family = find_family(model)
     model = own_copy(model) if copy else model
     model = shared_copy(model) if family is TransformersBackbone and not copy else model
@@ -159,12 +164,15 @@ def _chosen(
     return reduced
 
 
-def _plan_of(method: Any, macs: float | None) -> Plan | None:
+def _plan_of(method: Any, macs: float | None, latency: float | None) -> Plan | None:
     """The plan that is given, as one or as its file; None: a method is."""
     if isinstance(method, Plan):
         return method
-    filed = isinstance(method, Path) or (isinstance(method, str) and method.endswith(ENDING))
-    return pick(read_plans(method), macs) if filed else None
+    if isinstance(method, Path) or (isinstance(method, str) and method.endswith(ENDING)):
+        return pick(read_plans(method), macs, latency)
+    if latency is not None:
+        raise OptionError({"latency": latency}, " picks a plan of vitrim tune's: give its file, or ", {"macs": ...})
+    return None
 
 
 def _as_methods(method: Any, options: dict[str, Any]) -> list[Method]:

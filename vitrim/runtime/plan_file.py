@@ -16,6 +16,7 @@ from ..common.text import reason, shortened
 from ..core.values import as_number, as_whole
 
 FORMAT, ENDING = 1, ".json"
+WORDS = {"macs": "MACs", "latency": "milliseconds"}  # what budgets are shares of
 DIGEST, NEAR = "sha256", 0.005  # how far a budget may be from one that was searched for
 
 
@@ -30,6 +31,7 @@ class Plan:
     depth, patches: blocks, and patch tokens of an image, of that model
     prediction_only: as for `vitrim.reduce`
     figures: how it was judged, by name
+    measured_on: of a plan for milliseconds the batch size, precision, threads and device that these belong to
 
     Example:
         >>> plan = Plan((("tome", {"r": [8, 8, 8, 8]}),), 0.7, 0.69, "vit_tiny", depth=4, patches=64)
@@ -46,6 +48,7 @@ class Plan:
     prediction_only: bool = False
     by: str = "macs"
     figures: dict[str, Any] = field(default_factory=dict)
+    measured_on: dict[str, Any] = field(default_factory=dict)
 
     def check_fits(self, body: Backbone) -> None:
         """Raise ValueError for a model with other blocks, or images with other patches, than it was found for."""
@@ -99,16 +102,28 @@ def read_plans(path: str | Path) -> tuple[Plan, ...]:
         raise ValueError(f"the plan {name} does not say what a plan says: tune again") from error
 
 
-def pick(plans: Sequence[Plan], budget: float | None) -> Plan:
-    """The plan for a budget; where there is one plan alone, that one. Raises ValueError where none was searched for."""
+def pick(plans: Sequence[Plan], macs: float | None = None, latency: float | None = None) -> Plan:
+    """The plan for a budget, of the kind that was searched for; where there is one plan alone, that one. Raises
+    ValueError where none was searched for.
+
+    Example:
+        >>> plan = Plan((("tome", {"r": [8, 8, 8, 8]}),), 0.7, 0.69, "vit_tiny", depth=4, patches=64, by="latency")
+        >>> pick([plan], latency=0.7) is plan
+        True
+    """
+    by = plans[0].by
+    wrong = {name: given for name, given in (("macs", macs), ("latency", latency)) if name != by and given is not None}
+    if wrong:
+        raise OptionError("the plan was searched for shares of ", WORDS[by], ": give ", {by: ...}, ", not ", wrong)
+    budget = macs if by == "macs" else latency
     if budget is None and len(plans) == 1:
         return plans[0]
     budgets = ", ".join(f"{plan.budget:g}" for plan in plans)
     if budget is None:
-        raise OptionError(f"the plan has a front of budgets, {budgets}: say which with ", {"macs": ...})
+        raise OptionError(f"the plan has a front of budgets, {budgets}: say which with ", {by: ...})
     near = min(plans, key=lambda plan: abs(plan.budget - budget))
     if abs(near.budget - budget) > NEAR:
-        raise OptionError("the plan has none for ", {"macs": budget}, f": it was searched for {budgets}")
+        raise OptionError("the plan has none for ", {by: budget}, f": it was searched for {budgets}")
     return near
 
 
@@ -118,6 +133,8 @@ def _plan(entry: dict[str, Any]) -> Plan:
     counts = [as_whole(entry[key]) for key in ("depth", "patches")]
     if not methods or None in numbers or None in counts:
         raise ValueError("a number is missing")
+    if entry.get("by", "macs") not in WORDS:
+        raise ValueError("budgets of an unknown kind")
     rest: Any = {key: value for key, value in entry.items() if key != "methods"}
     return Plan(methods, **rest)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,12 @@ from ..common.progress import progress
 from ..common.text import counted
 from ..core.values import as_number, as_whole
 from ..evaluate.judges import without_classifier
-from ..runtime.build import attach
 from ..runtime.model import ReducedViT, for_images, unwrap
 from ..runtime.plan_file import Plan
 from .exchange import Cost, Exchange
 from .judge import Judge
+from .latency import Latency, measured_cost, timed
+from .own_plans import OwnPlans
 from .space import Shape, Space, check_model
 from .trials import Trials
 
@@ -53,6 +54,11 @@ class Row:
     evaluations: int
     tokens: tuple[int, ...]
 
+    @property
+    def latency(self) -> dict[str, float] | None:
+        """Of a search for milliseconds what `timed` says of the plan."""
+        return self.plan.figures.get("latency")
+
 
 def tune(
     model: nn.Module,
@@ -64,7 +70,7 @@ def tune(
     trials: int = TRIALS,
     seed: int = 0,
     prediction_only: bool | None = None,
-    cost: Callable[[Space], Cost] | None = None,
+    latency: Latency | None = None,
     journal: str | Path | None = None,
     restart: bool = False,
 ) -> list[Row]:
@@ -77,7 +83,8 @@ def tune(
     held_out: other photographs, on which the plans are judged in the end
     trials:   plans that are judged for each method and budget
     prediction_only: as for `vitrim.reduce`; None: where the model allows it
-    cost:     what plans cost, where it is not MACs: the space to a `Cost`
+    latency:  budgets are shares of milliseconds, in that batch size and precision, on the device of the images; each
+              stack's table is measured first, and what was found is timed in the end
     journal:  a file where trials are kept, so that a search that was killed goes on; restart: throw it away
 
     The same seed finds the same plans.
@@ -100,17 +107,25 @@ def tune(
         "seed": seed,
         "prediction_only": only,
     }
+    asked |= {} if latency is None else {"latency": latency.asked(images.device)}
     asked |= {"model": check_model(dense), "images": [*images.shape], "sum": float(images.double().sum())}
     kept = Trials(None if journal is None else Path(journal), asked, restart)
     rows: list[Row] = []
     with progress("searching", len(methods) * len(wanted) * trials) as report:
         for number, name in enumerate(methods):
             space = Space(dense, name.split("+"), only)
+            cost = Cost(space.share) if latency is None else measured_cost(latency, space, images, kept)
             one = _Search(space, images, held_out, cost, kept, trials, seed, not without_classifier(dense))
             done = number * len(wanted) * trials
-            rows += one.front(wanted, lambda k, note, done=done: report(done + k, note))
+            found = one.front(wanted, lambda k, note, done=done: report(done + k, note))
+            rows += found if latency is None else _timed(found, latency, one, images)
     kept.end()
     return sorted(rows, key=lambda row: (-row.plan.budget, row.distance))
+
+
+def _timed(rows: Sequence[Row], latency: Latency, search: _Search, images: Tensor) -> list[Row]:
+    plans = timed([row.plan for row in rows], latency, search.space, search.own, images)
+    return [replace(row, plan=plan) for row, plan in zip(rows, plans, strict=True)]
 
 
 class _Search:
@@ -121,7 +136,7 @@ class _Search:
         space: Space,
         images: Tensor,
         held_out: Tensor | None,
-        cost: Callable[[Space], Cost] | None,
+        cost: Cost,
         kept: Trials,
         trials: int,
         seed: int,
@@ -130,7 +145,7 @@ class _Search:
         self.space, self.kept, self.trials, self.seed = space, kept, trials, seed
         self.judge = Judge(space, images, classes)
         self.held_out = None if held_out is None or not len(held_out) else Judge(space, held_out, classes)
-        self.cost = Cost(space.share) if cost is None else cost(space)
+        self.cost, self.own = cost, OwnPlans(space, cost)
 
     def front(self, budgets: Sequence[float], report: Callable[[int, str], Any]) -> list[Row]:
         """A row for each budget, from the largest on."""
@@ -145,14 +160,12 @@ class _Search:
 
     def _start(self, exchange: Exchange, before: Shape | None) -> Shape:
         """The best of the plans to begin with: the method's own, an even one, and the last budget's."""
-        even = Shape((8,) * self.space.places, (0.5,) * self.space.places)
-        flat = self._flat(exchange.budget)
-        tries = [exchange.scaled(shape) for shape in (before, even) if shape is not None]
+        flat = self.own(exchange.budget)
+        tries = [exchange.scaled(shape) for shape in (before, *self._even()) if shape is not None]
         tries += [] if flat is None else [self.space.shape_of(list(flat.methods))]
-        fitting = (shape for shape in tries if shape is not None and self.cost.share(shape) <= exchange.budget)
-        found = list(dict.fromkeys(fitting))
+        found = list(dict.fromkeys(shape for shape in tries if shape is not None and exchange.holds(shape)))
         if not found:
-            low = self.cost.share(Shape((self.space.patches,) * self.space.places, (0.0,) * self.space.places))
+            low = self._least()
             raise ValueError(
                 f"{self.space.name} cannot cost {exchange.budget:g} of the dense model: its plans go from {low:.3f} on"
             )
@@ -165,6 +178,19 @@ class _Search:
             if not known:
                 self.kept.add(of, shape, False, distances[shape])
         return min(found, key=lambda shape: distances[shape])
+
+    def _even(self) -> list[Shape]:
+        """As many tokens at every place; where a place costs something by itself, also at every second, third and so on
+        alone."""
+        numbers = range(self.space.places)
+        every = (1, 2, 3, 4, 6) if self.cost.opening else (1,)
+        return [Shape(tuple(8 * k * (j % k == 0) for j in numbers), (0.5,) * len(numbers)) for k in every]
+
+    def _least(self) -> float:
+        """The least that a plan can cost."""
+        all_of_them, places = self.space.patches, self.space.places
+        shapes = (Shape((all_of_them,) * k + (0,) * (places - k), (0.0,) * places) for k in range(places, 0, -1))
+        return min(self.cost.share(shape) for shape in shapes)
 
     def _descend(self, exchange: Exchange, shape: Shape, report: Callable[[int, str], Any]) -> Shape:
         """The best of the plans that a chain of moves leads to, each taken only where it is better."""
@@ -189,18 +215,8 @@ class _Search:
 
     # -- what was found
 
-    def _flat(self, budget: float) -> ReducedViT | None:
-        """The method's own plan for the budget; None: it has none, or costs are no MACs."""
-        if len(self.space.names) > 1 or self.cost.by != "macs":
-            return None
-        try:
-            only = self.space.prediction_only
-            return attach(self.space.body.model, self.space.names[0], macs=budget, prediction_only=only)
-        except ValueError:
-            return None
-
     def _row(self, budget: float, shape: Shape) -> Row:
-        flat = self._flat(budget)
+        flat = self.own(budget)
         found, flat_figures = self._figures(self.space.model(shape)), None if flat is None else self._figures(flat)
         share, body = self.space.share(shape), self.space.body
         plan = Plan(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from torch import nn
@@ -20,11 +21,12 @@ from ..runtime.build import make_method
 from ..runtime.cost import plan_cost, plan_macs, whole_macs
 from ..runtime.model import ReducedViT
 from ..runtime.stack import bind_stack
-from ..runtime.turns import Step, plan_turns
+from ..runtime.turns import Step, Turn, plan_turns
 
 STACKED = "+"
 FEWEST = 1  # patch tokens that stay, always
 LISTS = {"pruned", "merged"}
+LAST_BLOCK = "last block"  # one that computes class tokens alone
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,8 @@ class Space:
         self.patches = math.prod(self.grid)
         self.dense = whole_macs(self.body, self.grid)
         self._stack = self._empty_stack()
-        self._order = self._steps(self._stack)
+        self.turns = plan_turns(self._stack, self.body.depth, prediction_only)
+        self._order = [step for turn in self.turns for step in (*turn.before, *turn.between)]
         self.mixes = tuple(set(step.method.option_names()) >= LISTS for step in self._order)
 
     @property
@@ -89,9 +92,30 @@ class Space:
         return len(self._order)
 
     @property
+    def steps(self) -> tuple[Step, ...]:
+        """The places, in the order in which they act."""
+        return tuple(self._order)
+
+    @property
     def blocks(self) -> tuple[int, ...]:
         """The block of each place."""
         return tuple(step.place.block for step in self._order)
+
+    @cached_property
+    def kinds(self) -> tuple[str, ...]:
+        """What to call blocks of one shape, block by block. Raises ValueError for models whose blocks have several
+        grids.
+
+        Example:
+            >>> Space(model, ["tome"], prediction_only=True).kinds
+            ('block', 'block', 'block', 'last block')
+        """
+        body, n, blocks = self.body, self.patches, range(self.body.depth)
+        if len({body.grid_at(i, self.grid) for i in blocks}) > 1:
+            raise ValueError("milliseconds are measured where all blocks have one grid: give shares of MACs here")
+        shapes = [(body.channels(i), body.heads(i), body.block_macs(i, n, n, self.grid)) for i in blocks]
+        names = ["block" if len(set(shapes)) == 1 else f"block from {shapes.index(shape)}" for shape in shapes]
+        return tuple(LAST_BLOCK if turn.predicts else name for turn, name in zip(self.turns, names, strict=True))
 
     @property
     def name(self) -> str:
@@ -140,13 +164,28 @@ class Space:
         blocks, _ = plan_cost(self.body, self.methods(shape), self.grid, prediction_only=self.prediction_only)
         return tuple(block.mlp_tokens or block.attention_tokens for block in blocks)
 
+    def walk(self, shape: Shape) -> Iterator[tuple[Turn, Step | None, int, int]]:
+        """(the turn, who takes tokens in it, patch tokens before that, and behind it) of every block, by arithmetic
+        alone: where a method cannot take as many as the shape says it takes fewer, which `shape_of` knows."""
+        leaving = {step.place.block: (step, n, out) for step, n, out in self._leaving(shape)}
+        n = self.patches
+        for turn in self.turns:
+            step, before, out = leaving.get(turn.block, (None, n, 0))
+            yield turn, step if out else None, before, before - out
+            n = n if step is not None and step.restore_before is not None else before - out
+
+    def _leaving(self, shape: Shape) -> Iterator[tuple[Step, int, int]]:
+        """For every place, in the order in which they act: it, the patch tokens before it, and how many leave."""
+        n = self.patches
+        for step, removed in zip(self._order, shape.removed, strict=True):
+            leaving = min(removed, n // 2 if step.method.dial == "r" else n - FEWEST)
+            yield step, n, leaving
+            n = n if step.restore_before is not None else n - leaving
+
     def _rates(self, shape: Shape) -> Iterator[tuple[int, Any]]:
         """For every place, in the order in which they act, its method's number and what the method takes there."""
-        n = self.patches
-        for j, step in enumerate(self._order):
-            leaving = min(shape.removed[j], n // 2 if step.method.dial == "r" else n - FEWEST)
-            yield step.method.number, self._rate(step.method, step.place, n, leaving, shape.dropped[j])
-            n = n if step.restore_before is not None else n - leaving
+        for (step, n, leaving), dropped in zip(self._leaving(shape), shape.dropped, strict=True):
+            yield step.method.number, self._rate(step.method, step.place, n, leaving, dropped)
 
     def _rate(self, method: Method, place: Place, n: int, leaving: int, dropped: float) -> Any:
         if set(method.option_names()) >= LISTS:
@@ -192,10 +231,6 @@ class Space:
             if j != place and step.restore_before is None
         )
         return max(self.patches - FEWEST - gone, 0)
-
-    def _steps(self, methods: Sequence[Method]) -> list[Step]:
-        turns = plan_turns(methods, self.body.depth, self.prediction_only)
-        return [step for turn in turns for step in (*turn.before, *turn.between)]
 
 
 def _admitted(body: Backbone, name: str, blocks: Sequence[int]) -> Method:

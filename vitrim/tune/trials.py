@@ -26,6 +26,7 @@ class Trials:
 
     def __init__(self, path: Path | None, asked: dict[str, Any], restart: bool = False):
         self.path, self._known = path, {}
+        self._tables: dict[str, Any] = {}
         self._begin: list[dict[str, Any]] = []
         head = {"asked": json.loads(json.dumps(asked))}
         if path is None:
@@ -36,7 +37,8 @@ class Trials:
                 f"{shortened(path)} holds an unfinished search that was asked something else: give what it was given, "
                 "another --out, or --overwrite to begin again"
             )
-        self._known = {(line["of"], _key(line)): line for line in lines[1:]}
+        self._tables = {line["of"]: line["table"] for line in lines[1:] if "table" in line}
+        self._known = {(line["of"], _key(line)): line for line in lines[1:] if "table" not in line}
         self._begin = [head, *lines[1:]]  # written before the first trial is added, without what was torn
 
     def known(self, of: str, shape: Shape) -> tuple[bool, float] | None:
@@ -48,19 +50,42 @@ class Trials:
         """A plan was judged."""
         line = {"of": of, "removed": shape.removed, "dropped": shape.dropped, "better": better, "distance": distance}
         self._known[of, (shape.removed, shape.dropped)] = line
-        if self.path is not None:
-            if self._begin:
-                _write(self.path, self._begin)
-                self._begin = []
-            with _refused(self.path), open(self.path, "ab") as file:
-                file.write(json.dumps(line).encode() + b"\n")
-                file.flush()
-                os.fsync(file.fileno())
+        self._append(line)
+
+    def table(self, of: str) -> dict[str, Any] | None:
+        """What was measured before the search of a stack, if it was: another measurement would be another search."""
+        return self._tables.get(of)
+
+    def add_table(self, of: str, table: dict[str, Any]) -> None:
+        """A stack's costs were measured."""
+        self._tables[of] = table
+        self._append({"of": of, "table": table})
+
+    def _append(self, line: dict[str, Any]) -> None:
+        if self.path is None:
+            return
+        if self._begin:
+            _write(self.path, self._begin)
+            self._begin = []
+        with _refused(self.path), open(self.path, "ab") as file:
+            file.write(json.dumps(line).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
 
     def end(self) -> None:
         """The search is over, and what it has found is written."""
         if self.path is not None:
             self.path.unlink(missing_ok=True)
+
+
+def kept_plans(path: Path) -> int:
+    """How many plans a list of trials holds; 0 where there is none.
+
+    Example:
+        >>> kept_plans(Path("nowhere.jsonl"))
+        0
+    """
+    return sum("better" in line for line in _read(path))
 
 
 def _key(line: dict[str, Any]) -> tuple[tuple[int, ...], tuple[float, ...]]:

@@ -51,7 +51,7 @@ def file_plans(files: Sequence[Path]) -> list[FilePlan]:
 
 def any_method(method: Any) -> bool:
     """Whether reduced models are asked for beside files, which stand alone otherwise."""
-    return bool(method.method or method.options or method.macs or method.plan or method.prediction_only or method.guide)
+    return method.asks
 
 
 def on_cpu(run: RunOptions, path: Path) -> None:

@@ -152,8 +152,7 @@ def _of_this_process(run: Any) -> tuple[torch.device, str]:
 
 def _plan(subject: Subject, method: Any, seed: int) -> Plan | None:
     """The reduced model that is asked for; None: none is, and the dense one runs."""
-    wanted = method.method or method.options or method.macs or method.plan or method.prediction_only or method.guide
-    return one_plan(subject, method, seed) if wanted or subject.saved is not None else None
+    return one_plan(subject, method, seed) if method.asks or subject.saved is not None else None
 
 
 def _places(words: Sequence[str]) -> dict[str, str]:

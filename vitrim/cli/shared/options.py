@@ -92,6 +92,7 @@ class MethodChoice:
     plan: Path | None = option(
         "a plan that vitrim tune has written, in the place of a method; of a front --macs says which", metavar="FILE"
     )
+    latency: tuple[float, ...] = option("which plan of a front for milliseconds, in the place of --macs", ())
     prediction_only: bool = option(
         "let the last block compute class tokens alone, where the head reads no others: same prediction, fewer MACs",
         False,
@@ -101,3 +102,9 @@ class MethodChoice:
 
     def __post_init__(self):
         self.options: dict[str, Any] = {}  # those of the methods, by name
+
+    @property
+    def asks(self) -> bool:
+        """Whether a reduced model is asked for."""
+        budgets, plans = self.macs or self.latency, self.plan or self.prediction_only
+        return bool(self.method or self.options or budgets or plans or self.guide)

@@ -17,6 +17,7 @@ from ...runtime.plan_file import pick, read_plans
 from .method_options import SHARED, given_options
 from .model import Subject, open_guide
 
+BUDGETS = ("macs", "latency")  # of plans that were searched for
 DEFAULT_METHOD = "evit"
 DEFAULT_RATES = (0.9, 0.7, 0.5)  # of `compare`, for methods with a keep rate
 
@@ -46,7 +47,9 @@ def one_plan(subject: Subject, config: Any, seed: int) -> Plan:
     Raises ValueError for options that the method does not take, and for a budget beside a keep rate.
     """
     if config.plan is not None:
-        return _searched(subject, config, pick(_front(config), *_one("--macs", config.macs or (None,))))
+        given = {name: _one(f"--{name}", getattr(config, name))[0] for name in BUDGETS if getattr(config, name)}
+        return _searched(subject, config, pick(_front(config), **given))
+    _check_plan(config)
     names, given, budgets = config.method, _given(subject, config), config.macs
     saved = _kept(subject, config, given)
     if saved is not None:
@@ -71,7 +74,9 @@ def many_plans(subject: Subject, config: Any, seed: int, rates: Sequence[float] 
     """
     if config.plan is not None:
         front = _front(config)
-        return [_searched(subject, config, plan) for plan in ([pick(front, b) for b in config.macs] or front)]
+        picked = [pick(front, **{name: budget}) for name in BUDGETS for budget in getattr(config, name)]
+        return [_searched(subject, config, plan) for plan in picked or front]
+    _check_plan(config)
     names, given, budgets = config.method, _given(subject, config), config.macs
     saved = _kept(subject, config, given)
     if saved is not None:
@@ -82,6 +87,14 @@ def many_plans(subject: Subject, config: Any, seed: int, rates: Sequence[float] 
     dense = [plan_of(_reduced(subject, [], prediction_only=True))] if config.prediction_only else []
     plans = [*dense, *(plan for name in names for plan in _rows(subject, config, name, given, seed, rates))]
     return list({plan.label: plan for plan in plans}.values())
+
+
+def _check_plan(config: Any) -> None:
+    if config.latency:
+        raise ValueError(
+            f"--latency {config.latency[0]:g} picks a plan of --plan: vitrim tune --latency finds them; for a method's "
+            "own plan give --macs"
+        )
 
 
 def _front(config: Any) -> tuple[SearchedPlan, ...]:

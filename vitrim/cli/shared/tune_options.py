@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ...common.files import check_new
-from .options import MODELS_OWN, ModelOptions, OutputOptions
+from .options import MODELS_OWN, PRECISIONS, ModelOptions, OutputOptions
 from .spec import Command, option, required
 
 ENDINGS = (".json",)
@@ -24,7 +24,12 @@ class SearchOptions:
         "methods to search, each for itself; a stack as tome+evit: the first in the first half of the blocks",
         ("prunemerge",), common=True, metavar="NAME",
     )  # fmt: skip
-    macs: tuple[float, ...] = option("budgets, shares of the dense cost; several make a front", (0.5,), common=True)
+    macs: tuple[float, ...] = option(
+        "budgets, shares of the dense MACs; several make a front", (), shown="0.5", common=True
+    )
+    latency: tuple[float, ...] = option("budgets, shares of the dense milliseconds, in the place of --macs", ())
+    batch_size: int | None = option("images at a time, for --latency", shown="16 on a CPU, 128 elsewhere")
+    precision: str = option("numbers to compute in, for --latency", "float32", choices=PRECISIONS)
     trials: int = option("plans to judge for each method and budget", 300, common=True)
     images: int = option("photographs to search on", 256, common=True)
     held_out: int = option("other photographs, to report on", 256)
@@ -48,11 +53,23 @@ def check_tune(config: Any) -> None:
             raise ValueError(f"--{name} {getattr(search, name)}: give a whole number from 1")
     if search.held_out < 0:
         raise ValueError(f"--held-out {search.held_out}: give a whole number from 0")
-    for share in search.macs:
-        if not 0 < share < 1:
-            raise ValueError(
-                f"--macs {share:g} is no share of the dense cost: give numbers between 0 and 1, such as 0.5"
-            )
+    _check_budgets(config)
+
+
+def _check_budgets(config: Any) -> None:
+    search = config.search
+    if search.macs and search.latency:
+        raise ValueError("--macs and --latency are both given: a search has one kind of budget, leave one out")
+    for name in ("batch_size", "precision"):
+        flag = name.replace("_", "-")
+        if flag in config.given and not search.latency:
+            raise ValueError(f"--{flag} is about milliseconds: give --latency too, or leave it out")
+    for flag, shares in (("--macs", search.macs), ("--latency", search.latency)):
+        for share in shares:
+            if not 0 < share < 1:
+                raise ValueError(
+                    f"{flag} {share:g} is no share of the dense cost: give numbers between 0 and 1, such as 0.5"
+                )
 
 
 TUNE = Command(
@@ -64,6 +81,7 @@ TUNE = Command(
     (
         "vitrim tune photos --model deit_small_patch16_224 --out plan.json",
         "vitrim tune photos --model deit_small_patch16_224 --macs 0.7 0.5 --out f.json",
+        "vitrim tune photos --model deit_small_patch16_224 --latency 0.5 --batch-size 1 --out b1.json",
     ),
     {"model": ModelOptions, "search": SearchOptions, "output": OutputOptions},
     takes="data",
