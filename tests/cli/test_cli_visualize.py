@@ -238,7 +238,6 @@ WORDS = {
     "behind a value": ["a", "--model", "m", "b", "--overwrite"],
     "behind a flag": ["a", "--model", "m", "--overwrite", "b"],
     "by name": ["--images", "a", "b", "--model", "m", "--overwrite"],
-    "half by name": ["a", "--model", "m", "--overwrite", "--images", "b"],
 }
 
 

@@ -24,6 +24,7 @@ from ..tune import Row, tune
 from ..tune.drawing import draw
 from ..tune.search import FEWEST_PHOTOGRAPHS
 from .shared.config_file import asked
+from .shared.early_extras import each_extra
 from .shared.export_images import read_all
 from .shared.model import Subject, open_model
 from .shared.table import Column, Printer
@@ -34,8 +35,7 @@ TRIALS = ".trials.jsonl"
 def run(config: Any) -> None:
     """Search what the arguments name."""
     search = config.search
-    if search.picture is not None:
-        require("plot", "vitrim tune --picture")
+    each_extra(require, config)
     if search.threads is not None:
         torch.set_num_threads(search.threads)
     device = as_device(search.device or best_device())

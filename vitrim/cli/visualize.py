@@ -20,6 +20,7 @@ from ..view.figures import MOST_ROWS, check_blocks, draw, save_figure, short_nam
 from ..view.looking import Seen, look
 from ..view.page import write_page
 from .shared.config_file import asked
+from .shared.early_extras import each_extra
 from .shared.look_options import PAGES
 from .shared.measure import best_device
 from .shared.model import open_model
@@ -32,7 +33,7 @@ HEADS = ("photograph", "model", "MACs", "answer")
 
 def run(config: Any) -> None:
     """Draw what the arguments name."""
-    require("plot", "vitrim visualize")
+    each_extra(require, config)
     asks = config.look
     out, files = asks.out or unused(DEFAULT_FIGURE), find_pictures(asks.images)
     plans, name = _models(config)

@@ -27,6 +27,7 @@ from ...inference.outputs import Output
 from ...inference.processes import Processes, own_device
 from ...inference.runs import Done, Run, part_size, told_of, with_batch_for
 from .config_file import asked
+from .early_extras import each_extra
 from .measure import CPU_BATCH, OTHER_BATCH
 from .model import Subject, open_model
 from .plans import Plan, one_plan
@@ -41,8 +42,7 @@ class Inference:
 
     def __init__(self, config: Any):
         run = config.run
-        if run.engine == "ray":
-            require("ray", "--engine ray")
+        each_extra(require, config)
         self.config, self.processes = config, Processes()
         if run.threads is not None:
             torch.set_num_threads(run.threads)

@@ -9,7 +9,7 @@ from typing import Any
 
 from ...common.files import check_new, check_output
 from .options import MODELS_OWN, PRECISIONS, MethodChoice, ModelOptions, OutputOptions
-from .spec import Command, option, required
+from .spec import PLACES, Command, option, required
 
 TABLES = (".csv", ".jsonl", ".ndjson", ".parquet")
 STATE = "_run.json"  # what a run leaves in a folder that it has written, or is about to
@@ -126,8 +126,6 @@ def _ended(out: Path) -> bool:
 
 
 _GROUPS = {"model": ModelOptions, "method": InferenceMethod, "data": InferenceData, "run": InferenceRun}
-_PLACES = "several values: one for each of the method's places"
-
 PREDICT = Command(
     "predict",
     "the likeliest classes of every image of a folder, a .tar or a list, in one table",
@@ -139,7 +137,7 @@ PREDICT = Command(
         "vitrim predict 'photos/**/*.jpg' --checkpoint runs/evit --out classes.parquet",
     ),
     {**_GROUPS, "out": PredictionOptions, "output": OutputOptions},
-    _PLACES,
+    PLACES,
     takes="data",
     check=check_predict,
 )
@@ -153,7 +151,7 @@ EMBED = Command(
         "vitrim embed photos.tar --checkpoint runs/evit --dense --out features",
     ),
     {**_GROUPS, "out": FeatureOptions, "output": OutputOptions},
-    _PLACES,
+    PLACES,
     takes="data",
     check=check_embed,
 )

@@ -13,6 +13,7 @@ from ...runtime.describing import name_of, options_of
 from ...runtime.model import ReducedViT, unwrap
 from ...runtime.plan_file import Plan as SearchedPlan
 from ...runtime.plan_file import pick, read_plans
+from .early_methods import one
 from .method_options import SHARED, given_options
 from .model import Subject, open_guide
 
@@ -45,18 +46,18 @@ def one_plan(subject: Subject, config: Any, seed: int) -> Plan:
     Raises ValueError for options that the method does not take, and for a budget beside a keep rate.
     """
     if config.plan is not None:
-        return _searched(subject, config, pick(_front(config), *_one("--macs", config.macs or (None,))))
+        return _searched(subject, config, pick(_front(config), *one("--macs", config.macs or (None,))))
     names, given, budgets = config.method, _given(subject, config), config.macs
     saved = _kept(subject, config, given)
     if saved is not None:
         return plan_of(saved)
-    (name,) = _one("--method", _known(subject, names))
+    (name,) = one("--method", _known(subject, names))
     dial = METHODS[name].dial
     options = _options(subject, name, _singles(given), seed)
     if budgets:
         if dial in given:
             raise ValueError(f"--macs solves for --{dial}: give one of the two")
-        return _budgeted(subject, name, options, *_one("--macs", budgets), config.prediction_only)
+        return _budgeted(subject, name, options, *one("--macs", budgets), config.prediction_only)
     return plan_of(_reduced(subject, make_method(name, **options), prediction_only=config.prediction_only))
 
 
@@ -232,12 +233,6 @@ def remarks(plans: Sequence[Plan], config: Any) -> list[str]:
         if len(rows) == 1 < len(plans) and not config.macs and METHODS[name].dial not in given:
             found.append(f"{rows[0].label} is the method's default: --{METHODS[name].dial} or --macs gives more rows")
     return found
-
-
-def _one(option: str, given: Sequence[Any]) -> Sequence[Any]:
-    if len(given) > 1:
-        raise ValueError(f"{option} {' '.join(map(str, given))}: give one here; vitrim compare takes several")
-    return given
 
 
 def _singles(given: dict[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,9 @@ from typing import Any
 
 from .kinds import Kind, kind_of
 
+# What several values of a keep rate mean to a command (`Command.dial`). With PLACES it takes one method at a time.
+PLACES, ROWS = "several values: one for each of the method's places", "several values: one row for each"
+
 
 @dataclass(frozen=True)
 class Option:
