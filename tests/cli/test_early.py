@@ -67,7 +67,7 @@ WRONG = {
     ],
     "there is no file or folder absent: give a folder of any depth, a photograph, a .tar": ["predict", "absent", *OUT],
     "DATA is given in two ways, a and b": ["predict", "a", "--data", "b", *OUT],
-    "DATA is given in two ways, b and a": ["diagnose", "--data", "b", "--limit", "3", "a"],
+    "DATA is given in two ways, b and a": ["diagnose", "b", "--data", "a"],
     "IMAGES is given in two ways, a and b": ["visualize", "a", "--overwrite", "--images", "b"],
     "timm has no model 'nonsense': timm.list_models()": ["predict", ".", *OUT, "--model", "nonsense"],
     "did you mean deit_tiny_patch16_224": ["profile", "--model", "deit_tiny_patch16_22"],

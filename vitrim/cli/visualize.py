@@ -13,7 +13,7 @@ from .._version import __version__
 from ..common.extras import require
 from ..common.files import unused, write_json
 from ..common.progress import progress
-from ..common.text import counted, shortened, visible
+from ..common.text import counted, portable, shortened, visible
 from ..data.pictures import UnreadablePicture, find_pictures
 from ..evaluate.timing import as_device
 from ..view.figures import MOST_ROWS, check_blocks, draw, save_figure, short_name
@@ -89,7 +89,7 @@ def _look(plans: Sequence[Plan], files: Sequence[Path]) -> tuple[dict[str, list[
     with progress("looking at the photographs", total=len(files)) as report:
         for number, file in enumerate(files):
             try:
-                seen[str(file)] = look(models, file)
+                seen[portable(str(file))] = look(models, file)
             except UnreadablePicture as error:
                 skipped.append(str(error))
                 if len(files) > 1:

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..common.places import check_pictures
-from ..common.text import shortened
+from ..common.text import portable, shortened
 from .decoding import decode, reason_of
 from .folders import below
 from .photographs import mode_of, transform_of
@@ -52,7 +52,7 @@ def prepared(picture: Image.Image | str | Path, config: dict) -> Float[Tensor, "
     try:
         return transform_of(config)(decode(file, mode_of(config)))
     except Exception as error:  # decoders raise almost anything
-        name = "the image" if isinstance(picture, Image.Image) else shortened(picture)
+        name = "the image" if isinstance(picture, Image.Image) else shortened(portable(str(picture)))
         raise UnreadablePicture(f"{name} cannot be read: {reason_of(error)}") from error
 
 
