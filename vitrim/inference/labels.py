@@ -8,10 +8,12 @@ from typing import Any
 
 from torch import nn
 
+from ..common.kinds_given import check_path, check_several
 from ..common.text import counted, shortened
 from ..data.class_map import names_in_order, read_class_map
 from ..data.classes import WNID, english, imagenet_names
 
+_FORMS = "give names in the model's order, {name: index}, or a file of these"
 UNNAMED = "no names are known: labels are class indices"
 
 
@@ -38,6 +40,10 @@ def label_names(
 
 
 def _given(given: str | Path | Sequence[str] | Mapping[str, int], count: int) -> tuple[str, ...]:
+    if isinstance(given, (str, Path)):
+        check_path("class_names", given, _FORMS)
+    else:
+        check_several("class_names", given, _FORMS)
     listed = isinstance(given, Sequence) and not isinstance(given, str)
     if listed and len(given) != count:
         raise ValueError(

@@ -16,6 +16,7 @@ from torch import nn
 from ..common.errors import OptionError
 from ..common.extras import require
 from ..common.files import write_whole
+from ..common.kinds_given import one_or_several
 from ..common.text import shortened
 from .drawing import (
     DROPPED_COLOUR,
@@ -62,12 +63,10 @@ def figure(models: nn.Module | Sequence[nn.Module], pictures: Any, blocks: Seque
         >>> drawn = figure(fast, ["photos/cat/0.png", "photos/dog/0.png"])
         >>> drawn.savefig("patches.png")
     """
-    models = [models] if isinstance(models, nn.Module) else list(models)
-    several = isinstance(pictures, Sequence) and not isinstance(pictures, str)
-    pictures = list(pictures) if several else [pictures]
-    if not models or not pictures:
+    shown, pictures = one_or_several(models), one_or_several(pictures)
+    if not shown or not pictures:
         raise ValueError("nothing to show: give at least one reduced model and one picture")
-    return draw([look(models, picture) for picture in pictures], _names(pictures), blocks)
+    return draw([look(shown, picture) for picture in pictures], _names(pictures), blocks)
 
 
 def draw(seen: Sequence[Sequence[Seen]], names: Sequence[str], blocks: Sequence[int] | None = None) -> Figure:
