@@ -50,7 +50,8 @@ def run(config: Any) -> None:
         write_page(out, list(seen.values()), [visible(file) for file in seen], notes=notes)
     else:
         save_figure(out, draw(list(seen.values()), [short_name(file) for file in seen], asks.blocks or None))
-    printer.line(f"the picture is {out.expanduser().resolve()}")
+    kind = "page" if out.suffix.lower() in PAGES else "picture"
+    printer.line(f"the {kind} is {out.expanduser().resolve()}")
     figures = {"model": name, "images": _figures(seen, plans), "skipped": skipped, "vitrim": __version__}
     write_json(config.output.json, {**asked(config), **figures})
 

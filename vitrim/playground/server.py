@@ -52,10 +52,11 @@ def serve(
 
 @dataclass(frozen=True)
 class Place:
-    """A socket that listens, and a folder for uploads."""
+    """A socket that listens at an address, and a folder for uploads."""
 
     sock: socket.socket
     uploads: str
+    host: str = HOST
 
 
 def serve_at(here: Place, models: Mapping[str, nn.Module | Offer], ready: Callable[[str], None] = print) -> None:
@@ -81,7 +82,7 @@ def place(host: str, port: int | None) -> Generator[Place]:
         # Before gradio is imported, which makes folders. No use is reported to anyone.
         stack.enter_context(_environment(GRADIO_TEMP_DIR=uploads, GRADIO_ANALYTICS_ENABLED="False"))
         require("playground", "vitrim playground")
-        yield Place(stack.enter_context(listening(host, port)), uploads)
+        yield Place(stack.enter_context(listening(host, port)), uploads, host)
 
 
 def _server(showing: Showing, here: Place) -> Any:
@@ -104,7 +105,7 @@ def _server(showing: Showing, here: Place) -> Any:
         theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),  # fetched from nowhere
         css=STYLE.read_text(encoding="utf-8"),
     )
-    gated: Any = Gate(app, here.uploads, MOST_BYTES + MULTIPART)
+    gated: Any = Gate(app, here.uploads, MOST_BYTES + MULTIPART, here.host)
     return uvicorn.Server(uvicorn.Config(gated, log_level="critical", timeout_graceful_shutdown=PATIENCE))
 
 

@@ -74,4 +74,5 @@ PLAYGROUND = Command(
     ),
     {"server": ServerOptions, "model": PlaygroundModelOptions},
     check=check_playground,
+    begins="starting the playground; its address comes in some seconds",
 )

@@ -51,6 +51,7 @@ class Command:
     takes:    the option whose value, or values, may stand without its name; that name in capitals in the help
     endings:  of the file that --out names, where it is one file
     check:    raises ValueError for options that do not go together; it imports nothing slow
+    begins:   a line for the terminal before anything slow is imported, of what answers late
     """
 
     name: str
@@ -65,6 +66,7 @@ class Command:
     takes: str = ""
     endings: tuple[str, ...] = ()
     check: Callable[[Any], None] = lambda config: None
+    begins: str = ""
 
     def options(self) -> Iterator[Option]:
         """Its options, in order; those of methods come besides."""
