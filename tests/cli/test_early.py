@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import socket
 import subprocess
@@ -95,8 +96,6 @@ def test_none_of_these_imports_torch(tmp_path):
         "codes = [main(words) for words in json.loads(sys.argv.pop(1))]\n"
         "sys.exit(set(codes) != {2} or 'torch' in sys.modules)"
     )
-    import json
-
     words = json.dumps(list(WRONG.values()))
     where = str(Path(vitrim.__file__).parent)
     done = subprocess.run([sys.executable, "-c", script, where, words], capture_output=True, cwd=tmp_path, timeout=60)
@@ -122,6 +121,32 @@ def test_a_busy_port_is_told_at_once(capsys):
     with socket.create_server(("127.0.0.1", 0)) as busy:
         assert cli.main(["playground", "--port", str(busy.getsockname()[1])]) == 2
     assert "is busy: give another one" in capsys.readouterr().err
+
+
+ASKED = {"command": "predict", "model": "deit_tiny_patch16_224", "method": "evit", "split": None, "data": "/a"}
+OTHERS = {
+    "other command": (["embed", ".", *OUT], {}),
+    "other model": (["predict", ".", *OUT, "--model", "vit_tiny_patch16_224"], {}),
+    "other method": (["predict", ".", *OUT, "--method", "tome"], {}),
+    "other precision": (["predict", ".", *OUT, "--precision", "bfloat16"], {"precision": "float32"}),
+    "other split": (["predict", ".", *OUT, "--split", "val"], {}),
+    "other data": (["predict", ".", *OUT], {}),
+    "other dense": (["embed", ".", *OUT, "--dense"], {"command": "embed", "dense": False}),
+}
+
+
+@pytest.mark.parametrize("said", OTHERS)
+def test_an_unfinished_run_that_was_asked_something_else_is_told_at_once(said, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli, "import_module", None)
+    words, more = OTHERS[said]
+    (tmp_path / "a.csv.parts").mkdir()
+    asked = tmp_path / "a.csv.parts" / "asked.json"
+    asked.write_text(json.dumps({**ASKED, **more}))
+    assert cli.main(words) == 2
+    err = capsys.readouterr().err
+    assert f"a.csv.parts holds an unfinished run with {said}" in err and err.count("\n") == 1
+    assert json.loads(asked.read_text()) == {**ASKED, **more}
 
 
 def test_an_extra_that_is_missing_is_told_at_once(capsys, tmp_path, monkeypatch):
