@@ -174,7 +174,8 @@ def as_reduced(model: nn.Module) -> ReducedViT:
     """The reduced model of whatever library, out of its wrappers. Raises ValueError for one that is not reduced."""
     fast = unwrap(model) if isinstance(model, nn.Module) else model
     if not isinstance(fast, ReducedViT):
-        raise ValueError(f'{told(fast)} is no reduced model: give vitrim.reduce(model, "evit") or the like')
+        what = type(fast).__name__ if isinstance(fast, nn.Module) else told(fast)
+        raise ValueError(f'{what} is no reduced model: give vitrim.reduce(model, "evit") or the like')
     return fast
 
 

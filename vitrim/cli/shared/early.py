@@ -30,9 +30,16 @@ MODELS = ("model", "guide")
 DEVICES = ("cpu", "cuda", "mps", "xpu", "xla", "hpu", "hip", "mtia", "meta")
 
 
+DEVICES_OF = {
+    "": "cpu, cuda, cuda:1 or mps",
+    "finetune": "cpu or cuda; several GPUs by accelerate launch or torchrun",
+}
+
+
 def check_early(command: Command, config: Any) -> None:
     """Raise ValueError for what could never work: before anything slow is imported."""
     groups = [getattr(config, group) for group in command.groups]
+    check_methods(command, config)
     for group in groups:
         _check_numbers(group)
         for name, kind in FILES.items():
@@ -40,11 +47,10 @@ def check_early(command: Command, config: Any) -> None:
                 _check_file(name, kind, path)
         _check_outputs(command, group)
     _check_apart(groups)
-    check_methods(command, config)
     command.check(config)
     each_extra(require_found, config)
     for group in groups:
-        _check_names(group, known=not config.imports)
+        _check_names(group, known=not config.imports, devices=DEVICES_OF.get(command.name, DEVICES_OF[""]))
         for place in (place for name in IMAGES for place in _given(group, name)):
             check_there(place, UNLABELLED if command.takes else LABELLED)
             check_holds_images(place)
@@ -66,13 +72,14 @@ def _check_numbers(group: Any) -> None:
             raise ValueError(f"--crop-pct {share:g}: give a share in (0, 1], such as 0.9")
 
 
-def _check_names(group: Any, known: bool) -> None:
-    """Names of models and devices. known: all models are timm's, as no file of the user's has named others to it."""
+def _check_names(group: Any, known: bool, devices: str) -> None:
+    """Names of models and devices. known: all models are timm's, as no file of the user's has named others to it;
+    devices: what to give, in words"""
     for name in (name for option in MODELS for name in _given(group, option)) if known else ():
         check_model_name(name)
     for device in _given(group, "device"):
         if not re.fullmatch(rf"({'|'.join(DEVICES)})(:\d+)?", device):
-            raise ValueError(f"--device {device}: give cpu, cuda, cuda:1 or mps")
+            raise ValueError(f"--device {device}: give {devices}")
 
 
 def _check_outputs(command: Command, group: Any) -> None:

@@ -24,6 +24,7 @@ def check_methods(command: Command, config: Any) -> None:
     for rate in _several(method.options.get("keep", ())):
         if isinstance(rate, float) and not 0 < rate <= 1:
             raise ValueError(f"--keep {rate:g} is not in (0, 1]: {KEEP_HINT}")
+    check_plan_alone(method)
     if command.dial == PLACES:
         folder = config.model.checkpoint
         if folder is None or not folder.expanduser().is_dir():  # of which all methods may be named
@@ -32,6 +33,15 @@ def check_methods(command: Command, config: Any) -> None:
         _check_dial(method)
     if getattr(method, "guide_checkpoint", None) is not None and method.guide is None:
         raise ValueError(f"--guide-checkpoint {method.guide_checkpoint}: say with --guide which model it belongs to")
+
+
+def check_plan_alone(method: Any) -> None:
+    """Raise ValueError where a method, or an option of one, is typed beside a plan."""
+    plan = getattr(method, "plan", None)
+    if plan is not None:
+        beside = ["method"] * bool(method.method) + list(method.options) + ["guide"] * (method.guide is not None)
+        if beside:
+            raise ValueError(f"--plan {plan} says which method with which options: leave out --{beside[0]}")
 
 
 def one(option: str, given: Sequence[Any]) -> Sequence[Any]:

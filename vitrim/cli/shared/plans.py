@@ -13,7 +13,7 @@ from ...runtime.describing import name_of, options_of
 from ...runtime.model import ReducedViT, unwrap
 from ...runtime.plan_file import Plan as SearchedPlan
 from ...runtime.plan_file import pick, read_plans
-from .early_methods import one
+from .early_methods import check_plan_alone, one
 from .method_options import SHARED, given_options
 from .model import Subject, open_guide
 
@@ -84,9 +84,7 @@ def many_plans(subject: Subject, config: Any, seed: int, rates: Sequence[float] 
 
 def _front(config: Any) -> tuple[SearchedPlan, ...]:
     """The plans of `--plan`. Raises ValueError where a method, or an option of one, is typed beside it."""
-    beside = ["method"] * bool(config.method) + list(given_options(config)) + ["guide"] * (config.guide is not None)
-    if beside:
-        raise ValueError(f"--plan {config.plan} says which method with which options: leave out --{beside[0]}")
+    check_plan_alone(config)
     return read_plans(config.plan)
 
 
