@@ -50,10 +50,11 @@ def check_early(command: Command, config: Any) -> None:
     command.check(config)
     each_extra(require_found, config)
     for group in groups:
-        _check_names(group, known=not config.imports, devices=DEVICES_OF.get(command.name, DEVICES_OF[""]))
         for place in (place for name in IMAGES for place in _given(group, name)):
             check_there(place, UNLABELLED if command.takes else LABELLED)
             check_holds_images(place)
+    for group in groups:
+        _check_names(group, known=not config.imports, devices=DEVICES_OF.get(command.name, DEVICES_OF[""]))
 
 
 def _given(group: Any, name: str) -> Sequence[Any]:
