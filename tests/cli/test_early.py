@@ -70,7 +70,7 @@ WRONG = {
     "DATA is given in two ways, a and b": ["predict", "a", "--data", "b", *OUT],
     "DATA is given in two ways, b and a": ["diagnose", "b", "--data", "a"],
     "IMAGES is given in two ways, a and b": ["visualize", "a", "--overwrite", "--images", "b"],
-    "timm has no model 'nonsense': timm.list_models()": ["predict", ".", *OUT, "--model", "nonsense"],
+    "timm has no model 'nonsense': timm.list_models()": ["profile", "--model", "nonsense"],
     "did you mean deit_tiny_patch16_224": ["profile", "--model", "deit_tiny_patch16_22"],
     "timm has no model 'nobody'": ["profile", *ON[:2], "--guide", "nobody"],
     "--limit 0: give a whole number from 1": ["evaluate", *ON, "--limit", "0"],

@@ -49,10 +49,11 @@ def check_early(command: Command, config: Any) -> None:
     _check_apart(groups)
     command.check(config)
     each_extra(require_found, config)
-    for group in groups:
-        for place in (place for name in IMAGES for place in _given(group, name)):
-            check_there(place, UNLABELLED if command.takes else LABELLED)
-            check_holds_images(place)
+    places = [place for group in groups for name in IMAGES for place in _given(group, name)]
+    for place in places:
+        check_there(place, UNLABELLED if command.takes else LABELLED)
+    for place in places:
+        check_holds_images(place)
     for group in groups:
         _check_names(group, known=not config.imports, devices=DEVICES_OF.get(command.name, DEVICES_OF[""]))
 
