@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from numbers import Integral
-from pathlib import Path
+from os import PathLike
 from typing import Any
 
 from .errors import OptionError
@@ -19,7 +19,7 @@ def check_path(name: str, given: Any, way: str = "give a path as text or Path") 
         Traceback (most recent call last):
         ValueError: folder is '': give a path as text or Path
     """
-    if not isinstance(given, (str, Path)) or given == "" or "\0" in str(given):
+    if not isinstance(given, (str, PathLike)) or given == "" or "\0" in str(given):
         raise ValueError(f"{name} is {told(given)}: {way}")
 
 

@@ -21,8 +21,8 @@ def portable(name: str) -> str:
     before such letters anyway as `\\x5c`. So no two names become one, and `name_of` has the bytes again.
 
     Example:
-        >>> print(portable("caf\\udce9.jpg"), portable(r"caf\xe9.jpg"), portable(r"a\b.jpg"))
-        caf\xe9.jpg caf\x5cxe9.jpg a\b.jpg
+        >>> print(portable("caf\\udce9.jpg"), portable(r"caf\\xe9.jpg"), portable(r"a\\b.jpg"))
+        caf\\xe9.jpg caf\\x5cxe9.jpg a\\b.jpg
     """
     return _BYTE.sub(_as_escape, _ESCAPE.sub(r"\\x5c\1", name))
 
@@ -31,8 +31,8 @@ def name_of(text: str) -> bytes:
     """The bytes of the file's name that `portable` has made into this text.
 
     Example:
-        >>> name_of(r"caf\xe9.jpg"), name_of(r"caf\x5cxe9.jpg")
-        (b'caf\xe9.jpg', b'caf\\xe9.jpg')
+        >>> name_of(r"caf\\xe9.jpg"), name_of(r"caf\\x5cxe9.jpg")
+        (b'caf\\xe9.jpg', b'caf\\\\xe9.jpg')
     """
     escaped = re.compile(_ESCAPE.pattern.encode())
     return escaped.sub(lambda found: bytes([int(found[1][1:], 16)]), text.encode())
