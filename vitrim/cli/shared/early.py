@@ -47,8 +47,8 @@ def check_early(command: Command, config: Any) -> None:
                 _check_file(name, kind, path)
         _check_outputs(command, group)
     _check_apart(groups)
-    command.check(config)
     each_extra(require_found, config)
+    command.check(config)
     places = [place for group in groups for name in IMAGES for place in _given(group, name)]
     for place in places:
         check_there(place, UNLABELLED if command.takes else LABELLED)
