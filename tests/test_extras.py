@@ -25,11 +25,9 @@ OPTIONAL = {module: package for packages in EXTRAS.values() for module, package 
 # Imported where the user's own data ask for it, with a message of its own (tests/data/test_folders.py).
 ASKED_FOR = {"scipy"}
 
-# What the core does, after the modules named first are taken away as if they had never been installed. torchmetrics
-# looks for matplotlib by its metadata, which are still there, so it is imported before.
+# What the core does, after the modules named first are taken away as if they had never been installed.
 CORE = """
 import sys
-import torchmetrics
 missing, arguments = sys.argv[1].split(","), sys.argv[2:]
 for name in list(sys.modules):
     if name.split(".")[0] in missing:

@@ -146,7 +146,8 @@ def test_images_that_are_not_there_are_told_before_a_model_is_opened(capsys, com
 def test_bfloat16_is_refused_before_anything_is_opened(capsys, monkeypatch, command):
     monkeypatch.setattr("vitrim.evaluate.timing._has_bfloat16", lambda device: False)
     where = {"demo": [], "finetune": ["--data", ".", "--out", "out"]}.get(command, ["--data", "."])
-    named = [] if command == "demo" else ["--model", "nothing_at_all"]
+    named = [] if command == "demo" else ["--model", "vit_giant_patch14_224"]
+    Path("a.jpg").touch()
     dtype = ["--precision", "bfloat16", "--device", "cpu"]
     assert "has no such arithmetic: use --precision float32" in refused(capsys, command, *named, *where, *dtype)
     assert not Path("out").exists()
@@ -154,4 +155,5 @@ def test_bfloat16_is_refused_before_anything_is_opened(capsys, monkeypatch, comm
 
 def test_float16_is_refused_on_a_cpu_by_finetune_too(capsys):
     where = ["--data", ".", "--out", "out", "--device", "cpu", "--precision", "float16"]
+    Path("a.jpg").touch()
     assert "--precision float16 is for GPUs" in refused(capsys, "finetune", "--model", "test_vit", *where)

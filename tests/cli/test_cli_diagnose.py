@@ -122,7 +122,7 @@ def test_a_limit_a_saved_folder_and_a_repetition(capsys):
 REFUSED = {
     "no data": ([], "vitrim diagnose needs DATA: a folder with one folder per class"),
     "no such folder": (["nowhere", *MODEL], "there is no file or folder nowhere"),
-    "an empty folder": (["hollow", *MODEL], "hollow holds no photographs"),
+    "an empty folder": (["hollow", *MODEL], "hollow holds no image"),
     "another ending": (["flat", "--out", "d.pdf"], "d.pdf must end in .html or .htm"),
     "a page that is there": (["flat", "--out", "there.html"], "there.html is there already"),
     "fewer than none": (["flat", "--differing", "-1"], "--differing -1: give a whole number from 0"),

@@ -151,7 +151,7 @@ def test_a_search_that_is_stopped_says_how_to_go_on(how, code, capsys, monkeypat
         (["tune", "photos/00.png", *SEARCH, *RUN], "has 1 photograph that can be read, and a search needs 32 or more"),
         (["tune", "nowhere", *SEARCH, *RUN], "nowhere"),
         (["tune", *SEARCH, *RUN], "needs DATA"),
-        (["profile", *MODEL, "--plan", "nowhere.json"], "cannot be read"),
+        (["profile", *MODEL, "--plan", "nowhere.json"], "there is no plan nowhere.json"),
         (["profile", *MODEL, "--plan", "small.safetensors"], "no JSON"),
         (["profile", *MODEL, "--plan", "plan.json", "--method", "evit"], "leave out --method"),
     ],

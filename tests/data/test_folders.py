@@ -8,9 +8,10 @@ import tarfile
 import pytest
 from made_pictures import fill, flat, picture, small_vit
 
+from vitrim.common.walking import AGAIN, CLOSED, HIDDEN
 from vitrim.data import folders as _folders
 from vitrim.data import open_dataset
-from vitrim.data.folders import AGAIN, BESIDE, CLOSED, HIDDEN, below
+from vitrim.data.folders import BESIDE, below
 from vitrim.data.unlabelled import unlabelled
 
 

@@ -88,7 +88,7 @@ def test_what_is_about_labels_is_refused_without_them(tmp_path, model, given):
 def test_folders_without_images_are_refused(tmp_path, model):
     with pytest.raises(ValueError, match="holds no image"):
         open_dataset(tmp_path, model, labels=False)
-    with pytest.raises(ValueError, match="is not a folder"):
+    with pytest.raises(ValueError, match="there is no file or folder"):
         open_dataset(tmp_path / "nowhere", model, labels=False)
 
 

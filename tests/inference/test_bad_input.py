@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import random
 import struct
 import zlib
 from collections.abc import Callable
@@ -17,8 +18,8 @@ from PIL import Image
 from small_runs import content, pictures, run_on, saved_model
 
 from vitrim import cli
+from vitrim.common.text import name_of, portable, visible
 from vitrim.inference.processes import Processes
-from vitrim.inference.tables import portable
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
 PLAIN = Image.fromarray(PIXELS)
@@ -91,7 +92,14 @@ def test_pictures_of_every_kind(workers, tmp_path):
     assert all(said in reasons[name] for name, (_, said) in REFUSED.items())
 
 
-NAMES = ["gr\u00fc\u00df, \u4f60 \U0001f600.png", 'a "b"\n.png', "-x.png", os.fsdecode(b"caf\xe9.png"), " .png"]
+NAMES = [
+    "gr\u00fc\u00df, \u4f60 \U0001f600.png",
+    'a "b"\n.png',
+    "-x.png",
+    os.fsdecode(b"caf\xe9.png"),
+    r"caf\xe9.png",
+    " .png",
+]
 
 
 def names_in(out: Path) -> list[str]:
@@ -138,6 +146,9 @@ def line(tmp_path, monkeypatch) -> list[str]:
         ("predict", ["--out", "there.csv"], "there.csv is a folder: give a file to write"),
         ("predict", ["--out", "/proc/self/a.csv"], "/proc/self/a.csv cannot be written: "),
         ("predict", ["--out", "a.csv", "--engine", "spark"], "--engine spark: choose one of local, ray"),
+        ("predict", ["--out", "a.csv", "--top", "6"], "--top 6: there are 5 classes, give a number from 1 to 5"),
+        ("embed", ["--out", "/proc/f"], "/proc/f cannot be written: "),
+        ("predict", ["--out", "a.csv", "--class-names", "LICENSE"], "the class names LICENSE"),
         ("predict", ["--out", "a.csv", "--actors", "2"], "--actors 2 goes with --engine ray"),
         ("predict", ["--out", "a.csv", "--engine", "ray", "--actors", "0"], "--actors 0: give a whole number from 1"),
         ("embed", ["--out", "/proc/self/features"], "cannot be written: "),
@@ -148,6 +159,7 @@ def line(tmp_path, monkeypatch) -> list[str]:
 )
 def test_places_and_words(command, options, said, line, capsys):
     Path("there.csv").mkdir()
+    Path("LICENSE").write_text("cat,7\n")
     before = sorted(os.listdir())
     if "ray" in options:
         pytest.importorskip("ray", reason="Ray is not installed")
@@ -155,6 +167,47 @@ def test_places_and_words(command, options, said, line, capsys):
     error = capsys.readouterr().err
     assert said in error and error.count("\n") == 1 and len(error) < 400
     assert sorted(os.listdir()) == before and len(list(Path("data").rglob("*.png"))) == 9
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize(("command", "out"), [("predict", "a.csv"), ("embed", "a")])
+def test_where_nothing_can_be_read_the_command_says_so(command, out, count, line, capsys):
+    """And what it could not read, and why, is there to be looked at."""
+    Path("bad").mkdir()
+    for number in range(count):
+        Path("bad", f"{number}.png").write_bytes(b"no picture")
+    assert cli.main([command, "bad", *line[1:], "--out", out]) == 2
+    error = capsys.readouterr().err
+    listed = Path("a.csv.unreadable.jsonl" if command == "predict" else "a/_unreadable.jsonl")
+    assert error.count("\n") == 1 and f"{out} has no row" in error and listed.name in error
+    assert len(listed.read_text().splitlines()) == count and not Path(f"{out}.parts").exists()
+
+
+def test_names_of_any_bytes_are_told_apart_and_come_back():
+    drawn = random.Random(0)
+    parts = [
+        b"\xff",
+        b"\\",
+        b"\\x",
+        b"ff",
+        b"\\xff",
+        b"\\x5c",
+        b"x5c",
+        b"a",
+        "\u4f60".encode(),
+        b"\xe9",
+        b"\n",
+        b"\xc2\x85",
+    ]
+    names = {b"".join(drawn.choices(parts, k=drawn.randint(1, 6))) for _ in range(3000)}
+    texts = {name: portable(os.fsdecode(name)) for name in names}
+    assert len(set(texts.values())) == len(names)
+    assert all(name_of(text) == name for name, text in texts.items())
+    for text in texts.values():
+        text.encode("utf-8")
+        assert visible(visible(text)) == visible(text)
+    raw = os.fsdecode(b"caf\xe9\xff.png")
+    assert visible(raw) == visible(portable(raw)) == r"caf\xe9\xff.png" and visible("\x85") == r"\u0085"
 
 
 def test_ray_is_started_by_one_process(line, capsys, monkeypatch):
@@ -188,7 +241,7 @@ def test_a_full_disk_loses_nothing(command, out, limit, at, line, tmp_path):
     with open(reading) as said:
         error = said.read()
     assert fresh.finish(process) == 2 and error.count("\n") == 1 and not Path(out).exists()
-    assert f"{at} cannot be written: " in error and "File too large" in error and "the same command goes on" in error
+    assert f"{out} cannot be written: " in error and "File too large" in error and "the same command goes on" in error
     assert cli.main([*line, out]) == 0
     assert content(tmp_path / out) == content(tmp_path / "whole" / out)
     assert not [name for name in os.listdir() if name.startswith(("a.", ".a")) and name != out]

@@ -326,7 +326,8 @@ def test_embed_every_patch(line, tmp_path):
         (["--out", "a.csv", "--top", "0"], "--top 0: give a whole number from 1"),
         (["--out", "a.csv", "--class-names", "few.txt"], "lists 2 names without an index, and the model has 5"),
         (["--out", "a.csv", "--prompt", "{}"], "goes with CLIP or SigLIP"),
-        (["--out", "a.csv", "--data", "b"], "there is no file or folder b"),
+        (["--out", "a.csv", "--data", "b"], "DATA is given in two ways"),
+        (["--out", "a.csv", "b"], "there is no file or folder b"),
     ],
 )
 def test_refusals_of_predict(line, options, said, capsys):

@@ -121,7 +121,7 @@ def test_class_names_that_do_not_go(data, capsys):
             "ViTForImageClassification reads no texts",
         ),
         (("--model", "hf:vit", "--class-names", "names"), "lists 2 names, and x has 5 classes (a, b, c and 2 more)"),
-        (("--model", "hf:vit", "--class-names", "nowhere"), "--class-names nowhere cannot be read"),
+        (("--model", "hf:vit", "--class-names", "nowhere"), "there is no file of class names nowhere"),
         (("--model", "hf:vit", "--prompt", "a {}"), "give --class-names too"),
         (("--model", "hf:mute", "--class-names", "folders"), "no tokenizer lies beside the weights of mute"),
         (("--model", "hf:vit", "--class-names", "folders", "--prompt", "a"), "has no place for a class name"),

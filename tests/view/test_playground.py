@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import socket
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -14,6 +15,7 @@ from pictures import noise, small
 from PIL import Image
 
 import vitrim
+from vitrim.common.ports import PORT, listening
 from vitrim.methods import METHODS
 from vitrim.playground import offers
 from vitrim.playground import showing as showing_module
@@ -21,7 +23,7 @@ from vitrim.playground.answer import answer_html, message_html
 from vitrim.playground.gate import Gate
 from vitrim.playground.offers import SAVED, offer
 from vitrim.playground.page import FAILED, _Acts
-from vitrim.playground.server import PORT, address_of, listening
+from vitrim.playground.server import address_of
 from vitrim.playground.showing import MOST_PIXELS, Showing
 from vitrim.view.looking import look
 
@@ -73,7 +75,8 @@ def test_the_methods_of_a_folder_come_first_and_as_they_are():
     model = small()
     saved = vitrim.reduce(model, [vitrim.EViT(keep=0.5, at=1), vitrim.ToMe(r=5, at=2)])
     one = offer(saved.backbone, saved)
-    assert next(iter(one.choices.items())) == (SAVED, "EViT keep=0.5 + ToMe r=5 (as saved)")
+    assert next(iter(one.choices.items())) == (SAVED, "as saved")
+    assert one.about(SAVED) == "EViT keep=0.5 + ToMe r=5" and one.about("tome") == "merge similar tokens"
     assert one.reduced(SAVED, 0.01) is saved
     with pytest.raises(ValueError, match="does not run that method here"):
         OFFER.reduced(SAVED, 0.5)
@@ -214,7 +217,7 @@ def test_mistakes_are_told_and_faults_are_not(showing, pictures, monkeypatch, ca
 # -- what is let in
 
 
-def answered(method: str, path: str, body: bytes | None = None, uploads: str = "/tmp/uploads") -> int:
+def answered(method: str, path: str, body: bytes | None = None, uploads: str = "/tmp/uploads", **at) -> int:
     """The status that the gate gives; 200: it lets the request in, with its whole body."""
 
     async def app(scope, receive, send):
@@ -232,9 +235,10 @@ def answered(method: str, path: str, body: bytes | None = None, uploads: str = "
             assert kept_here or method == "POST" or message["status"] != 200
 
     statuses: list[int] = []
-    head = [] if body is None else [(b"content-length", str(len(body)).encode())]
+    head = [(b"host", at.get("named", b"127.0.0.1:7860"))] if at.get("named", b"x") is not None else []
+    head += [] if body is None else [(b"content-length", str(len(body)).encode())]
     scope = {"type": "http", "method": method, "path": path, "headers": head}
-    asyncio.run(Gate(app, uploads, 1000)(scope, receive, send))
+    asyncio.run(Gate(app, uploads, 1000, at.get("host", "127.0.0.1"))(scope, receive, send))
     return statuses[0]
 
 
@@ -278,6 +282,28 @@ def test_what_the_page_needs_is_let_in(request_):
 def test_all_else_is_kept_out(expected):
     status, *request_ = expected
     assert answered(*request_) == status
+
+
+MACHINE = socket.gethostname().encode()
+OWN = (b"localhost", b"LOCALHOST:7860", b"127.0.0.1:7860", b"[::1]:7860")
+OTHERS = (b"evil.example", b"127.0.0.1.evil.example:7860", b"localhost.evil.example", b"evil.example:7860", b"", None)
+OTHERS += (b"[::1", b"\xff", b"evil.example@127.0.0.1.evil.example", b"a b")
+NAMED = {
+    "127.0.0.1": (OWN, (*OTHERS, b"192.168.1.7", MACHINE + b".evil.example")),
+    "192.168.1.7": ((*OWN, b"192.168.1.7:7860"), (*OTHERS, b"192.168.1.8")),
+    "my.example": ((*OWN, b"my.example", b"My.Example:80"), (*OTHERS, b"not-my.example")),
+    "0.0.0.0": ((*OWN, b"192.168.1.7:7860", MACHINE), OTHERS),
+    "::": ((*OWN, b"[fe80::1]:7860", MACHINE + b":7860"), OTHERS),
+}
+
+
+@pytest.mark.parametrize("host", NAMED)
+def test_what_was_sent_to_another_name_is_kept_out(host):
+    """Whatever it asks for: a name of somebody else's may lead here."""
+    own, others = NAMED[host]
+    for request_ in (LET_IN["the page"], LET_IN["an upload"], LET_IN["a question"]):
+        assert {answered(*request_, host=host, named=named) for named in own} == {200}
+        assert {answered(*request_, host=host, named=named) for named in others} == {403}
 
 
 # -- where it listens

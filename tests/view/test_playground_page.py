@@ -17,6 +17,7 @@ import pytest
 from pictures import noise, small
 
 import vitrim
+from vitrim.cli.shared.playground_options import PLAYGROUND
 from vitrim.data.pictures import bounded
 from vitrim.view.looking import look
 from vitrim.view.page import photograph_uri
@@ -111,7 +112,7 @@ def test_a_photograph_and_a_slider(fresh, playground, root):
     assert fresh.run(SAID) == "Drop a photograph, or click to choose one."
     dropped(fresh, root / "0.png")
     assert "EViT keep=0.7" in fresh.run(FIGURES + ".innerText"), "a folder's own method comes first"
-    pick(fresh, "method", "EViT: keep")
+    pick(fresh, "method", "EViT")
     seen = {}
     for percent in (65, 66, 67):
         fast = reduced(root, "evit", percent / 100)
@@ -194,5 +195,5 @@ def test_it_ends_with_ctrl_c_and_leaves_nothing(playground):
     """The last test: pages are open, and the command is gone."""
     playground.process.send_signal(signal.SIGINT)
     out, err = playground.process.communicate(timeout=20)
-    assert (playground.process.returncode, err) == (0, "")
+    assert (playground.process.returncode, err) == (0, f"{PLAYGROUND.begins}\n")
     assert out == "the playground is closed\n" and list(playground.folder.rglob("*")) == []

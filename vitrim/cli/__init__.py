@@ -85,6 +85,8 @@ def _dispatch(argv: list[str]) -> None:
 def _run(name: str, arguments: list[str]) -> None:
     config = parse(COMMANDS[name], arguments, shutil.get_terminal_size().columns)
     check_early(COMMANDS[name], config)
+    if COMMANDS[name].begins:
+        print(COMMANDS[name].begins, file=sys.stderr, flush=True)
     from ..common.progress import hidden, progress
 
     output = getattr(config, "output", None)

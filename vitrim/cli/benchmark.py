@@ -23,6 +23,7 @@ from ..evaluate import EvaluationResult, environment
 from ..evaluate.accuracy import evaluate_many
 from ..evaluate.timing import as_device, best_device
 from .shared.config_file import asked
+from .shared.early_extras import each_extra
 from .shared.exported import FilePlan, any_method, check_fits, check_same_model, file_plans
 from .shared.measure import DENSE, Setting, open_images
 from .shared.model import Subject, open_model, open_untrained
@@ -71,8 +72,7 @@ class Bench:
 def run(config: Any) -> None:
     """Time what the arguments name."""
     options = config.run
-    if options.out is not None:
-        require("plot", "vitrim benchmark --out")
+    each_extra(require, config)
     before = None if options.vs is None else read_run(options.vs)
     if options.threads is not None:
         torch.set_num_threads(options.threads)

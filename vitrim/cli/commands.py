@@ -13,7 +13,7 @@ from .shared.look_options import FIGURES, PAGES, LookOptions, check_look
 from .shared.options import PRECISIONS, DataOptions, MethodChoice, ModelOptions, OutputOptions, RunOptions
 from .shared.playground_options import PLAYGROUND
 from .shared.signatures import own_signatures
-from .shared.spec import Command, option, required
+from .shared.spec import PLACES, ROWS, Command, option, required
 from .shared.speed_options import SpeedDataOptions, SpeedModelOptions, SpeedShowOptions, check_speed
 from .shared.training_options import RECIPES, ChangeOptions, MachineOptions, TrainingOptions
 from .shared.tune_options import TUNE
@@ -192,7 +192,7 @@ COMMANDS = {
                 "vitrim profile --model deit_small_patch16_224 --method tome --macs 0.6",
             ),
             {"model": ModelOptions, "method": MethodChoice, "run": ProfileOptions, "output": OutputOptions},
-            "several values: one for each of the method's places",
+            PLACES,
         ),
         Command(
             "evaluate",
@@ -212,7 +212,7 @@ COMMANDS = {
                 "more": EvaluateOptions,
                 "output": OutputOptions,
             },
-            "several values: one for each of the method's places",
+            PLACES,
             check=check_card,
         ),
         Command(
@@ -232,7 +232,7 @@ COMMANDS = {
                 "more": CompareOptions,
                 "output": OutputOptions,
             },
-            "several values: one row for each",
+            ROWS,
             endings=(".png", ".svg"),
         ),
         PREDICT,
@@ -255,7 +255,7 @@ COMMANDS = {
                 "change": ChangeOptions,
                 "output": OutputOptions,
             },
-            "several values: one for each of the method's places",
+            PLACES,
         ),
         Command(
             "benchmark",
@@ -275,7 +275,7 @@ COMMANDS = {
                 "data": SpeedDataOptions,
                 "output": OutputOptions,
             },
-            "several values: one row for each",
+            ROWS,
             endings=(".png", ".svg", ".pdf"),
             check=check_speed,
         ),
@@ -289,7 +289,7 @@ COMMANDS = {
                 "vitrim export --checkpoint runs/evit --data val --int8 dynamic --out a.onnx",
             ),
             {"model": ModelOptions, "method": MethodChoice, "file": ExportOptions, "output": OutputOptions},
-            "several values: one for each of the method's places",
+            PLACES,
             endings=(".onnx", ".xml", ".pt2"),
         ),
         Command(
@@ -317,7 +317,7 @@ COMMANDS = {
                 "vitrim visualize photos --checkpoint runs/tofe --out page.html",
             ),
             {"look": LookOptions, "model": ModelOptions, "method": MethodChoice, "output": OutputOptions},
-            "several values: one row for each",
+            ROWS,
             endings=(*FIGURES, *PAGES),
             takes="images",
             check=check_look,

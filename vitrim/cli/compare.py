@@ -11,6 +11,7 @@ from ..runtime.measured import weights_figures
 from .shared.bank import bank_figures, open_bank
 from .shared.conclusions import conclusions
 from .shared.config_file import asked
+from .shared.early_extras import each_extra
 from .shared.exported import FilePlan, any_method, check_fits, file_plans, on_cpu
 from .shared.measure import check_run, common_figures, data_figures, disturbed, measure, open_images
 from .shared.model import Subject, open_model
@@ -24,8 +25,7 @@ from .shared.zero_shot import names_figures, on_names, open_names
 def run(config: Any) -> None:
     """Compare what the arguments name."""
     picture = config.more.out
-    if picture is not None:
-        require("plot", "vitrim compare --out")
+    each_extra(require, config)
     for path in config.more.file:
         on_cpu(config.run, path)
     setting = check_run(config.run)

@@ -19,6 +19,7 @@ from ..demo.page import write_page
 from .shared.config_file import asked
 from .shared.demo_page import SHOWN_COST, conclusion_of, examples, page_row, words_of
 from .shared.demo_plans import DIGIT_NOTES, digit_plans, own_plans
+from .shared.early_extras import each_extra
 from .shared.measure import (
     Row,
     Setting,
@@ -62,7 +63,7 @@ class Scene:
 
 def run(config: Any) -> None:
     """Run the demo."""
-    require("demo", "vitrim demo")
+    each_extra(require, config)
     out = config.more.out or unused(DEFAULT_PAGE)
     own = _is_own(config)
     # More threads gain little on so small a model, and on a busy machine they wait for each other.

@@ -18,6 +18,7 @@ from ..view.diagnosis.page import differing_in_words, write_page
 from ..view.diagnosis.tables import more_classes, reasons_in_words, sections
 from .shared.config_file import asked
 from .shared.diagnosis_figures import figures_of
+from .shared.early_extras import each_extra
 from .shared.measure import Setting, check_run, data_figures, images_for
 from .shared.model import Subject, open_model
 from .shared.plans import Plan, many_plans
@@ -27,8 +28,7 @@ from .shared.table import Printer
 
 def run(config: Any) -> None:
     """Diagnose what the arguments name."""
-    if config.out.out is not None:
-        require("plot", "vitrim diagnose --out")
+    each_extra(require, config)
     setting = check_run(config.run)
     with progress("preparing the models"):
         subject = open_model(config.model)

@@ -19,6 +19,7 @@ from ..runtime.build import UntrainedWarning
 from ..runtime.loading import CONFIG, WEIGHTS
 from ..training import Interrupted, Recipe, Settings, finetune, get_recipe, override
 from ..training.checkpoints import holds_run
+from .shared.early_extras import each_extra
 from .shared.model import Subject, open_model, open_untrained
 from .shared.plans import Plan, one_plan
 from .shared.table import say
@@ -30,7 +31,7 @@ MIXED = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}  # what Acceler
 
 def run(config: Any) -> None:
     """Fine-tune what the arguments name."""
-    require("train", "vitrim finetune")
+    each_extra(require, config)
     from accelerate import PartialState
 
     _check_device(config.machine)

@@ -12,10 +12,11 @@ from typing import Any
 
 import torch
 
+from ..common.ports import PORT
 from ..common.progress import progress
 from ..evaluate.timing import as_device
 from ..playground.offers import Offer, offer
-from ..playground.server import PORT, place, serve_at
+from ..playground.server import place, serve_at
 from .shared.measure import best_device
 from .shared.model import Subject, open_model
 from .shared.options import ModelOptions

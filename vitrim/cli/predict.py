@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ..common.text import counted
 from ..evaluate import ZeroShot, read_texts, without_classifier
 from ..evaluate.zero_shot import PROMPT
 from ..inference import Predictor
@@ -21,7 +22,11 @@ def run(config: Any) -> None:
     table_for(config.out.out, config.out.top)  # what it needs may not be installed
     inference = Inference(config)
     predictor = _predictor(inference, config.out)
-    top = min(config.out.top, len(predictor.names))
+    classes = len(predictor.names)
+    top = min(config.out.top, classes)
+    if "top" in config.given and top < config.out.top:
+        there = counted(classes, "class", "classes")
+        raise ValueError(f"--top {config.out.top}: there are {there}, give a number from 1 to {classes:,}")
     names = hashlib.sha256(json.dumps(predictor.names).encode()).hexdigest()
     output = PredictionFile(config.out.out, config.out.overwrite, top)
     inference.run(predictor, output, {"top": top, "labels": predictor.rule, "names": names})

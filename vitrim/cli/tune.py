@@ -28,6 +28,7 @@ from ..tune.drawing import draw
 from ..tune.search import FEWEST_PHOTOGRAPHS
 from ..tune.trials import kept_plans
 from .shared.config_file import asked
+from .shared.early_extras import each_extra
 from .shared.export_images import read_all
 from .shared.measure import CPU_BATCH, OTHER_BATCH
 from .shared.model import Subject, open_model
@@ -39,8 +40,7 @@ TRIALS, BUDGET = ".trials.jsonl", 0.5
 def run(config: Any) -> None:
     """Search what the arguments name."""
     search = config.search
-    if search.picture is not None:
-        require("plot", "vitrim tune --picture")
+    each_extra(require, config)
     if search.threads is not None:
         torch.set_num_threads(search.threads)
     device = as_device(search.device or best_device())

@@ -13,13 +13,14 @@ from .._version import __version__
 from ..common.extras import require
 from ..common.files import unused, write_json
 from ..common.progress import progress
-from ..common.text import counted, shortened, visible
+from ..common.text import counted, portable, shortened, visible
 from ..data.pictures import UnreadablePicture, find_pictures
 from ..evaluate.timing import as_device
 from ..view.figures import MOST_ROWS, check_blocks, draw, save_figure, short_name
 from ..view.looking import Seen, look
 from ..view.page import write_page
 from .shared.config_file import asked
+from .shared.early_extras import each_extra
 from .shared.look_options import PAGES
 from .shared.measure import best_device
 from .shared.model import open_model
@@ -32,7 +33,7 @@ HEADS = ("photograph", "model", "MACs", "answer")
 
 def run(config: Any) -> None:
     """Draw what the arguments name."""
-    require("plot", "vitrim visualize")
+    each_extra(require, config)
     asks = config.look
     out, files = asks.out or unused(DEFAULT_FIGURE), find_pictures(asks.images)
     plans, name = _models(config)
@@ -49,7 +50,8 @@ def run(config: Any) -> None:
         write_page(out, list(seen.values()), [visible(file) for file in seen], notes=notes)
     else:
         save_figure(out, draw(list(seen.values()), [short_name(file) for file in seen], asks.blocks or None))
-    printer.line(f"the picture is {out.expanduser().resolve()}")
+    kind = "page" if out.suffix.lower() in PAGES else "picture"
+    printer.line(f"the {kind} is {out.expanduser().resolve()}")
     figures = {"model": name, "images": _figures(seen, plans), "skipped": skipped, "vitrim": __version__}
     write_json(config.output.json, {**asked(config), **figures})
 
@@ -88,7 +90,7 @@ def _look(plans: Sequence[Plan], files: Sequence[Path]) -> tuple[dict[str, list[
     with progress("looking at the photographs", total=len(files)) as report:
         for number, file in enumerate(files):
             try:
-                seen[str(file)] = look(models, file)
+                seen[portable(str(file))] = look(models, file)
             except UnreadablePicture as error:
                 skipped.append(str(error))
                 if len(files) > 1:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from importlib import import_module
+from importlib.util import find_spec
 
 # Extra of pyproject.toml -> the packages that it brings: name to import -> name to install.
 EXTRAS = {
@@ -26,7 +27,16 @@ def require(extra: str, what: str) -> None:
 
     A package that is there and breaks on import is no missing one: its own error is raised.
     """
-    missing = [package for module, package in EXTRAS[extra].items() if not _installed(module)]
+    _check(extra, what, _installed)
+
+
+def require_found(extra: str, what: str) -> None:
+    """The same by a look at what is installed, without importing it, which can take seconds."""
+    _check(extra, what, lambda module: find_spec(module) is not None)
+
+
+def _check(extra: str, what: str, there: Callable[[str], bool]) -> None:
+    missing = [package for module, package in EXTRAS[extra].items() if not there(module)]
     if missing:
         raise ValueError(f'{what} needs {", ".join(missing)}: pip install "vitrim[{extra}]"')
 

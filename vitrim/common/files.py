@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Callable
@@ -12,10 +13,12 @@ from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
+from .text import portable
 from .whole import Beside
 
 STDOUT = "-"
 LARGEST_REPORT = 10**8  # bytes
+_BYTES = re.compile("[\udc80-\udcff]")  # that are no UTF-8, in a file's name
 
 
 def check_output(path: str | Path | None, endings: tuple[str, ...] = ()) -> None:
@@ -23,13 +26,18 @@ def check_output(path: str | Path | None, endings: tuple[str, ...] = ()) -> None
     if path is None or str(path) == STDOUT:
         return
     path = Path(path).expanduser()
-    folder = path.parent
     if endings and path.suffix.lower() not in endings:
         raise ValueError(f"{path} must end in {' or '.join(endings)}")
     if path.is_dir():
         raise ValueError(f"{path} is a folder: give a file to write")
     if _is_stream(path):
         return
+    check_place(path)
+
+
+def check_place(path: Path) -> None:
+    """Raise ValueError now if nothing can be written beside `path`, be it a file or a folder."""
+    folder = path.parent
     if not folder.is_dir():
         raise ValueError(f"{path} cannot be written: there is no folder {folder}")
     if not os.access(folder, os.W_OK):
@@ -115,7 +123,9 @@ def _strict(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_strict(inner) for inner in value]
     if isinstance(value, Path):
-        return str(value)
+        return _strict(str(value))
+    if isinstance(value, str) and _BYTES.search(value):
+        return portable(value)
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

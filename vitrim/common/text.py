@@ -10,16 +10,53 @@ from collections.abc import Iterable, Sequence
 # Control and format characters (colours, cursor moves, text direction), halves of pairs (bytes of a file name that
 # are no UTF-8), line and paragraph separators.
 _UNSEEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+_BYTE = re.compile("[\udc80-\udcff]")
+_ESCAPE = re.compile(r"\\(x[0-9a-f]{2})")
 NAME_LENGTH, REASON_LENGTH = 80, 160
 _SENTENCE_END = re.compile(r"(?<=\w\w)[.!?]\s")  # not behind the `1` of a list or the `g` of e.g.
 
 
+def portable(name: str) -> str:
+    """A file's name as text that every reader takes: bytes that are no UTF-8 as `\\xe9`, and a backslash that stands
+    before such letters anyway as `\\x5c`. So no two names become one, and `name_of` has the bytes again.
+
+    Example:
+        >>> print(portable("caf\\udce9.jpg"), portable(r"caf\\xe9.jpg"), portable(r"a\\b.jpg"))
+        caf\\xe9.jpg caf\\x5cxe9.jpg a\\b.jpg
+    """
+    return _BYTE.sub(_as_escape, _ESCAPE.sub(r"\\x5c\1", name))
+
+
+def name_of(text: str) -> bytes:
+    """The bytes of the file's name that `portable` has made into this text.
+
+    Example:
+        >>> name_of(r"caf\\xe9.jpg"), name_of(r"caf\\x5cxe9.jpg")
+        (b'caf\\xe9.jpg', b'caf\\\\xe9.jpg')
+    """
+    escaped = re.compile(_ESCAPE.pattern.encode())
+    return escaped.sub(lambda found: bytes([int(found[1][1:], 16)]), text.encode())
+
+
+def _as_escape(found: re.Match[str]) -> str:
+    """A byte that is no UTF-8, as Python has it in a file's name."""
+    return f"\\x{ord(found[0]) - 0xDC00:02x}"
+
+
 def visible(text: object) -> str:
-    """The text with every character that is not seen, or that a terminal would act on, written as its escape."""
+    """The text with every character that is not seen, or that a terminal would act on, written as its escape; bytes of
+    a file's name as `portable` has them, and as nothing else is."""
     return "".join(
-        character.encode("unicode_escape").decode() if unicodedata.category(character) in _UNSEEN else character
-        for character in str(text)
+        _seen(character) if unicodedata.category(character) in _UNSEEN else character for character in str(text)
     )
+
+
+def _seen(character: str) -> str:
+    if _BYTE.fullmatch(character):
+        return _BYTE.sub(_as_escape, character)
+    if "\x80" <= character <= "\xff":  # no byte, whose escape would be the same
+        return f"\\u{ord(character):04x}"
+    return character.encode("unicode_escape").decode()
 
 
 def shortened(text: object, length: int = NAME_LENGTH) -> str:

@@ -16,7 +16,9 @@ _FORMS = "lines `name,index`, one name a line in the model's order, or JSON: {na
 Pairs = list[tuple[str, int]]
 
 
-def read_class_map(file: str | Path | Mapping[str, int], num_classes: int = 0) -> dict[str, int]:
+def read_class_map(
+    file: str | Path | Mapping[str, int], num_classes: int = 0, what: str | None = None
+) -> dict[str, int]:
     """Class names with the model's class indices, from a file or as they are given.
 
     JSON holds `{"cat": 0}` (torchvision's `class_to_idx`), `{"0": "cat"}` (the `id2label` of transformers) or
@@ -25,6 +27,7 @@ def read_class_map(file: str | Path | Mapping[str, int], num_classes: int = 0) -
 
     num_classes: how many classes the model has. A list of names alone must have as many: a shorter one would number
                  its names from 0, whatever they are to the model. 0: nothing is known of a model
+    what:        what to call it in messages; None: the class map, and its file
 
     Raises ValueError, in one line, for a file that is none of these, for a list of another length, and for a name with
     two indices.
@@ -37,14 +40,15 @@ def read_class_map(file: str | Path | Mapping[str, int], num_classes: int = 0) -
         ValueError: the class map has what is no class index, a whole number from 0: cat: -1
     """
     if isinstance(file, Mapping):
-        return _checked([(str(name), index) for name, index in file.items()], "the class map")
+        return _checked([(str(name), index) for name, index in file.items()], what or "the class map")
     path = Path(file).expanduser()
+    what = what or f"the class map {path}"
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"the class map {path} cannot be read: {reason(error)}") from error
-    found = (_from_json if path.suffix.lower() == ".json" else _from_lines)(text, path, num_classes)
-    return _checked(found, f"the class map {path}")
+        raise ValueError(f"{what} cannot be read: {reason(error)}") from error
+    found = (_from_json if path.suffix.lower() == ".json" else _from_lines)(text, what, num_classes)
+    return _checked(found, what)
 
 
 def names_in_order(file: str | Path) -> list[str]:
@@ -63,37 +67,37 @@ def names_in_order(file: str | Path) -> list[str]:
     return [] if indexed else lines
 
 
-def _from_json(text: str, path: Path, num_classes: int) -> Pairs:
+def _from_json(text: str, what: str, num_classes: int) -> Pairs:
     try:
         found: Any = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"the class map {path} is not JSON: {first_line(error)}") from error
+        raise ValueError(f"{what} is not JSON: {first_line(error)}") from error
     if isinstance(found, list) and all(isinstance(name, str) for name in found):
-        return _numbered(found, path, num_classes)
+        return _numbered(found, what, num_classes)
     if isinstance(found, dict) and all(isinstance(name, str) for name in found.values()):
         if all(_WHOLE.fullmatch(index) for index in found):
             return [(name, int(index)) for index, name in found.items()]
     elif isinstance(found, dict):
         return list(found.items())
-    raise ValueError(f"the class map {path} is none: give {_FORMS}")
+    raise ValueError(f"{what} is none: give {_FORMS}")
 
 
-def _from_lines(text: str, path: Path, num_classes: int) -> Pairs:
+def _from_lines(text: str, what: str, num_classes: int) -> Pairs:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     pairs = [_pair(_cells(line)) for line in lines]
     if not any(pairs):
-        return _numbered(lines, path, num_classes)
+        return _numbered(lines, what, num_classes)
     if all(pairs[1:]):  # the first line may be a header
         return [pair for pair in pairs if pair]
     wrong = lines[pairs.index(None, 1)]
-    raise ValueError(f"the class map {path}: {shortened(wrong)!r} is no name with an index; give {_FORMS}")
+    raise ValueError(f"{what}: {shortened(wrong)!r} is no name with an index; give {_FORMS}")
 
 
-def _numbered(names: list[str], path: Path, num_classes: int) -> Pairs:
+def _numbered(names: list[str], what: str, num_classes: int) -> Pairs:
     """Names without indices, which are all of the model's, in its order."""
     if names and num_classes not in (0, len(names)):
         raise ValueError(
-            f"the class map {path} lists {counted(len(names), 'name')} without an index, and the model has "
+            f"{what} lists {counted(len(names), 'name')} without an index, and the model has "
             f"{counted(num_classes, 'class', 'classes')}: list all {num_classes:,} in the model's order, or name a few "
             "with lines `name,index`"
         )

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from timm.utils.misc import natural_key
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from ..common.errors import OptionError, Part
-from ..common.text import few, reason, shortened
+from ..common.text import few
+from ..common.walking import ENDINGS, Walk, check_opens, entries_of, is_folder, is_photograph
 
-ENDINGS = tuple(sorted({*IMG_EXTENSIONS, ".gif"}))
 _SPLITS = {"train", "training", "val", "valid", "validation", "test", "eval", "evaluation"}
-BESIDE, HIDDEN = "photographs beside the class folders", "hidden files and folders"
-AGAIN, CLOSED = "links to folders that are read already", "folders that cannot be opened"
+BESIDE = "photographs beside the class folders"
 
 
 @dataclass(frozen=True)
@@ -39,117 +35,9 @@ def in_order(names: set[str]) -> list[str]:
     return sorted(names, key=lambda name: (natural_key(name), name))
 
 
-def is_photograph(path: str) -> bool:
-    """Whether a file's name is that of a photograph; hidden files (a Mac's `._1.jpg`) are none."""
-    name = os.path.basename(path)
-    return name.lower().endswith(ENDINGS) and not name.startswith(".")
-
-
 def folders_in(root: Path) -> list[str]:
     """The names of the folders in `root` that are not hidden, in natural order."""
-    return in_order({entry.name for entry in entries_of(root) if _is_folder(entry) and not entry.name.startswith(".")})
-
-
-def entries_of(folder: Path) -> list[os.DirEntry]:
-    """What lies in a folder. Raises ValueError, in one line, where it cannot be opened."""
-    with _opened(folder) as entries:
-        return list(entries)
-
-
-def check_opens(folder: Path) -> None:
-    """Raise ValueError for a folder that cannot be opened: whatever it holds would be missed without a word."""
-    with _opened(folder):
-        pass
-
-
-def _opened(folder: Path) -> Any:
-    try:
-        return os.scandir(folder)
-    except OSError as error:
-        way = "make it readable for you, or give another folder"
-        raise ValueError(f"the folder {folder} cannot be opened: {reason(error)}; {way}") from error
-
-
-def _is_folder(entry: os.DirEntry) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link that leads to itself
-        return False
-
-
-class Walk:
-    """Finds the photographs below folders. Links are followed, but no folder is read twice, and none that holds the
-    one where the walk began: links that form a loop end. What is no photograph is counted in `left_out`."""
-
-    def __init__(self, root: Path):
-        real = Path(os.path.realpath(root))
-        self._seen = {identity for folder in (real, *real.parents) if (identity := _identity(folder))}
-        self.left_out: Counter[str] = Counter()
-
-    def enter(self, folder: str) -> bool:
-        """Whether the folder is new; from now on it is not."""
-        identity = _identity(folder)
-        if identity is None or identity in self._seen:
-            self.left_out[CLOSED if identity is None else AGAIN] += 1
-            return False
-        self._seen.add(identity)
-        return True
-
-    def inside(self, folder: str) -> tuple[list[str], list[str]]:
-        """The photographs in a folder that was entered and below; and the links to folders there, not yet followed."""
-        photographs, links, waiting = [], [], [folder]
-        while waiting:
-            for entry in self._entries(waiting.pop()):
-                if not _is_folder(entry):
-                    photographs += self.sort_out([entry.path])
-                elif entry.name.startswith("."):
-                    self.left_out[HIDDEN] += 1
-                elif entry.is_symlink():
-                    links.append(entry.path)
-                elif self.enter(entry.path):
-                    waiting.append(entry.path)
-        return photographs, sorted(links)
-
-    def follow(self, links: list[str]) -> list[str]:
-        """The photographs behind links to folders, and behind the links found there."""
-        photographs, waiting = [], list(links)
-        while waiting:
-            link = waiting.pop(0)
-            upwards = os.path.realpath(os.path.dirname(link)).startswith(os.path.join(os.path.realpath(link), ""))
-            if upwards:  # the link leads out of the folder that it lies in, into one above
-                self.left_out[AGAIN] += 1
-            elif self.enter(link):
-                found, more = self.inside(link)
-                photographs += found
-                waiting += more
-        return photographs
-
-    def sort_out(self, files: list[str]) -> list[str]:
-        """Those that are photographs; the others are counted by the ending of their names."""
-        found = [file for file in files if is_photograph(file)]
-        for file in set(files).difference(found):
-            stem, ending = os.path.splitext(os.path.basename(file))
-            if not stem.startswith("."):
-                self.left_out[shortened(ending.lower(), 20) or "without an ending"] += 1
-            elif ending.lower() in ENDINGS:
-                self.left_out[HIDDEN] += 1
-        return found
-
-    def _entries(self, folder: str) -> list[os.DirEntry]:
-        try:
-            with os.scandir(folder) as entries:
-                return sorted(entries, key=lambda entry: entry.name)
-        except OSError:
-            self.left_out[CLOSED] += 1
-            return []
-
-
-def _identity(folder: str | Path) -> tuple[int, int] | None:
-    try:
-        found = os.stat(folder)
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
+    return in_order({entry.name for entry in entries_of(root) if is_folder(entry) and not entry.name.startswith(".")})
 
 
 def class_folders(root: Path, split: str | None) -> ClassFolders:
@@ -185,7 +73,7 @@ def _by_class(walk: Walk, root: Path, names: list[str]) -> dict[str, list[str]]:
 
 def _count_beside(walk: Walk, root: Path) -> None:
     """What lies beside the class folders belongs to no class."""
-    files = [entry.path for entry in entries_of(root) if not _is_folder(entry)]
+    files = [entry.path for entry in entries_of(root) if not is_folder(entry)]
     if loose := walk.sort_out(files):
         walk.left_out[BESIDE] += len(loose)
 

@@ -11,9 +11,10 @@ from pathlib import Path
 from pickle import PickleBuffer
 from typing import Any
 
-from ..common.places import is_named, is_pattern
+from ..common.places import UNLABELLED, check_there, is_named, is_pattern
 from ..common.text import reason, shortened
-from .folders import ENDINGS, Walk, below, is_photograph
+from ..common.walking import ENDINGS, Walk, is_photograph
+from .folders import below
 
 FOLDERS = "folders"
 _PACKED = (".gz", ".tgz", ".zip", ".bz2", ".xz", ".zst", ".7z", ".rar")
@@ -147,8 +148,7 @@ def _of_one(place: str | Path, walk: Walk) -> Iterable[str]:
         files, left_out = below(local)
         walk.left_out.update(left_out)
         return (os.path.join(local, file) for file in files)
-    if not local.exists():
-        raise ValueError(f"there is no file or folder {shortened(place)}")
+    check_there(place, UNLABELLED)
     return walk.sort_out([str(local)])
 
 

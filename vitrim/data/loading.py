@@ -13,7 +13,8 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from ..common.errors import OptionError
-from ..common.places import PREFIXES
+from ..common.places import UNLABELLED as UNLABELLED_PLACES
+from ..common.places import check_there, is_named
 from ..common.text import counted, few
 from ..common.unwrapping import innermost
 from .choose import drawn, first_of_each
@@ -129,10 +130,11 @@ def _unlabelled(
     path: str | Path, root: str | Path | None, split: str | None, limit: int | None
 ) -> Files | FileList | ReaderImages | TorchImages | Stream:
     """What `path` names, whatever labels there are. A folder is taken with all below it, in any shape."""
-    local, named = Path(path).expanduser(), str(path).partition("/")[0].lower() in PREFIXES
+    check_there(path, UNLABELLED_PLACES)
+    local = Path(path).expanduser()
     if is_listed(path):
         return listed_files(path)
-    if local.is_file() or (named and not local.exists()):
+    if local.is_file() or is_named(path):
         return find_source(path, root, split, limit, labelled=False)
     return all_below(local, split)
 

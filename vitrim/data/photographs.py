@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, default_collate
 
 from ..common.memory import give_back_memory
+from ..common.text import portable
 from .classes import Classes
 from .decoding import decode, reason_of
 from .listed import FileList
@@ -97,8 +98,8 @@ class Photographs(Dataset):
         return index if self.chosen is None else self.chosen[index]
 
     def name(self, index: int) -> str:
-        """What it is called within the data set."""
-        return self.source.name(self.place(index))
+        """What it is called within the data set, as `portable` writes it."""
+        return portable(self.source.name(self.place(index)))
 
     def __getitem__(self, index: int) -> Sample:
         place = self.place(index)
@@ -106,7 +107,7 @@ class Photographs(Dataset):
             file, label = self.source.read(place)
             image = self.transform(decode(file, mode_of(self.config)))
         except Exception as error:  # decoders raise almost anything; no file may end an evaluation
-            return Unreadable(self.source.name(place), reason_of(error))
+            return Unreadable(self.name(index), reason_of(error))
         give_back_memory()
         return image, self.classes.index(label)
 

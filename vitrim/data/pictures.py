@@ -12,9 +12,9 @@ from PIL import Image
 from torch import Tensor
 
 from ..common.places import check_pictures
-from ..common.text import shortened
+from ..common.text import portable, shortened
 from .decoding import decode, reason_of
-from .folders import ENDINGS, below
+from .folders import below
 from .photographs import mode_of, transform_of
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "MPO", "AVIF")  # no decoder that runs other programs
@@ -52,7 +52,7 @@ def prepared(picture: Image.Image | str | Path, config: dict) -> Float[Tensor, "
     try:
         return transform_of(config)(decode(file, mode_of(config)))
     except Exception as error:  # decoders raise almost anything
-        name = "the image" if isinstance(picture, Image.Image) else shortened(picture)
+        name = "the image" if isinstance(picture, Image.Image) else shortened(portable(str(picture)))
         raise UnreadablePicture(f"{name} cannot be read: {reason_of(error)}") from error
 
 
@@ -91,13 +91,7 @@ def _strangers_reason(error: Exception) -> str:
 
 def _found(place: Path) -> list[Path]:
     if place.is_dir():
-        files = [place / name for name in below(place)[0]]
-        if not files:
-            raise ValueError(f"{place} holds no image ({', '.join(ENDINGS)})")
-        return files
+        return [place / name for name in below(place)[0]]
     if place.exists():
         return [place]
-    files = [file for file in sorted(map(Path, glob.glob(str(place), recursive=True))) if file.is_file()]
-    if not files:
-        raise ValueError(f"no file matches {shortened(place)}: give a pattern in quotes, such as 'photos/**/*.jpg'")
-    return files
+    return [file for file in sorted(map(Path, glob.glob(str(place), recursive=True))) if file.is_file()]

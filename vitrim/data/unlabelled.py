@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from ..common.walking import ENDINGS, Walk, entries_of, is_photograph
 from .classes import Classes
-from .folders import ENDINGS, Walk, below, entries_of, folders_in, is_photograph, split_folder
+from .folders import below, folders_in, split_folder
 from .listed import FileList, is_listed
 from .photographs import Photographs
 

@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torchmetrics import SumMetric
 
 from ..backbones import LIBRARIES
 from ..common.unwrapping import innermost
@@ -89,10 +88,8 @@ class ClassifierJudge:
 
     def __init__(self, name: str, classes: int, device: torch.device):
         self.name, self.classes, self.images = name, classes, 0
-        # One process judges all images, also where others train beside it: nothing to sum with theirs.
-        self.counts = {
-            key: SumMetric(sync_on_compute=False).to(device) for key in ("top1", "top5", "agreement", "nonfinite")
-        }
+        # On the device: a sum that came to the CPU with each batch would wait for it.
+        self._zero, self.counts = torch.zeros((), dtype=torch.int64, device=device), dict[str, Tensor]()
         self.compared, self.labelled, self.cosine = False, True, MeanCosine()
 
     def update(
@@ -102,16 +99,19 @@ class ClassifierJudge:
         _check_shape(self.name, logits, (images, self.classes))
         finite = logits.isfinite().all(dim=1)
         self.images += images
-        self.counts["nonfinite"].update((~finite).sum())
+        self._count("nonfinite", (~finite).sum())
         self.labelled = labels is not None
         if labels is not None:
             self._count_hits(logits, labels, finite)
         if dense is not None:
             self.compared = True
             same = logits.argmax(dim=1).eq(dense.argmax(dim=1)) & finite & dense.isfinite().all(dim=1)
-            self.counts["agreement"].update(same.sum())
+            self._count("agreement", same.sum())
             if labels is None:
                 self.cosine.update(logits, dense)
+
+    def _count(self, figure: str, found: Int[Tensor, ""]) -> None:
+        self.counts[figure] = self.counts.get(figure, self._zero) + found
 
     def _count_hits(self, logits: Tensor, labels: Tensor, finite: Tensor) -> None:
         if not 0 <= int(labels.min()) <= int(labels.max()) < self.classes:
@@ -119,20 +119,20 @@ class ClassifierJudge:
                 f"labels reach from {labels.min()} to {labels.max()} and {self.name} has {self.classes} classes"
             )
         hits = logits.topk(min(5, self.classes), dim=1).indices.eq(labels[:, None]) & finite[:, None]
-        self.counts["top1"].update(hits[:, 0].sum())
-        self.counts["top5"].update(hits.sum())
+        self._count("top1", hits[:, 0].sum())
+        self._count("top5", hits.sum())
 
     @property
     def running(self) -> float | None:
         """Top-1 so far, in percent; without labels the agreement. None before the first image."""
         figure = "top1" if self.labelled else "agreement"
-        if not self.images or not self.counts[figure].update_called:
+        if not self.images or figure not in self.counts:
             return None
-        return 100 * float(self.counts[figure].compute()) / self.images
+        return 100 * int(self.counts[figure]) / self.images
 
     def result(self, skipped: tuple[Unreadable, ...]) -> EvaluationResult:
         """All figures over what was seen."""
-        count = {key: int(metric.compute()) for key, metric in self.counts.items() if metric.update_called}
+        count = {key: int(total) for key, total in self.counts.items()}
         accuracies = ["top1", *(["top5"] if self.classes >= 5 else [])] if self.labelled else []
         shares: dict[str, Any] = {}
         for key in (*accuracies, *(["agreement"] if self.compared else [])):

@@ -21,7 +21,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..backbones import library_with
-from ..common.errors import OptionError
+from ..common.kinds_given import check_path, check_whole
 from ..common.memory import give_back_memory
 from ..data import data_config
 from ..data.photographs import mode_of, transform_of
@@ -62,8 +62,8 @@ class Images(ABC):
         precision: str = "float32",
         batch_size: int | None = None,
     ):
-        if batch_size is not None and batch_size < 1:
-            raise OptionError({"batch_size": batch_size}, ": give a whole number from 1")
+        if batch_size is not None:
+            check_whole("batch_size", batch_size)
         self.source, self.device, self.precision, self.batch_size = model, device, precision, batch_size
         self._ready: Ready | None = self._load()
 
@@ -163,8 +163,7 @@ class Predictor(Images):
         precision: str = "float32",
         batch_size: int | None = None,
     ):
-        if top < 1:
-            raise OptionError({"top": top}, ": give a whole number from 1")
+        check_whole("top", top)
         self.top, self.class_names = top, class_names
         self.names: tuple[str, ...] = ()
         self.rule = ""
@@ -239,6 +238,7 @@ def opened(model: str | Path | nn.Module) -> nn.Module:
     """
     if isinstance(model, nn.Module):
         return model
+    check_path("model", model, "give a folder that save() wrote, a name of timm's or hf:NAME, or a model")
     if Path(model).expanduser().exists():
         return load(Path(model).expanduser())
     return library_with(str(model)).create(str(model), pretrained=True).eval()

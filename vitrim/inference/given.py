@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ..common.kinds_given import told
 from ..data.decoding import decode, reason_of
 
 KEYS = ("image", "bytes")
@@ -18,6 +19,8 @@ KEYS = ("image", "bytes")
 
 def images_in(batch: Mapping[str, Any]) -> Sequence[Any]:
     """The images of a batch of columns. Raises ValueError for a batch that has none, or two columns of them."""
+    if not isinstance(batch, Mapping):
+        raise ValueError(f'the batch is {told(batch)}: give columns by name, with images as "image" or "bytes"')
     found = [key for key in KEYS if key in batch]
     if len(found) != 1:
         given = ", ".join(map(str, batch)) or "nothing"

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ..common.files import write_whole
-from ..common.text import counted, shortened
+from ..common.text import counted, reason, shortened
 
 try:
     import fcntl
@@ -53,13 +53,23 @@ class Journal:
         before = self._asked_before()
         if before is not None and (other := _difference(before, json.loads(json.dumps(asked)))):
             if not restart:
-                raise ValueError(
-                    f"{shortened(self.folder)} holds an unfinished run with other {other}: give what it was given to "
-                    "go on, another --out, or --overwrite to start again"
-                )
+                raise ValueError(self._told_other(other))
             self._clear(keep=LOCK)
         if not self.ended:
             self.write(ASKED, json.dumps(asked, indent=2).encode())
+
+    def check(self, asked: dict[str, Any]) -> None:
+        """Raise ValueError for a run in the folder that was asked something else. asked: some of it"""
+        before = self._asked_before() or {}
+        known = {key: value for key, value in asked.items() if key in before}
+        if other := _difference({key: before[key] for key in known}, known):
+            raise ValueError(self._told_other(other))
+
+    def _told_other(self, other: str) -> str:
+        return (
+            f"{shortened(self.folder)} holds an unfinished run with other {other}: give what it was given to go on, "
+            "another --out, or --overwrite to start again"
+        )
 
     @contextmanager
     def alone(self) -> Generator[None]:
@@ -72,7 +82,7 @@ class Journal:
         try:
             self.folder.mkdir(exist_ok=True)
         except OSError as error:
-            raise ValueError(f"{self.folder} cannot be made: {error.strerror or error}") from error
+            raise ValueError(f"{self.out} cannot be written: {error.strerror or error}") from error
         if fcntl is None:
             yield
             return
@@ -87,7 +97,7 @@ class Journal:
         try:
             return open(self.folder / LOCK, "wb")
         except OSError as error:
-            raise ValueError(f"{self.folder} cannot be written: {error.strerror or error}") from error
+            raise ValueError(f"{self.out} cannot be written: {error.strerror or error}") from error
 
     @property
     def ended(self) -> bool:
@@ -124,7 +134,10 @@ class Journal:
             write_whole(path, lambda beside: write(Path(beside)))
         except ValueError as error:
             kept = counted(len(self.done()), "part")
-            raise Unfinished(f"{error}; {kept} of the run stay in {self.folder}: the same command goes on") from error
+            why, said = reason(error.__cause__ or error), f"{self.out} cannot be written"
+            raise Unfinished(
+                f"{said}: {why}; {kept} of the run stay in {self.folder}: the same command goes on"
+            ) from error
 
     def end(self, found: dict[str, Any]) -> None:
         """All is there, and what could not be read comes into one file; found: what to know when it is published."""

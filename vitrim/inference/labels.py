@@ -8,10 +8,12 @@ from typing import Any
 
 from torch import nn
 
-from ..common.text import counted
+from ..common.kinds_given import check_path, check_several
+from ..common.text import counted, shortened
 from ..data.class_map import names_in_order, read_class_map
 from ..data.classes import WNID, english, imagenet_names
 
+_FORMS = "give names in the model's order, {name: index}, or a file of these"
 UNNAMED = "no names are known: labels are class indices"
 
 
@@ -38,6 +40,10 @@ def label_names(
 
 
 def _given(given: str | Path | Sequence[str] | Mapping[str, int], count: int) -> tuple[str, ...]:
+    if isinstance(given, (str, Path)):
+        check_path("class_names", given, _FORMS)
+    else:
+        check_several("class_names", given, _FORMS)
     listed = isinstance(given, Sequence) and not isinstance(given, str)
     if listed and len(given) != count:
         raise ValueError(
@@ -49,12 +55,13 @@ def _given(given: str | Path | Sequence[str] | Mapping[str, int], count: int) ->
     where: Any = given
     if isinstance(given, (str, Path)) and (names := names_in_order(given)) and len(names) == count:
         return tuple(map(_english, names))  # two classes may have one name: ImageNet has two cranes
-    by_name = read_class_map(where, count)
+    what = f"the class names {shortened(where)}" if isinstance(given, (str, Path)) else "class_names"
+    by_name = read_class_map(where, count, what)
     beyond = [name for name, index in by_name.items() if index >= count]
     if beyond:
         raise ValueError(
-            f"class_names: {beyond[0]} is class {by_name[beyond[0]]}, and the model has {count:,} classes, from 0 to "
-            f"{count - 1:,}"
+            f"{what}: {shortened(beyond[0])} is class {by_name[beyond[0]]}, and the model has {count:,} classes, from "
+            f"0 to {count - 1:,}"
         )
     return _filled({index: name for name, index in by_name.items()}, count)
 

@@ -16,7 +16,6 @@ from torch.utils.data import DataLoader, Dataset
 from ..data import Photographs, StreamedPhotographs, Unreadable
 from ..data.loading import workers_of
 from ..data.photographs import Broken, Sample
-from .tables import portable
 
 
 class Piece(NamedTuple):
@@ -44,7 +43,7 @@ class _Named(Dataset):
         self.photographs = photographs
 
     def __getitem__(self, index: int) -> tuple[str, Sample]:
-        return portable(self.photographs.name(index)), self.photographs[index]
+        return self.photographs.name(index), self.photographs[index]
 
 
 class Batches:

@@ -143,16 +143,6 @@ def table_for(path: Path, top: int) -> Table:
     return TABLES[ending](top)
 
 
-def portable(name: str) -> str:
-    """A file's name as text that every reader takes: bytes that are no UTF-8 as `\\xe9`.
-
-    Example:
-        >>> portable("caf\\udce9.jpg")
-        'caf\\\\xe9.jpg'
-    """
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-
-
 def _append(parts: Sequence[Path], path: Path, header: bytes) -> None:
     with open(path, "wb") as out:
         out.write(header)

@@ -9,6 +9,8 @@ from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from pathlib import Path
 from typing import Any
 
+from .addresses import HOST, is_for
+
 # By method and path. Nothing in the page is fetched by a path of this machine's: pictures are inside of the answers.
 OPEN = re.compile(
     r"(GET|HEAD) /(|theme\.css|favicon\.ico|robots\.txt|manifest\.json|assets/[\w./-]+|static/(img|fonts|js)/[\w./-]+"
@@ -24,19 +26,22 @@ Send = Callable[[Message], Awaitable[None]]
 
 
 class Gate:
-    """ASGI middleware: 404 for what the page does not need, 413 for what is too long, 400 for files that are not
-    uploads. Browsers are told to fetch nothing from other sites.
+    """ASGI middleware: 403 for what was sent to another address, 404 for what the page does not need, 413 for what is
+    too long, 400 for files that are not uploads. Browsers are told to fetch nothing from other sites.
 
     uploads:    the folder of uploaded files
     most_bytes: of an upload
+    host:       the address at which the server listens
     """
 
-    def __init__(self, app: Any, uploads: str | Path, most_bytes: int):
-        self.app, self.uploads, self.most_bytes = app, Path(uploads), most_bytes
+    def __init__(self, app: Any, uploads: str | Path, most_bytes: int, host: str = HOST):
+        self.app, self.uploads, self.most_bytes, self.host = app, Path(uploads), most_bytes, host
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
+        elif not is_for(self.host, dict(scope["headers"]).get(b"host", b"")):
+            await _refuse(scope, send, 403, "This page is not at that address.")
         elif scope["type"] != "http" or not OPEN.fullmatch(f"{scope['method']} {scope['path']}"):
             await _refuse(scope, send, 404, "There is nothing here.")
         elif self._too_long(scope):

@@ -35,9 +35,13 @@ class Offer:
 
     @property
     def choices(self) -> dict[str, str]:
-        """What may be picked, in words: a folder's own methods first, as they were saved."""
-        own = {} if self.saved is None else {SAVED: f"{setting_of(self.saved)} (as saved)"}
-        return {**own, **{name: f"{METHODS[name].__name__}: {METHODS[name].title}" for name in self.reaches}}
+        """What may be picked, by what it is called: a folder's own methods first, as they were saved."""
+        own = {} if self.saved is None else {SAVED: "as saved"}
+        return {**own, **{name: METHODS[name].__name__ for name in self.reaches}}
+
+    def about(self, method: str) -> str:
+        """What one of the choices does, in words."""
+        return setting_of(self.saved) if method == SAVED and self.saved is not None else METHODS[method].title
 
     def reduced(self, method: str, share: float) -> ReducedViT:
         """The model with that method at that share of the dense cost; a folder's own methods as they are.

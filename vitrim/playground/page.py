@@ -102,7 +102,11 @@ class _Acts:
 def _methods(one: Offer, method: str | None) -> dict[str, Any]:
     """The methods that the model runs; the one picked stays, where it is among them."""
     picked = method if method in one.choices else next(iter(one.choices))
-    return {"choices": [(words, name) for name, words in one.choices.items()], "value": picked}
+    return {
+        "choices": [(words, name) for name, words in one.choices.items()],
+        "value": picked,
+        "info": one.about(picked),
+    }
 
 
 def _budgets(one: Offer, method: str, percent: float) -> dict[str, Any]:

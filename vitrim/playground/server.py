@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import signal
 import socket
@@ -14,18 +13,16 @@ from typing import Any
 
 from torch import nn
 
-from ..common.errors import OptionError
 from ..common.extras import require
 from ..common.interruption import as_interruption
+from ..common.ports import HOST, listening
 from .gate import Gate
 from .offers import Offer, offer
 from .page import STYLE, build
 from .showing import Showing
 
-HOST, PORT, MORE_PORTS = "127.0.0.1", 7860, 100
 MOST_BYTES = 32 * 2**20  # of a photograph's file
 MULTIPART = 100_000  # bytes that an upload has beside its file
-NOT_HERE = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 PATIENCE = 1  # seconds for what is under way when the page is closed
 
 
@@ -55,10 +52,11 @@ def serve(
 
 @dataclass(frozen=True)
 class Place:
-    """A socket that listens, and a folder for uploads."""
+    """A socket that listens at an address, and a folder for uploads."""
 
     sock: socket.socket
     uploads: str
+    host: str = HOST
 
 
 def serve_at(here: Place, models: Mapping[str, nn.Module | Offer], ready: Callable[[str], None] = print) -> None:
@@ -84,7 +82,7 @@ def place(host: str, port: int | None) -> Generator[Place]:
         # Before gradio is imported, which makes folders. No use is reported to anyone.
         stack.enter_context(_environment(GRADIO_TEMP_DIR=uploads, GRADIO_ANALYTICS_ENABLED="False"))
         require("playground", "vitrim playground")
-        yield Place(stack.enter_context(listening(host, port)), uploads)
+        yield Place(stack.enter_context(listening(host, port)), uploads, host)
 
 
 def _server(showing: Showing, here: Place) -> Any:
@@ -107,39 +105,8 @@ def _server(showing: Showing, here: Place) -> Any:
         theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),  # fetched from nowhere
         css=STYLE.read_text(encoding="utf-8"),
     )
-    gated: Any = Gate(app, here.uploads, MOST_BYTES + MULTIPART)
+    gated: Any = Gate(app, here.uploads, MOST_BYTES + MULTIPART, here.host)
     return uvicorn.Server(uvicorn.Config(gated, log_level="critical", timeout_graceful_shutdown=PATIENCE))
-
-
-@contextmanager
-def listening(host: str, port: int | None) -> Generator[socket.socket]:
-    """A socket at that address. Raises ValueError where it cannot be had."""
-    ports = range(PORT, PORT + MORE_PORTS) if port is None else [port]
-    error: OSError | None = None
-    for one in ports:
-        try:
-            sock = _bound(host, one)
-        except OSError as reason:
-            error = reason
-            continue
-        with sock:
-            yield sock
-        return
-    raise _no_address(host, port, error)
-
-
-def _bound(host: str, port: int) -> socket.socket:
-    family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    return socket.create_server(address[:2], family=family)
-
-
-def _no_address(host: str, port: int | None, error: OSError | None) -> ValueError:
-    if isinstance(error, socket.gaierror) or (error is not None and error.errno in NOT_HERE):
-        return OptionError({"host": host}, " is no address of this machine: give ", {"host": HOST})
-    if port is None:
-        return OptionError(f"ports {PORT} to {PORT + MORE_PORTS - 1} are all busy: give a free one by ", {"port": ...})
-    reason = "is busy" if error is not None and error.errno == errno.EADDRINUSE else f"cannot be had ({error})"
-    return OptionError({"port": port}, f" {reason}: give another one, or leave it out for the next free one")
 
 
 def address_of(sock: socket.socket) -> str:

@@ -16,6 +16,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.utils import yaml_dump
 
 from ..backbones import library_of
+from ..common.errors import OptionError
 from ..common.text import counted
 from .build import is_of_transformers
 from .measured import Measured, in_public
@@ -24,7 +25,7 @@ from .own_folder import check_links
 from .profile import profile
 from .words import options_in_words
 
-CARD = "README.md"
+CARD, UNKNOWN = "README.md", "USER/NAME"
 START, END = "<!-- vitrim: written by vitrim, up to the next such mark -->", "<!-- vitrim: end -->"
 LARGEST_CARD = 1 << 22  # bytes
 # Of a row: key, name, digits, key of its 95 % interval.
@@ -41,27 +42,47 @@ _FIGURES = (
     ("images_per_s", "images/s", 1, ""),
 )
 _METRICS = {"top1": ("accuracy", "Top-1 accuracy"), "top5": ("accuracy", "Top-5 accuracy")}
+# What is given for the metadata: how the hub writes it, and in words.
+_NAME = r"[A-Za-z0-9][\w.-]*"
+_GIVEN = {
+    "license": (_NAME, "one of its short names, such as apache-2.0, mit or other"),
+    "base_model": (rf"{_NAME}(/{_NAME})?", "a repository as USER/NAME"),
+}
 _UNTYPED = ("json", "config", "overwrite", "card")  # of a command line: about files of whoever measured
 
 
 def make_card(
-    model: ReducedViT, measured: Measured | None, place: str, given: Mapping[str, Any] | None = None, there: str = ""
+    model: ReducedViT,
+    measured: Measured | None,
+    repo: str | None = None,
+    given: Mapping[str, Any] | None = None,
+    there: str = "",
 ) -> str:
     """The text of a model card.
 
-    place: what `from_pretrained` is to be called with
-    given: metadata from the caller, such as its license
+    repo:  the repository of the hub where the model will be found; None: not known
+    given: metadata from the caller: its license, the repository of the base model
     there: the card so far
 
-    Raises ValueError for a card so far whose metadata cannot be read.
+    Raises ValueError for a card so far whose metadata cannot be read, and for a license or a base model that the hub
+    would not take.
     """
+    for key, value in (given or {}).items():
+        _check_given(key, value)
     before, body = _parts(there)
     made = _data(model, measured).to_dict()
     tags = list(dict.fromkeys([*_several(before.get("tags")), *made["tags"]]))
     results = {"model-index": made.get("model-index")}  # of other weights, where there are none of these
     merged = {**made, **before, **(given or {}), "tags": tags, **results}
     text = yaml_dump({key: value for key, value in merged.items() if value is not None}, sort_keys=False)
-    return f"---\n{text}---\n\n{_within(body, _section(model, measured, place))}"
+    return f"---\n{text}---\n\n{_within(body, _section(model, measured, repo))}"
+
+
+def _check_given(key: str, value: Any) -> None:
+    """Raise ValueError for what is no license, or no repository, as the hub writes them."""
+    pattern, way = _GIVEN[key]
+    if not isinstance(value, str) or len(value) > 96 or not re.fullmatch(pattern, value):
+        raise OptionError({key: value}, f" is none that the hub knows: give {way}")
 
 
 def _several(tags: Any) -> list[str]:
@@ -143,8 +164,8 @@ def _results(measured: Measured) -> Iterator[EvalResult]:
 # -- text
 
 
-def _section(model: ReducedViT, measured: Measured | None, place: str) -> str:
-    return "\n\n".join([f"# {_title(model)}", _about(model), _use(model, place), "## Measured", *_measured(measured)])
+def _section(model: ReducedViT, measured: Measured | None, repo: str | None) -> str:
+    return "\n\n".join([f"# {_title(model)}", _about(model), _use(model, repo), "## Measured", *_measured(measured)])
 
 
 def _title(model: ReducedViT) -> str:
@@ -164,11 +185,14 @@ def _about(model: ReducedViT) -> str:
     )
 
 
-def _use(model: ReducedViT, place: str) -> str:
+def _use(model: ReducedViT, repo: str | None) -> str:
+    """How a reader loads the model; where it is not known from where, what stands for that."""
     extra = "[transformers]" if is_of_transformers(model) else ""
+    where = "" if repo else f"`{UNKNOWN}` stands for the repository, or the folder, that holds these files. "
     return (
-        f'```python\nimport vitrim  # pip install "vitrim{extra}"\n\n'
-        f'model = vitrim.from_pretrained("{place}")  # in eval mode\n```'
+        f"{where}vitrim is installed from a checkout of its repository, as its README says, by "
+        f'`pip install -e ".{extra}"`.\n\n'
+        f'```python\nimport vitrim\n\nmodel = vitrim.from_pretrained("{repo or UNKNOWN}")  # in eval mode\n```'
     )
 
 

@@ -20,6 +20,7 @@ from huggingface_hub.errors import (
 )
 
 from .._version import __version__
+from ..common.kinds_given import check_path, told
 from ..common.text import first_sentence, shortened
 
 # All that is ever fetched: no code, and no weights but safetensors.
@@ -35,11 +36,25 @@ FILES = (
 NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
+def check_repo(repo: Any) -> None:
+    """Raise ValueError for what is no name of a repository.
+
+    Example:
+        >>> check_repo("you/fast")
+        >>> check_repo("a folder/x")
+        Traceback (most recent call last):
+        ValueError: repo_id is 'a folder/x': give USER/NAME
+    """
+    if not isinstance(repo, str) or not re.fullmatch(rf"({NAME.pattern})|[\w.-]+", repo):
+        raise ValueError(f"repo_id is {told(repo)}: give USER/NAME")
+
+
 def folder_of(place: str | Path, **options: Any) -> Path:
     """The folder of that name, or what `fetch` makes of a repository of that name.
 
     Raises ValueError where there is neither.
     """
+    check_path("pretrained_model_name_or_path", place, "give a folder, or a repository of the hub, USER/NAME")
     folder = Path(place).expanduser()
     if folder.exists() or isinstance(place, Path) or not NAME.fullmatch(place):
         if not folder.exists():

@@ -11,6 +11,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
+from ..common.kinds_given import check_path
 from ..common.tensor_files import DTYPES as CODES
 from ..common.tensor_files import digest, open_tensors
 from ..common.text import cut, reason
@@ -46,6 +47,7 @@ def load(folder: str | Path, methods: Iterable[type[Method] | str] = ()) -> Any:
         >>> list(again.methods), again.training
         ([EViT(keep=0.5)], False)
     """
+    check_path("folder", folder, "give a folder that save() wrote")
     for method in methods:
         import_method(method) if isinstance(method, str) else register_method(method)
     folder = Path(folder)

@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from ..common.files import write_whole
+from ..common.kinds_given import check_path
 from ..methods import Method
 from . import hub, saving
 from .card import CARD, make_card, read_card
@@ -49,6 +50,7 @@ def save_pretrained(
         >>> sorted(path.name for path in folder.iterdir())
         ['README.md', 'config.json', 'model.safetensors']
     """
+    check_path("save_directory", save_directory, "give a folder")
     return _save(model, Path(save_directory), measured, license=license, base_model=base_model)
 
 
@@ -74,6 +76,7 @@ def push_to_hub(
 
     Raises ValueError for what cannot be saved, before anything is sent, and where the hub refuses.
     """
+    hub.check_repo(repo_id)
     with tempfile.TemporaryDirectory(prefix="vitrim-") as beside:
         folder = _save(model, Path(beside) / "model", measured, repo_id, license=license, base_model=base_model)
         return hub.upload(folder, repo_id, commit_message, private, token, revision, create_pr)
@@ -127,7 +130,7 @@ def card_of(
         raise ValueError(f"{type(model).__name__} is no reduced model: save what vitrim.reduce has made of it")
     found = None if measured is None else match(measured, reduced)
     known = {key: value for key, value in given.items() if value is not None}
-    return make_card(reduced, found, repo or folder.name or ".", known, read_card(folder))
+    return make_card(reduced, found, repo, known, read_card(folder))
 
 
 def put_card(folder: Path, text: str) -> Path:

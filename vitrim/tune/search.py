@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ..common.kinds_given import check_several, told
 from ..common.progress import progress
 from ..common.text import counted
 from ..core.values import as_number, as_whole
@@ -96,6 +97,7 @@ def tune(
         >>> rows[0].plan.budget, rows[0].plan.share <= 0.7, rows[0].distance <= rows[0].flat["distance"]
         (0.7, True, True)
     """
+    _check_kinds(model, images, methods, budgets)
     dense = _dense(model)
     wanted = sorted({_share(budget) for budget in budgets}, reverse=True)
     _check(images, wanted, trials)
@@ -250,6 +252,20 @@ def _allowed(model: nn.Module, methods: Sequence[str]) -> bool:
         Space(model, methods[0].split("+"))  # says what is wrong with the methods, if that was the reason
         return False
     return True
+
+
+def _check_kinds(model: Any, images: Any, methods: Any, budgets: Any) -> None:
+    """Raise ValueError for arguments of another kind than `tune` takes."""
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"model is {told(model)}: give a dense model of timm or transformers")
+    if not isinstance(images, Tensor) or images.dim() != 4 or not images.is_floating_point():
+        kind = f"{str(images.dtype)[6:]} {list(images.shape)}" if isinstance(images, Tensor) else told(images)
+        raise ValueError(f"images is {kind}: give prepared photographs, floats [images, channels, height, width]")
+    check_several("methods", methods, 'give names, such as ["tome", "evit"]')
+    check_several("budgets", budgets, "give shares of the dense cost, such as (0.7, 0.5)")
+    wrong = next((name for name in methods if not isinstance(name, str)), None)
+    if wrong is not None or not methods:
+        raise ValueError(f"methods has {'none' if not methods else told(wrong)}: give names, such as tome")
 
 
 def _check(images: Tensor, budgets: Sequence[float], trials: int) -> None:

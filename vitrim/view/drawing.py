@@ -15,7 +15,7 @@ from .fates import shares_token
 # A mid-grey blue for patches without a token: it stands off from ink, from paper and from both page backgrounds, and
 # from the colours of groups, which are stronger. The ring is yellow with a dark rim, seen on any photograph.
 DROPPED_COLOUR, DROPPED_SHARE = np.array([122, 138, 160]), 0.8
-MERGED_SHARE = 0.3
+MERGED_SHARE = 0.12  # a hint: the border tells groups apart
 RING_COLOUR, RIM_COLOUR = (255, 225, 40), (20, 20, 20)
 # From none to all of the blocks: the anchors of a scale whose lightness rises evenly, so that it can be read in grey.
 HEAT_SCALE = np.array([[13, 8, 60], [84, 15, 109], [158, 42, 99], [217, 79, 61], [249, 142, 9], [252, 240, 140]])

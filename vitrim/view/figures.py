@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import textwrap
 import warnings
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from torch import nn
 from ..common.errors import OptionError
 from ..common.extras import require
 from ..common.files import write_whole
+from ..common.kinds_given import one_or_several
 from ..common.text import shortened
 from .drawing import (
     DROPPED_COLOUR,
@@ -37,7 +39,7 @@ FEW, MOST = 4, 6  # stages of a method that has stages; columns of a figure
 MOST_ROWS = 100  # a figure of so many is 29,000 pixels high; matplotlib draws none of 65,536
 # Inches: the side of a patch picture, the lines above and below it, the width of the text, the height of the key.
 TILE, LINES, TEXT, KEY = 1.5, 0.4, 1.45, 0.6
-SMALL = 7  # points
+SMALL, WIDTH = 7, 22  # points; characters of a line of text
 # No date and no version: the same pictures make the same file.
 NO_DATE = {"svg": {"Date": None}, "pdf": {"CreationDate": None, "Producer": None}, "png": {"Software": None}}
 STYLE: Any = {"font.size": 8, "svg.hashsalt": "vitrim", "svg.fonttype": "none", "text.parse_math": False}
@@ -62,12 +64,10 @@ def figure(models: nn.Module | Sequence[nn.Module], pictures: Any, blocks: Seque
         >>> drawn = figure(fast, ["photos/cat/0.png", "photos/dog/0.png"])
         >>> drawn.savefig("patches.png")
     """
-    models = [models] if isinstance(models, nn.Module) else list(models)
-    several = isinstance(pictures, Sequence) and not isinstance(pictures, str)
-    pictures = list(pictures) if several else [pictures]
-    if not models or not pictures:
+    shown, pictures = one_or_several(models), one_or_several(pictures)
+    if not shown or not pictures:
         raise ValueError("nothing to show: give at least one reduced model and one picture")
-    return draw([look(models, picture) for picture in pictures], _names(pictures), blocks)
+    return draw([look(shown, picture) for picture in pictures], _names(pictures), blocks)
 
 
 def draw(seen: Sequence[Sequence[Seen]], names: Sequence[str], blocks: Sequence[int] | None = None) -> Figure:
@@ -181,17 +181,18 @@ def _notebook_figure() -> Any:
 
 
 def _photograph(axes: Axes, name: str, row: Sequence[Seen]) -> None:
-    said = "" if row[0].dense is None or _several_dense(row) else f"dense says {row[0].dense}"
+    said = [] if row[0].dense is None or _several_dense(row) else _said("dense says", str(row[0].dense))
     axes.imshow(enlarged(row[0].pixels))
     axes.set_anchor("N")
-    axes.set_title("\n".join([*textwrap.wrap(name, 22), *textwrap.wrap(said, 22)]), fontsize=SMALL, loc="left", pad=2)
+    axes.set_title("\n".join([*textwrap.wrap(name, WIDTH), *said]), fontsize=SMALL, loc="left", pad=2)
     axes.axis("off")
 
 
 def _row(places: Sequence[Axes], seen: Seen, blocks: Sequence[int], dense: Any) -> None:
     text, *tiles, heat = places
-    words = [*textwrap.wrap(seen.title, 22), f"{100 * seen.share:.0f} % of the MACs"]
-    words += textwrap.wrap(seen.said, 22) + ([] if dense is None else textwrap.wrap(f"dense says {dense}", 22))
+    words = [*_wrapped(seen.title, WIDTH), f"{100 * seen.share:.0f} % of the MACs"]
+    words += _wrapped(seen.said, WIDTH) if seen.reduced is None else _said("says", str(seen.reduced))
+    words += [] if dense is None else _said("dense says", str(dense))
     text.text(0.0, 0.98, "\n".join(words), va="top", linespacing=1.5, transform=text.transAxes)
     text.axis("off")
     for axes, block in zip(tiles, blocks, strict=True):
@@ -202,6 +203,23 @@ def _row(places: Sequence[Axes], seen: Seen, blocks: Sequence[int], dense: Any) 
     _tile(heat, laid_over(enlarged(seen.pixels), layer), "blocks taken part in", _spread_of(seen.fates.work))
 
 
+def _said(who: str, answer: str) -> list[str]:
+    """An answer in lines: on one with who says it, where there is room, else in lines of its own."""
+    whole = f"{who} {answer}"
+    return [whole] if len(whole) <= WIDTH else [who, *_wrapped(answer, WIDTH)]
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    """Lines of at most so many characters, none of which ends between a number and what it counts.
+
+    Example:
+        >>> _wrapped("gas pump 51 %", 11), _wrapped("61 kept (36 re-selected), 135 idle", 30)
+        (['gas', 'pump 51 %'], ['61 kept (36 re-selected),', '135 idle'])
+    """
+    tied = re.sub(r" (?=\d+ %)|(?<=\d) (?=[\w%])", "\u00a0", text)
+    return [line.replace("\u00a0", " ") for line in textwrap.wrap(tied, width, break_on_hyphens=False)]
+
+
 def _spread_of(work: np.ndarray) -> str:
     return f"{work.min():.3g} to {work.max():.3g}, mean {work.mean():.1f}"
 
@@ -209,7 +227,7 @@ def _spread_of(work: np.ndarray) -> str:
 def _tile(axes: Axes, pixels: np.ndarray, title: str, caption: str) -> None:
     axes.imshow(pixels)
     axes.set_title(title, fontsize=SMALL, pad=2)
-    axes.set_xlabel("\n".join(textwrap.wrap(caption, 30)), fontsize=SMALL - 1, labelpad=2)
+    axes.set_xlabel("\n".join(_wrapped(caption, 30)), fontsize=SMALL - 1, labelpad=2)
     axes.set_xticks([])
     axes.set_yticks([])
     axes.spines[:].set_visible(False)

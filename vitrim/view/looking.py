@@ -14,6 +14,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor, nn
 
+from ..common.kinds_given import told
 from ..data.classes import names_of_classes
 from ..data.config import carried_config, data_config
 from ..data.pictures import prepared
@@ -173,7 +174,8 @@ def as_reduced(model: nn.Module) -> ReducedViT:
     """The reduced model of whatever library, out of its wrappers. Raises ValueError for one that is not reduced."""
     fast = unwrap(model) if isinstance(model, nn.Module) else model
     if not isinstance(fast, ReducedViT):
-        raise ValueError(f'{type(fast).__name__} is no reduced model: give vitrim.reduce(model, "evit") or the like')
+        what = type(fast).__name__ if isinstance(fast, nn.Module) else told(fast)
+        raise ValueError(f'{what} is no reduced model: give vitrim.reduce(model, "evit") or the like')
     return fast
 
 
@@ -221,8 +223,8 @@ def as_pixels(images: Tensor, config: dict[str, Any]) -> list[UInt8[np.ndarray, 
 
 
 def _as_batch(picture: Picture, config: dict[str, Any]) -> Float[Tensor, "1 c h w"]:
-    if not isinstance(picture, (Image.Image, str, Path, Tensor)):
-        raise ValueError(f"picture is a {type(picture).__name__}: give a PIL image, a file, or an image [3, h, w]")
+    if not isinstance(picture, (Image.Image, str, Path, Tensor)) or picture == "":
+        raise ValueError(f"picture is {told(picture)}: give a PIL image, a file, or an image [3, h, w]")
     image = picture if isinstance(picture, Tensor) else prepared(picture, config)
     image = image[0] if image.dim() == 4 and len(image) == 1 else image
     if image.dim() != 3 or not image.is_floating_point():

@@ -16,6 +16,7 @@ from timm.layers import DropPath, Mlp
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
+from ...common.places import TIMM_LISTING
 from ...common.text import first_line, nearest
 from ..library import Library
 from .checkpoints import load_checkpoint
@@ -40,7 +41,7 @@ class TimmLibrary(Library):
 
     name = "timm"
     factory = "timm.create_model"
-    listing = "timm.list_models() lists its names"
+    listing = TIMM_LISTING
     loggers = ("huggingface_hub", "timm.models")
     idle = (DropPath,)
     mlps = (Mlp,)

@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import nn
 
+from ...common.places import HF_LISTING
 from ...common.text import few, first_line
 from ..layers import kind
 from ..library import Library, Texts
@@ -37,7 +38,7 @@ class TransformersLibrary(Library):
 
     name = "transformers"
     factory = "AutoModelForImageClassification.from_pretrained"
-    listing = "hf:NAME takes a repository of the Hugging Face hub, or a folder with config.json"
+    listing = HF_LISTING
     has_list = False
     extra = "transformers"
     loggers = ("huggingface_hub", "transformers")

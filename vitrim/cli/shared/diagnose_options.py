@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from .look_options import PAGES
 from .options import MODELS_OWN, MethodChoice, ModelOptions, OutputOptions
-from .spec import Command, option, required
+from .spec import ROWS, Command, option, required
 
 
 @dataclass(kw_only=True)
@@ -81,7 +81,7 @@ DIAGNOSE = Command(
         "out": DiagnosisOptions,
         "output": OutputOptions,
     },
-    "several values: one row for each",
+    ROWS,
     endings=PAGES,
     takes="data",
     check=check_diagnose,

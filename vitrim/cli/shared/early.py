@@ -2,43 +2,93 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ...common.extras import require_found
 from ...common.files import check_new, check_report
-from ...common.places import check_there
+from ...common.places import LABELLED, UNLABELLED, check_holds_images, check_there
+from .early_extras import each_extra
+from .early_methods import check_methods
+from .model_names import check_model_name
 from .spec import Command
 
-COUNTS = ("threads", "batch_size", "rounds", "actors")  # from 1
+COUNTS = ("threads", "batch_size", "rounds", "actors", "limit", "limit_per_class", "val_limit")  # from 1
 IMAGES = ("data", "bank", "val", "calibration")
-FILES = {"checkpoint": "checkpoint", "label_file": "label file", "class_map": "class map"}
+FILES = {
+    "checkpoint": "checkpoint",
+    "label_file": "label file",
+    "class_map": "class map",
+    "class_names": "file of class names",
+    "plan": "plan",
+    "guide_checkpoint": "checkpoint",
+}
+FOLDERS = "folders"  # the value of --class-names that is no file
+MODELS = ("model", "guide")
+DEVICES = ("cpu", "cuda", "mps", "xpu", "xla", "hpu", "hip", "mtia", "meta")
+
+
+DEVICES_OF = {
+    "": "cpu, cuda, cuda:1 or mps",
+    "finetune": "cpu or cuda; several GPUs by accelerate launch or torchrun",
+}
 
 
 def check_early(command: Command, config: Any) -> None:
     """Raise ValueError for what could never work: before anything slow is imported."""
     groups = [getattr(config, group) for group in command.groups]
+    check_methods(command, config)
     for group in groups:
-        for name in COUNTS:
-            given = getattr(group, name, None)
-            for value in given if isinstance(given, tuple) else (given,):
-                if value is not None and value < 1:
-                    raise ValueError(f"--{name.replace('_', '-')} {value}: give a whole number from 1")
-        for name in IMAGES:
-            given = getattr(group, name, None)
-            for place in given if isinstance(given, tuple) else (given,):
-                if place is not None:
-                    check_there(place)
+        _check_numbers(group)
         for name, kind in FILES.items():
-            given = getattr(group, name, None)
-            for path in given if isinstance(given, tuple) else (given,):
+            for path in _given(group, name):
                 _check_file(name, kind, path)
-        if command.endings and getattr(group, "out", None) is not None:
-            check_new(group.out, group.overwrite, command.endings)
-        if getattr(group, "json", None) is not None:
-            check_report(group.json)
+        _check_outputs(command, group)
     _check_apart(groups)
+    each_extra(require_found, config)
     command.check(config)
+    places = [place for group in groups for name in IMAGES for place in _given(group, name)]
+    for place in places:
+        check_there(place, UNLABELLED if command.takes else LABELLED)
+    for place in places:
+        check_holds_images(place)
+    for group in groups:
+        _check_names(group, known=not config.imports, devices=DEVICES_OF.get(command.name, DEVICES_OF[""]))
+
+
+def _given(group: Any, name: str) -> Sequence[Any]:
+    """The values of an option, none where it is not given or not of this group."""
+    given = getattr(group, name, None)
+    return given if isinstance(given, tuple) else () if given is None else (given,)
+
+
+def _check_numbers(group: Any) -> None:
+    for name, least in (*((name, 1) for name in COUNTS), ("workers", 0)):
+        for value in _given(group, name):
+            if value < least:
+                raise ValueError(f"--{name.replace('_', '-')} {value}: give a whole number from {least}")
+    for share in _given(group, "crop_pct"):
+        if not 0 < share <= 1:
+            raise ValueError(f"--crop-pct {share:g}: give a share in (0, 1], such as 0.9")
+
+
+def _check_names(group: Any, known: bool, devices: str) -> None:
+    """Names of models and devices. known: all models are timm's, as no file of the user's has named others to it;
+    devices: what to give, in words"""
+    for name in (name for option in MODELS for name in _given(group, option)) if known else ():
+        check_model_name(name)
+    for device in _given(group, "device"):
+        if not re.fullmatch(rf"({'|'.join(DEVICES)})(:\d+)?", device):
+            raise ValueError(f"--device {device}: give {devices}")
+
+
+def _check_outputs(command: Command, group: Any) -> None:
+    if command.endings and getattr(group, "out", None) is not None:
+        check_new(group.out, group.overwrite, command.endings)
+    if getattr(group, "json", None) is not None:
+        check_report(group.json)
 
 
 def _check_apart(groups: Sequence[Any]) -> None:
@@ -50,7 +100,7 @@ def _check_apart(groups: Sequence[Any]) -> None:
             raise ValueError(f"--out and --json both name {out}: give each a file of its own")
 
 
-def _check_file(name: str, kind: str, path: Path | None) -> None:
-    if path is not None and not path.expanduser().exists():
+def _check_file(name: str, kind: str, path: str | Path) -> None:
+    if not Path(path).expanduser().exists() and (name, path) != ("class_names", FOLDERS):
         what = "a file of weights, or a folder that save() wrote" if name == "checkpoint" else "a file"
         raise ValueError(f"there is no {kind} {path}: give --{name.replace('_', '-')} {what}")

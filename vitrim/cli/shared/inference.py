@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from typing import Any
@@ -27,6 +25,8 @@ from ...inference.outputs import Output
 from ...inference.processes import Processes, own_device
 from ...inference.runs import Done, Run, part_size, told_of, with_batch_for
 from .config_file import asked
+from .early_extras import each_extra
+from .inference_options import data_told
 from .measure import CPU_BATCH, OTHER_BATCH
 from .model import Subject, open_model
 from .plans import Plan, one_plan
@@ -41,8 +41,7 @@ class Inference:
 
     def __init__(self, config: Any):
         run = config.run
-        if run.engine == "ray":
-            require("ray", "--engine ray")
+        each_extra(require, config)
         self.config, self.processes = config, Processes()
         if run.threads is not None:
             torch.set_num_threads(run.threads)
@@ -96,6 +95,7 @@ class Inference:
         done = run.run(told, begun)
         if self.processes.first:
             self._conclude(printer, output, done, told)
+            self._check_any(output, done)
 
     def _images(self, worker: Images) -> Photographs | StreamedPhotographs:
         data = self.config.data
@@ -113,7 +113,7 @@ class Inference:
             "method": plan.name if plan is not None else "none",
             "options": plan.options if plan is not None else {},
             "prediction_only": plan is not None and plan.model.prediction_only,
-            **_places(data.data),
+            **data_told(data.data),
             "split": data.split,
         }
 
@@ -140,6 +140,15 @@ class Inference:
         place = {"out": str(self.config.out.out), **environment(self.device, self.config.run.seed)}
         write_json(self.config.output.json, {**asked(self.config), **figures, **place})
 
+    def _check_any(self, output: Output, done: Done) -> None:
+        """Raise ValueError where nothing came of all images."""
+        if done.images and not done.rows:
+            what = "the image" if done.images == 1 else f"none of the {done.images:,} images"
+            raise ValueError(
+                f"{what} {'cannot' if done.images == 1 else 'can'} be read: {self.config.out.out} has no row, and "
+                f"{shortened(output.unreadable)} says why"
+            )
+
 
 def _of_this_process(run: Any) -> tuple[torch.device, str]:
     """Where its own model runs, and in which numbers. With Ray that is asked only what it gives."""
@@ -153,13 +162,6 @@ def _of_this_process(run: Any) -> tuple[torch.device, str]:
 def _plan(subject: Subject, method: Any, seed: int) -> Plan | None:
     """The reduced model that is asked for; None: none is, and the dense one runs."""
     return one_plan(subject, method, seed) if method.asks or subject.saved is not None else None
-
-
-def _places(words: Sequence[str]) -> dict[str, str]:
-    """What tells the data of a run from others, as they were named: the first word, and a digest of all."""
-    whole = [os.path.abspath(word) if os.path.exists(word) else word for word in words]
-    others = hashlib.sha256("\0".join(whole).encode("utf-8", "surrogateescape")).hexdigest()
-    return {"data": whole[0], **({"data_names": others} if len(words) > 1 else {})}
 
 
 def _first_of(output: Output) -> list[dict[str, str]]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...common.files import check_new, check_output
+from ...common.files import check_new, check_place
+from ...inference.journal import Journal
 from .options import MODELS_OWN, PRECISIONS, MethodChoice, ModelOptions, OutputOptions
-from .spec import Command, option, required
+from .spec import PLACES, Command, option, required
 
 TABLES = (".csv", ".jsonl", ".ndjson", ".parquet")
 STATE = "_run.json"  # what a run leaves in a folder that it has written, or is about to
@@ -92,6 +95,7 @@ def check_predict(config: Any) -> None:
     place may be."""
     _from_one(config.out, "top", "part")
     _check_engine(config.run)
+    _check_unfinished(config)
     check_new(config.out.out, config.out.overwrite or _ended(config.out.out), TABLES)
 
 
@@ -99,8 +103,9 @@ def check_embed(config: Any) -> None:
     """The same for a folder. One that no run has written is never replaced."""
     _from_one(config.out, "part")
     _check_engine(config.run)
+    _check_unfinished(config)
     out = config.out.out.expanduser()
-    check_output(out.with_name(out.name + STATE))
+    check_place(out)
     if not out.exists() or (out.is_dir() and not os.listdir(out)):
         return
     if not (out / STATE).is_file():
@@ -112,6 +117,27 @@ def check_embed(config: Any) -> None:
 def _check_engine(run: Any) -> None:
     if run.actors is not None and run.engine != "ray":
         raise ValueError(f"--actors {run.actors} goes with --engine ray: leave it out, or start many processes")
+
+
+def _check_unfinished(config: Any) -> None:
+    """Raise ValueError for an unfinished run that was asked something else, as far as the options tell; the rest is
+    compared when the model is there."""
+    typed = {"model": config.model.model, "split": config.data.split, "precision": config.run.precision}
+    asked = {"command": config.command, **{key: value for key, value in typed.items() if value is not None}}
+    if config.method.method and config.method.plan is None:
+        asked["method"] = config.method.method[0]
+    for name in ("format", "dense"):
+        if hasattr(config.out, name):
+            asked[name] = getattr(config.out, name)
+    if not config.out.overwrite:
+        Journal(config.out.out).check({**asked, **data_told(config.data.data)})
+
+
+def data_told(words: Sequence[str]) -> dict[str, str]:
+    """What tells the data of a run from others, as they were named: the first word, and a digest of all."""
+    whole = [os.path.abspath(word) if os.path.exists(word) else word for word in words]
+    others = hashlib.sha256("\0".join(whole).encode("utf-8", "surrogateescape")).hexdigest()
+    return {"data": whole[0], **({"data_names": others} if len(words) > 1 else {})}
 
 
 def _from_one(options: Any, *names: str) -> None:
@@ -126,8 +152,6 @@ def _ended(out: Path) -> bool:
 
 
 _GROUPS = {"model": ModelOptions, "method": InferenceMethod, "data": InferenceData, "run": InferenceRun}
-_PLACES = "several values: one for each of the method's places"
-
 PREDICT = Command(
     "predict",
     "the likeliest classes of every image of a folder, a .tar or a list, in one table",
@@ -139,7 +163,7 @@ PREDICT = Command(
         "vitrim predict 'photos/**/*.jpg' --checkpoint runs/evit --out classes.parquet",
     ),
     {**_GROUPS, "out": PredictionOptions, "output": OutputOptions},
-    _PLACES,
+    PLACES,
     takes="data",
     check=check_predict,
 )
@@ -153,7 +177,7 @@ EMBED = Command(
         "vitrim embed photos.tar --checkpoint runs/evit --dense --out features",
     ),
     {**_GROUPS, "out": FeatureOptions, "output": OutputOptions},
-    _PLACES,
+    PLACES,
     takes="data",
     check=check_embed,
 )

@@ -35,7 +35,5 @@ def check_look(config: Any) -> None:
     """Raise ValueError for what can be known to fail before a model is opened."""
     look = config.look
     check_pictures(look.images)
-    if look.limit < 1:
-        raise ValueError(f"--limit {look.limit}: give a whole number from 1")
     if look.blocks and look.out is not None and look.out.suffix.lower() in PAGES:
         raise ValueError(f"--blocks is for figures: {look.out} steps through all blocks")

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from ...common.text import listed, nearest
+from ...common.text import listed, nearest, shortened
 from .config_file import config_path, from_file
 from .help import help_of
 from .methods_named import FILE, Named, named_methods
@@ -61,6 +61,7 @@ class _Reader:
         self.known: dict[str, Option] = {o.name: o for o in [*command.options(), *named.options(command)]}
         self.values: dict[str, Any] = {}
         self.word: str | None = None
+        self.taken: set[bool] = set()  # how what `takes` names was given: as words alone, behind its option
 
     def read(self, arguments: Sequence[str]) -> None:
         words = list(arguments)
@@ -76,6 +77,8 @@ class _Reader:
             if "" in inside[1:]:
                 raise ValueError("an argument is empty: give a value, or leave it out")
             self._once(name)
+            if name == self.command.takes:
+                self._taken(False, inside)
             self._take(name, inside)
 
     def _has_room(self, name: str, inside: Sequence[str]) -> bool:
@@ -140,9 +143,20 @@ class _Reader:
         if takes and not word.startswith("-"):
             if takes in self.values and not self.known[takes].kind.many:
                 raise ValueError(f"{word!r} is a second {takes.upper()}: give one, of many files a pattern in quotes")
+            self._taken(True, [word])
             self._take(takes, [word])
             return
         raise ValueError(f"{word!r} belongs to no option: {self._meant(word)}{self._see()}")
+
+    def _taken(self, alone: bool, words: Sequence[str]) -> None:
+        """Raise ValueError where what `takes` names stands once as words alone, and once behind its option."""
+        self.taken.add(alone)
+        if len(self.taken) > 1:
+            takes, before = self.command.takes, " ".join(map(str, _several(self.values[self.command.takes])))
+            raise ValueError(
+                f"{takes.upper()} is given in two ways, {shortened(before)} and {shortened(' '.join(words))}, once "
+                f"behind --{takes} and once without: give all of it in one of them"
+            )
 
     def _meant(self, word: str) -> str:
         """The option that a word without one was likely meant for."""
@@ -240,6 +254,10 @@ class _Reader:
 
     def _see(self) -> str:
         return f"see vitrim {self.command.name} --help"
+
+
+def _several(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, tuple) else (value,)
 
 
 def _is_option(word: str) -> bool:

@@ -14,6 +14,7 @@ from ...runtime.describing import name_of, options_of
 from ...runtime.model import ReducedViT, unwrap
 from ...runtime.plan_file import Plan as SearchedPlan
 from ...runtime.plan_file import pick, read_plans
+from .early_methods import check_plan_alone, one
 from .method_options import SHARED, given_options
 from .model import Subject, open_guide
 
@@ -47,22 +48,22 @@ def one_plan(subject: Subject, config: Any, seed: int) -> Plan:
     Raises ValueError for options that the method does not take, and for a budget beside a keep rate.
     """
     if config.plan is not None:
-        given = {name: _one(f"--{name}", getattr(config, name))[0] for name in BUDGETS if getattr(config, name)}
+        given = {name: one(f"--{name}", getattr(config, name))[0] for name in BUDGETS if getattr(config, name)}
         return _searched(subject, config, pick(_front(config), **given))
     _check_plan(config)
     names, given, budgets = config.method, _given(subject, config), config.macs
     saved = _kept(subject, config, given)
     if saved is not None:
         return plan_of(saved)
-    (name,) = _one("--method", _known(subject, names))
+    (name,) = one("--method", _known(subject, names))
     if name == AUTO:
-        return _picked(subject, config, *_one("--macs", budgets or (None,)))
+        return _picked(subject, config, *one("--macs", budgets or (None,)))
     dial = METHODS[name].dial
     options = _options(subject, name, _singles(given), seed)
     if budgets:
         if dial in given:
             raise ValueError(f"--macs solves for --{dial}: give one of the two")
-        return _budgeted(subject, name, options, *_one("--macs", budgets), config.prediction_only)
+        return _budgeted(subject, name, options, *one("--macs", budgets), config.prediction_only)
     return plan_of(_reduced(subject, make_method(name, **options), prediction_only=config.prediction_only))
 
 
@@ -99,9 +100,7 @@ def _check_plan(config: Any) -> None:
 
 def _front(config: Any) -> tuple[SearchedPlan, ...]:
     """The plans of `--plan`. Raises ValueError where a method, or an option of one, is typed beside it."""
-    beside = ["method"] * bool(config.method) + list(given_options(config)) + ["guide"] * (config.guide is not None)
-    if beside:
-        raise ValueError(f"--plan {config.plan} says which method with which options: leave out --{beside[0]}")
+    check_plan_alone(config)
     return read_plans(config.plan)
 
 
@@ -257,12 +256,6 @@ def remarks(plans: Sequence[Plan], config: Any) -> list[str]:
         if len(rows) == 1 < len(plans) and not config.macs and METHODS[name].dial not in given:
             found.append(f"{rows[0].label} is the method's default: --{METHODS[name].dial} or --macs gives more rows")
     return found
-
-
-def _one(option: str, given: Sequence[Any]) -> Sequence[Any]:
-    if len(given) > 1:
-        raise ValueError(f"{option} {' '.join(map(str, given))}: give one here; vitrim compare takes several")
-    return given
 
 
 def _singles(given: dict[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ...common.errors import OptionError
+from ...common.ports import listening
 from .options import ModelOptions
 from .spec import Command, option
 
@@ -56,6 +57,8 @@ def check_playground(config: Any) -> None:
             f"--model names {len(models)} and --checkpoint {len(checkpoints)}: give weights for each model, in the "
             "same order, or for none"
         )
+    with listening(config.server.host, port):  # and again when it is served
+        pass
 
 
 PLAYGROUND = Command(
@@ -71,4 +74,5 @@ PLAYGROUND = Command(
     ),
     {"server": ServerOptions, "model": PlaygroundModelOptions},
     check=check_playground,
+    begins="starting the playground; its address comes in some seconds",
 )

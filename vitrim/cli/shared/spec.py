@@ -8,6 +8,9 @@ from typing import Any
 
 from .kinds import Kind, kind_of
 
+# What several values of a keep rate mean to a command (`Command.dial`). With PLACES it takes one method at a time.
+PLACES, ROWS = "several values: one for each of the method's places", "several values: one row for each"
+
 
 @dataclass(frozen=True)
 class Option:
@@ -48,6 +51,7 @@ class Command:
     takes:    the option whose value, or values, may stand without its name; that name in capitals in the help
     endings:  of the file that --out names, where it is one file
     check:    raises ValueError for options that do not go together; it imports nothing slow
+    begins:   a line for the terminal before anything slow is imported, of what answers late
     """
 
     name: str
@@ -62,6 +66,7 @@ class Command:
     takes: str = ""
     endings: tuple[str, ...] = ()
     check: Callable[[Any], None] = lambda config: None
+    begins: str = ""
 
     def options(self) -> Iterator[Option]:
         """Its options, in order; those of methods come besides."""

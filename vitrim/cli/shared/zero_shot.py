@@ -13,10 +13,9 @@ from ...common.progress import progress
 from ...common.text import counted, few, reason
 from ...data.classes import Classes, english
 from ...evaluate.zero_shot import PROMPT, ZeroShot, read_texts
+from .early import FOLDERS
 from .model import Subject
 from .options import DataOptions
-
-FOLDERS = "folders"  # the value of --class-names that takes the folders' own
 
 
 @dataclass(frozen=True)

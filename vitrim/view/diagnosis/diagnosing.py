@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ...common.kinds_given import check_several, one_or_several
 from ...common.progress import hidden
 from ...common.progress import progress as show_progress
 from ...core.tokens import Tokens
@@ -124,6 +125,7 @@ def diagnose(
         (4, True)
     """
     reduced = _by_name(models)
+    check_several("batches", batches, "give batches of images, such as those of vitrim.data.open_loader")
     looking = _Looking(reduced, batches, differing)
     everyone: dict[str, nn.Module] = {name: each.model for name, each in looking.examined.items()}
     shown = show_progress("looking at the images", _length(batches))
@@ -229,7 +231,7 @@ def _by_name(models: nn.Module | Sequence[nn.Module] | Mapping[str, nn.Module]) 
         named = {str(name): as_reduced(model) for name, model in models.items()}
     else:
         named = {}
-        for model in [models] if isinstance(models, nn.Module) else models:
+        for model in one_or_several(models):
             fast = as_reduced(model)
             name, times = setting_of(fast), sum(known.partition(" (")[0] == setting_of(fast) for known in named)
             named[f"{name} ({times + 1})" if times else name] = fast

@@ -93,12 +93,14 @@ def _usage(found: Diagnosis) -> Figure | None:
         return None
     spread = {name: stages for name, stages in known.items() if any(stage.low != stage.high for stage in stages)}
     drawn, (axes, *others) = _figure(1 + len(spread), SIZE if not spread else (4.2, 3.2))
+    depth = len(found.models[DENSE].similarity or ())
     for name, stages in known.items():
-        blocks = [stage.block for stage in stages]
-        axes.plot(blocks, [stage.mean for stage in stages], label=name, markersize=4, **styles[name])
-        axes.fill_between(
-            blocks, [s.low for s in stages], [s.high for s in stages], color=styles[name]["color"], alpha=0.15
-        )
+        steps = [*stages, stages[-1]]  # a stage lasts until the next begins, and the last one to the end
+        blocks = [*(stage.block for stage in stages), max(depth, stages[-1].block + 1)]
+        style: Any = {**styles[name], "drawstyle": "steps-post", "markevery": range(len(stages))}
+        axes.plot(blocks, [stage.mean for stage in steps], label=name, markersize=4, **style)
+        low, high = [stage.low for stage in steps], [stage.high for stage in steps]
+        axes.fill_between(blocks, low, high, step="post", color=styles[name]["color"], alpha=0.15)
     _named(axes, "block", "patch tokens, fewest to most", beside=not spread)
     if spread:
         axes.legend(frameon=False, fontsize=7)

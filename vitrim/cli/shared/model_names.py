@@ -1,0 +1,44 @@
+"""Whether timm has a model of a name, read off its files: to import it takes seconds."""
+
+from __future__ import annotations
+
+import functools
+import re
+from importlib.util import find_spec
+from pathlib import Path
+
+from ...common.places import HF_LISTING, TIMM_LISTING
+from ...common.text import nearest
+
+FILES = (".onnx", ".xml", ".pt2")  # exported models, which some commands take by the same option
+_REGISTERED = re.compile(r"@register_model\s+def (\w+)\(")
+_OWN = Path(__file__).parents[2] / "backbones" / "lvvit"  # LV-ViT, which vitrim registers with timm
+
+
+def check_model_name(name: str) -> None:
+    """Raise ValueError for a name that occurs nowhere in timm's files of models, and is for no other place. What passes
+    may yet be none.
+
+    Example:
+        >>> check_model_name("deit_tiny_patch16_224"), check_model_name("hf:facebook/deit-tiny-patch16-224")
+        (None, None)
+        >>> check_model_name("deit_tiny_patch16")
+        Traceback (most recent call last):
+        ValueError: timm has no model 'deit_tiny_patch16': did you mean deit_tiny_patch16_224, ...?
+    """
+    if re.search(r"[:/\\]", name) or name.lower().endswith(FILES) or Path(name).exists():
+        return
+    architecture = re.escape(name.partition(".")[0])
+    if not re.search(rf"(?<!\w){architecture}(?!\w)", _text()):
+        near = nearest(name, _REGISTERED.findall(_text()), n=3)
+        hint = f"did you mean {', '.join(near)}?" if near else f"{TIMM_LISTING}; {HF_LISTING}"
+        raise ValueError(f"timm has no model {name!r}: {hint}")
+
+
+@functools.cache
+def _text() -> str:
+    """The files of models, one behind the other."""
+    spec = find_spec("timm")
+    places = [Path(place) / "models" for place in (spec.submodule_search_locations if spec else None) or ()]
+    files = [file for place in (*places, _OWN) for file in sorted(place.rglob("*.py"))]
+    return "\n".join(file.read_text(encoding="utf-8", errors="replace") for file in files)
