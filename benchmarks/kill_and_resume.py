@@ -3,7 +3,7 @@ same?
 
     python benchmarks/kill_and_resume.py --kills 20 --json benchmarks/results/kill_and_resume.json
 
-Each command runs over 200 small pictures, a few of which cannot be read, once to its end without Ray, and once with
+Each command runs over 1,200 small pictures, a few of which cannot be read, once to its end without Ray, and once with
 SIGKILL of its first process at that many moments: four of five drawn evenly over the time that it is at work, the
 others while it starts; after each kill the same command goes on. All files of the two outputs are compared byte for
 byte, nothing may be left beside them, and all processes that a killed one had started must have gone after three
@@ -33,7 +33,7 @@ from PIL import Image
 import vitrim
 from vitrim.evaluate import environment
 
-COUNT, BAD = 200, (0, 17, 18, 199)
+COUNT, BAD = 1200, (0, 17, 18, 1199)
 PATIENCE = 180.0  # seconds
 MARK = "VITRIM_KILLED_RUN"
 
@@ -65,7 +65,7 @@ def prepared(folder: Path) -> None:
     """Pictures and a saved model."""
     noise = np.random.default_rng(0)
     for number in range(COUNT):
-        path = folder / "photos" / f"{number % 7}" / f"{number:03d}.png"
+        path = folder / "photos" / f"{number % 7}" / f"{number:04d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(noise.integers(0, 256, (40, 60, 3), dtype=np.uint8)).save(path)
         if number in BAD:
