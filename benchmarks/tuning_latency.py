@@ -10,7 +10,8 @@ fronts are held against each other at equal distance to the dense model: the tim
 two nearest plans, divided by that of the plan. Medians over rounds, with the tenth and ninetieth percentile.
 
 --clock processor counts the processor's time of one thread in the place of the clock on the wall: on a machine on which
-others work, where milliseconds on the wall tell about them.
+others work, where milliseconds on the wall tell about them. --again FILE times the plans of an earlier result anew, and
+writes that into it as "again".
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import argparse
 import json
 import math
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,7 @@ import vitrim
 from vitrim.data import open_dataset, open_loader
 from vitrim.evaluate import environment
 from vitrim.evaluate.timing import as_dtype, inference, times_in_turn
+from vitrim.runtime.plan_file import Plan
 from vitrim.tune import Latency, Row, tune
 
 NAME = "deit_tiny_patch16_224"
@@ -82,7 +85,7 @@ def rows_of(fronts: Fronts, size: int, rounds: list[dict[Any, float]]) -> list[d
                 "kl_held_out": row.held_out_distance, "agreement_held_out": row.held_out_agreement,
                 "promised": (row.latency or {})["promised"], "macs": row.plan.share,
                 "dense_ms": 1000 * float(np.median([each["dense"] for each in rounds])), **spread(shares),
-                "tokens": row.tokens, "plan": row.plan.methods,
+                "tokens": row.tokens, "plan": asdict(row.plan),
             })  # fmt: skip
     return found
 
@@ -105,6 +108,31 @@ def _time_at(distance: float, fronts: Fronts, size: int, times: dict[Any, float]
     return float(np.interp(math.log(distance), *at, left=math.nan, right=math.nan))
 
 
+def fronts_of(found: dict[str, Any]) -> Fronts:
+    """The plans of an earlier result."""
+    fronts: Fronts = {}
+    for row in found["rows"]:
+        if row["timed_on"] == row["searched_for"]:
+            methods = tuple((name, options) for name, options in row["plan"]["methods"])
+            held = row["kl_held_out"], row["agreement_held_out"]
+            plan = Plan(**{**row["plan"], "methods": methods})
+            known = Row(plan, row["kl"], *held, None, 0, tuple(row["tokens"]))
+            fronts.setdefault(row["searched_for"], []).append(known)
+    return fronts
+
+
+def timed(dense: Any, fronts: Fronts, images: Tensor, args: Any) -> dict[str, Any]:
+    """All plans at all batch sizes, as rows and at equal distance."""
+    rows, equal = [], []
+    for size in fronts:
+        rounds = times(dense, fronts, Latency(size).batch(images), args)
+        rows += rows_of(fronts, size, rounds)
+        equal += at_equal_distance(fronts, size, rounds)
+    for row in (*rows, *equal):
+        print(json.dumps({key: value for key, value in row.items() if key != "plan"}), flush=True)
+    return {"rows": rows, "at_equal_distance": equal}
+
+
 def spread(values: list[float]) -> dict[str, float]:
     low, middle, high = map(float, np.quantile(values, (0.1, 0.5, 0.9)))
     return {"median": middle, "p10": low, "p90": high}
@@ -124,6 +152,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--clock", choices=("wall", "processor"), default="wall")
+    parser.add_argument("--again", type=Path)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     if args.clock == "processor" and (args.threads != 1 or args.device != "cpu"):
@@ -132,6 +161,12 @@ def main() -> None:
         torch.set_num_threads(args.threads)
     dense = timm.create_model(NAME, checkpoint_path=args.checkpoint).eval().to(args.device)
     images = photographs(args.photos, dense, 2 * args.images, args.device)
+    if args.again:
+        found = json.loads(args.again.read_text())
+        again = timed(dense, fronts_of(found), images, args)
+        about = {**environment(args.device), "clock": args.clock, "rounds": args.rounds}
+        args.again.write_text(json.dumps({**found, "again": {**about, **again}}, indent=1) + "\n")
+        return
     search, held = images[: args.images], images[args.images :]
     fronts: Fronts = {}
     tables, seconds = {}, {}
@@ -143,17 +178,11 @@ def main() -> None:
         )
         tables[size], seconds[size] = latency.tables, time.perf_counter() - start
         print(f"batch {size}: {len(fronts[size])} plans in {seconds[size]:.0f} s", flush=True)
-    rows, equal = [], []
-    for size in args.batches:
-        rounds = times(dense, fronts, Latency(size).batch(images), args)
-        rows += rows_of(fronts, size, rounds)
-        equal += at_equal_distance(fronts, size, rounds)
-    for row in (*rows, *equal):
-        print(json.dumps({key: value for key, value in row.items() if key != "plan"}), flush=True)
+    measured = timed(dense, fronts, images, args)
     if args.json:
         asked = {key: getattr(args, key) for key in ("method", "trials", "images", "rounds", "precision", "clock")}
         about = {**environment(args.device), "model": NAME, **asked, "seconds": seconds}
-        found = {**about, "rows": rows, "at_equal_distance": equal, "tables": tables}
+        found = {**about, **measured, "tables": tables}
         args.json.write_text(json.dumps(found, indent=1) + "\n")
 
 

@@ -1,6 +1,7 @@
 """Searching the plan: which blocks, which counts, for a budget."""
 
 from .latency import Latency
-from .search import Row, tune
+from .row import Row
+from .search import tune
 
 __all__ = ["Latency", "Row", "tune"]

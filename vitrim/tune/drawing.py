@@ -8,7 +8,7 @@ from typing import Any
 
 from ..common.extras import require
 from ..common.files import write_whole
-from .search import Row
+from .row import Row
 
 Tables = Mapping[str, Mapping[str, Any]] | None
 

@@ -56,7 +56,8 @@ class Latency:
 
     def batch(self, images: Tensor) -> Tensor:
         """A batch of that size; fewer images are repeated."""
-        return images.repeat(-(-self.batch_size // len(images)), 1, 1, 1)[: self.batch_size]
+        some = images[: self.batch_size]
+        return some.repeat(-(-self.batch_size // len(some)), 1, 1, 1)[: self.batch_size]
 
     def measure(self, space: Space, images: Tensor) -> Table:
         """The table of a stack. Raises ValueError for a precision that the device does not compute in, and for models

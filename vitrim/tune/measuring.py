@@ -18,10 +18,7 @@ from .table import Curve, Table, named, place_name
 ROUNDS, SECONDS = 15, 0.002  # of each piece: many short looks, since others may run on the machine
 COARSE = 12  # intervals of the first grid of token counts
 FINEST, BENT = 2, 0.04  # tokens between counts at least; how far a middle may be from a straight line
-PASSES, MOST = (
-    4,
-    12,
-)  # times that gaps are halved, and how many of them at a time: on a busy machine nothing is straight
+PASSES, MOST = 4, 12  # times that gaps are halved, and how many at a time: on a busy machine nothing is straight
 Stopwatch = Callable[[Runs, Tensor], Mapping[Any, float]]
 
 
@@ -118,6 +115,9 @@ class Measuring:
             undone, attended = step.restore_before is not None, left if step.method.acts == "before" else before
             rest = 0.0 if undone else table.plain(self.kinds[step.place.block], attended, left)
             points[key[0]][left if undone else before] = max(spent[key] - rest, 0.0)
+        empty = next((name for name, by_count in points.items() if not by_count), None)
+        if empty is not None:
+            raise ValueError(f"{empty} takes no token of {self.space.patches}: there is no plan to search")
         return {name: _curve(by_count) for name, by_count in points.items()}
 
 
