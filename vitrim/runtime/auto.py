@@ -122,10 +122,8 @@ def _bind(body: Backbone, method: Method) -> Method:
 
 def _searched(body: Backbone, share: float, only: bool) -> Choice | None:
     """The plan that was searched on this architecture for this budget, if there is one."""
-    height, width = body.grid()
-    here = (_name(body), body.depth, height * width)
     for plan in _presets():
-        if (plan.model, plan.depth, plan.patches) == here and math.isclose(plan.budget, share, abs_tol=1e-6):
+        if _is_of(plan, body) and math.isclose(plan.budget, share, abs_tol=1e-6):
             methods = [METHODS[name](**options) for name, options in plan.methods]
             cost = _cost(body, [_bind(body, method) for method in methods], plan.prediction_only)
             if cost <= share and only >= plan.prediction_only:
@@ -155,7 +153,8 @@ def _shaped(
     if not fits(at(MOST)):
         _refuse(name, share, _cost(body, [made(at(MOST))], only))
     counts = _filled(at(_power(lambda power: fits(at(power)))), fits)
-    return _said(body, [made(counts)], only, name, f"a plan shaped like {told}; not tried on this model", skipped)
+    untried = "" if _is_of(next(iter(_shapes()[name].values())), body) else "; not tried on this model"
+    return _said(body, [made(counts)], only, name, f"a plan shaped like {told}{untried}", skipped)
 
 
 def _even(
@@ -235,8 +234,15 @@ def _refuse(name: str, share: float, low: float) -> NoReturn:
 
 def _said(body: Backbone, methods: list[Method], only: bool, name: str, told: str, skipped: Sequence[str]) -> Choice:
     cost = _cost(body, methods, only)
-    instead = f" ({skipped[0]})" if skipped else ""
+    reasons = [*([] if only else ["its head reads patch tokens"]), *skipped]
+    instead = f" ({reasons[0]})" if reasons and not name.startswith(RANKED[0]) else ""
     return Choice(methods, only, f"auto chose {name}, {told}; {100 * cost:.1f} % of the MACs{instead}")
+
+
+def _is_of(plan: Plan, body: Backbone) -> bool:
+    """Whether the plan was searched on this architecture with as many patches."""
+    height, width = body.grid()
+    return (plan.model, plan.depth, plan.patches) == (_name(body), body.depth, height * width)
 
 
 def _name(body: Backbone) -> str:
