@@ -234,7 +234,7 @@ def _refuse(name: str, share: float, low: float) -> NoReturn:
 
 def _said(body: Backbone, methods: list[Method], only: bool, name: str, told: str, skipped: Sequence[str]) -> Choice:
     cost = _cost(body, methods, only)
-    reasons = [*([] if only else ["its head reads patch tokens"]), *skipped]
+    reasons = skipped or ([] if only else ["its head reads patch tokens"])
     instead = f" ({reasons[0]})" if reasons and not name.startswith(RANKED[0]) else ""
     return Choice(methods, only, f"auto chose {name}, {told}; {100 * cost:.1f} % of the MACs{instead}")
 
