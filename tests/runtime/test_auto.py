@@ -9,6 +9,7 @@ import timm
 from settings import BACKBONES
 
 import vitrim
+import vitrim.timm
 from vitrim.methods import METHODS
 from vitrim.runtime.auto import PRESETS, RANKED, RANKED_BY_PATCHES, choose
 from vitrim.runtime.cost import plan_macs, whole_macs
@@ -117,3 +118,10 @@ def test_what_auto_cannot_do_is_one_line(searched, options, said):
     with pytest.raises(ValueError, match=said) as error:
         vitrim.reduce(searched, "auto", **options)
     assert len(str(error.value)) <= 300
+
+
+def test_the_word_is_nobody_elses_name_and_timms_names_take_it():
+    with pytest.raises(ValueError, match="the name 'auto' of Mine stands for any method"):
+        vitrim.register_method(type("Mine", (vitrim.ToMe,), {"name": "auto"}))
+    fast = timm.create_model("vitrim_deit_tiny_patch16_224", method="auto", macs=0.5)
+    assert fast.methods[0].name == "prunemerge" and vitrim.profile(fast).share <= 0.5

@@ -18,7 +18,6 @@ from .curve import Curve
 from .plan_file import Plan, read_plans
 from .words import options_in_words
 
-AUTO = "auto"
 PRESETS = Path(__file__).with_name("presets.json")  # made by benchmarks/presets.py
 # Untrained, the best first: docs/tune.md (their own plans at half of the MACs), then docs/choose.md. Where the head
 # reads patch tokens, those that merge alone come first: docs/tune.md, "Presets".
