@@ -151,15 +151,17 @@ def _rows(dense: nn.Module, macs: float, args: argparse.Namespace) -> dict[str, 
 
 def pooled(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Mean features of the patches, by methods that merge and methods that drop as well."""
-    dense = deit(args, num_classes=0, global_pool="avg", fc_norm=False)
+    dense, classes = deit(args, num_classes=0, global_pool="avg", fc_norm=False), deit(args)
     judged = Judged(dense, args)
     scores = {f"prunemerge, {score}": {"score": score} for score in ("cls-values", "tokens", "shift")}
     for macs in args.macs:
         rows: dict[str, Any] = {name: ("prunemerge", options) for name, options in scores.items()}
         rows |= {name: (name, {}) for name in ("tome", "dpcknn", "pitome")} | {"auto": ("auto", {})}
-        for row, (name, options) in rows.items():
-            model = vitrim.reduce(dense, name, macs=macs, **options)
-            yield {"macs": macs, "row": row, "share": vitrim.profile(model).share, **judged.features(model)}
+        models = {row: vitrim.reduce(dense, name, macs=macs, **options) for row, (name, options) in rows.items()}
+        searched = list(vitrim.reduce(classes, "auto", macs=macs).methods)  # its last block costs more here
+        for row, model in {**models, "prunemerge, searched": vitrim.reduce(dense, searched)}.items():
+            if not args.rows or row in args.rows:
+                yield {"macs": macs, "row": row, "share": vitrim.profile(model).share, **judged.features(model)}
 
 
 def main() -> None:
@@ -174,6 +176,7 @@ def main() -> None:
         measuring.add_argument("--checkpoint", type=Path, required=True)
         measuring.add_argument("--val", type=Path, required=True)
         measuring.add_argument("--train", type=Path, help="search there, too, on photographs of this folder")
+        measuring.add_argument("--rows", nargs="+", help="of `pooled`: these alone")
         measuring.add_argument("--sizes", nargs="+", type=int, default=[160, 288])
         measuring.add_argument("--macs", nargs="+", type=float, default=[0.7, 0.5, 0.4])
         measuring.add_argument("--per-class", type=int, default=100)
