@@ -134,6 +134,8 @@ def transfer(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
         judged = Judged(dense, args)
         for macs in args.macs:
             for row, model in _rows(dense, macs, args).items():
+                if args.rows and row not in args.rows:
+                    continue
                 share = vitrim.profile(model).share
                 yield {"size": size, "macs": macs, "row": row, "share": share, **judged.classes(model)}
 
@@ -176,7 +178,7 @@ def main() -> None:
         measuring.add_argument("--checkpoint", type=Path, required=True)
         measuring.add_argument("--val", type=Path, required=True)
         measuring.add_argument("--train", type=Path, help="search there, too, on photographs of this folder")
-        measuring.add_argument("--rows", nargs="+", help="of `pooled`: these alone")
+        measuring.add_argument("--rows", nargs="+", help="these alone")
         measuring.add_argument("--sizes", nargs="+", type=int, default=[160, 288])
         measuring.add_argument("--macs", nargs="+", type=float, default=[0.7, 0.5, 0.4])
         measuring.add_argument("--per-class", type=int, default=100)
