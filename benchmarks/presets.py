@@ -35,7 +35,7 @@ from vitrim.common.files import write_json
 from vitrim.common.progress import progress
 from vitrim.data import open_dataset, open_loader
 from vitrim.evaluate import environment, wilson_interval
-from vitrim.runtime.auto import PRESETS
+from vitrim.runtime.auto import PRESETS, shaped_plan
 from vitrim.runtime.plan_file import Plan, read_plans, write_plans
 from vitrim.tune import tune
 
@@ -153,17 +153,22 @@ def _rows(dense: nn.Module, macs: float, args: argparse.Namespace) -> dict[str, 
 
 def pooled(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Mean features of the patches, by methods that merge and methods that drop as well."""
-    dense, classes = deit(args, num_classes=0, global_pool="avg", fc_norm=False), deit(args)
+    dense = deit(args, num_classes=0, global_pool="avg", fc_norm=False)
     judged = Judged(dense, args)
     scores = {f"prunemerge, {score}": {"score": score} for score in ("cls-values", "tokens", "shift")}
     for macs in args.macs:
         rows: dict[str, Any] = {name: ("prunemerge", options) for name, options in scores.items()}
-        rows |= {name: (name, {}) for name in ("tome", "dpcknn", "pitome")} | {"auto": ("auto", {})}
+        rows |= {name: (name, {}) for name in ("tome", "dpcknn", "pitome")}
         models = {row: vitrim.reduce(dense, name, macs=macs, **options) for row, (name, options) in rows.items()}
-        searched = list(vitrim.reduce(classes, "auto", macs=macs).methods)  # its last block costs more here
-        for row, model in {**models, "prunemerge, searched": vitrim.reduce(dense, searched)}.items():
+        body = models["tome"].body
+        models |= {f"{name}, shaped": _shaped(body, name, macs) for name in ("prunemerge", "tome")}
+        for row, model in models.items():
             if not args.rows or row in args.rows:
                 yield {"macs": macs, "row": row, "share": vitrim.profile(model).share, **judged.features(model)}
+
+
+def _shaped(body: Any, name: str, macs: float) -> nn.Module:
+    return vitrim.reduce(body.model, shaped_plan(body, name, {}, macs, False).methods)
 
 
 def main() -> None:

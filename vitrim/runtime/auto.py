@@ -56,8 +56,7 @@ def choose(body: Backbone, macs: float | None) -> Choice:
     for name in RANKED if only else RANKED_BY_PATCHES:
         options = _options(body, name, skipped)
         if options is not None:
-            shaped = name in _shapes()
-            return (_shaped if shaped else _even)(body, name, options, share, only, skipped)
+            return (shaped_plan if name in _shapes() else _even)(body, name, options, share, only, skipped)
     raise ValueError(f"auto found no method for {_name(body)}: {skipped[0]}")
 
 
@@ -131,10 +130,19 @@ def _searched(body: Backbone, share: float, only: bool) -> Choice | None:
     return None
 
 
-def _shaped(
-    body: Backbone, name: str, options: dict[str, Any], share: float, only: bool, skipped: Sequence[str]
+def shaped_plan(
+    body: Backbone, name: str, options: dict[str, Any], share: float, only: bool, skipped: Sequence[str] = ()
 ) -> Choice:
-    """A plan shaped like those that were searched for the next budgets above and below."""
+    """A plan shaped like those that were searched for the next budgets above and below; for methods that have some.
+
+    options: of the method; share: of the MACs; only: the last block computes class tokens alone; skipped: why no better
+    method was taken
+
+    Example:
+        >>> from vitrim.runtime.auto import shaped_plan
+        >>> shaped_plan(vitrim.reduce(model, "evit").body, "tome", {}, 0.7, False).methods[0].name
+        'tome'
+    """
     curve, told = _curve(_shapes()[name], share)
     (height, width), blocks = body.grid(), [*body.default_blocks]
     blocks = blocks[:-1] if only and blocks[-1] == body.depth - 1 and len(blocks) > 1 else blocks
