@@ -20,7 +20,7 @@ from .words import options_in_words
 
 PRESETS = Path(__file__).with_name("presets.json")  # made by benchmarks/presets.py
 # Untrained, the best first: docs/tune.md (their own plans at half of the MACs), then docs/choose.md. Where the head
-# reads patch tokens, those that merge alone come first: docs/tune.md, "Presets".
+# reads patch tokens, those that merge alone come first, as their own plans are nearer: docs/tune.md, "Presets".
 RANKED = ("prunemerge", "tome", "dpcknn", "diffrate", "pitome", "bat", "evit", "topk", "evovit", "idlevit")
 RANKED_BY_PATCHES = ("tome", "dpcknn", "pitome", *(name for name in RANKED if name not in ("tome", "dpcknn", "pitome")))
 MOST, HALVINGS = 64.0, 24  # of the power of a curve; steps in which it is found
