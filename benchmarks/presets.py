@@ -35,7 +35,7 @@ from vitrim.common.files import write_json
 from vitrim.common.progress import progress
 from vitrim.data import open_dataset, open_loader
 from vitrim.evaluate import environment, wilson_interval
-from vitrim.runtime.auto import PRESETS
+from vitrim.runtime.auto import PRESETS, shaped_plan
 from vitrim.runtime.plan_file import Plan, read_plans, write_plans
 from vitrim.tune import tune
 
@@ -134,6 +134,8 @@ def transfer(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
         judged = Judged(dense, args)
         for macs in args.macs:
             for row, model in _rows(dense, macs, args).items():
+                if args.rows and row not in args.rows:
+                    continue
                 share = vitrim.profile(model).share
                 yield {"size": size, "macs": macs, "row": row, "share": share, **judged.classes(model)}
 
@@ -156,10 +158,17 @@ def pooled(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     scores = {f"prunemerge, {score}": {"score": score} for score in ("cls-values", "tokens", "shift")}
     for macs in args.macs:
         rows: dict[str, Any] = {name: ("prunemerge", options) for name, options in scores.items()}
-        rows |= {name: (name, {}) for name in ("tome", "dpcknn", "pitome")} | {"auto": ("auto", {})}
-        for row, (name, options) in rows.items():
-            model = vitrim.reduce(dense, name, macs=macs, **options)
-            yield {"macs": macs, "row": row, "share": vitrim.profile(model).share, **judged.features(model)}
+        rows |= {name: (name, {}) for name in ("tome", "dpcknn", "pitome")}
+        models = {row: vitrim.reduce(dense, name, macs=macs, **options) for row, (name, options) in rows.items()}
+        body = models["tome"].body
+        models |= {f"{name}, shaped": _shaped(body, name, macs) for name in ("prunemerge", "tome")}
+        for row, model in models.items():
+            if not args.rows or row in args.rows:
+                yield {"macs": macs, "row": row, "share": vitrim.profile(model).share, **judged.features(model)}
+
+
+def _shaped(body: Any, name: str, macs: float) -> nn.Module:
+    return vitrim.reduce(body.model, shaped_plan(body, name, {}, macs, False).methods)
 
 
 def main() -> None:
@@ -174,6 +183,7 @@ def main() -> None:
         measuring.add_argument("--checkpoint", type=Path, required=True)
         measuring.add_argument("--val", type=Path, required=True)
         measuring.add_argument("--train", type=Path, help="search there, too, on photographs of this folder")
+        measuring.add_argument("--rows", nargs="+", help="these alone")
         measuring.add_argument("--sizes", nargs="+", type=int, default=[160, 288])
         measuring.add_argument("--macs", nargs="+", type=float, default=[0.7, 0.5, 0.4])
         measuring.add_argument("--per-class", type=int, default=100)

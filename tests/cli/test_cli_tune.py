@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 import vitrim
 from vitrim import cli
-from vitrim.runtime.plan_file import read_plans
+from vitrim.runtime.plan_file import Plan, read_plans, write_plans
 from vitrim.tune.judge import Judge
 
 MODEL = ["--model", "test_vit", "--image-size", "64", "--num-classes", "3", "--checkpoint", "small.safetensors"]
@@ -135,6 +135,39 @@ def test_a_search_that_is_stopped_says_how_to_go_on(how, code, capsys, monkeypat
     assert read_plans("plan.json")[0].methods == resumed
 
 
+def test_auto_is_a_method_of_the_commands(capsys):
+    assert run("profile", *MODEL, "--method", "auto", "--macs", "0.8", "--json", "p.json") == 0
+    said, figures = capsys.readouterr(), json.loads(Path("p.json").read_text())
+    assert said.err.startswith("vitrim: auto chose prunemerge") and "prunemerge (auto, macs=0.8)" in said.out
+    assert figures["method"] == "prunemerge" and figures["budget"] == 0.8
+    assert figures["gmacs"] <= 0.8 * figures["dense_gmacs"]
+
+
+@pytest.mark.parametrize("start", ["plan", "auto"])
+def test_finetune_starts_from_a_plan_and_ends_with_before_and_after(capsys, start):
+    dense = timm.create_model("test_vit", img_size=64, num_classes=3)
+    options = {"pruned": [1, 2, 0], "merged": [2, 1, 1], "at": [0, 1, 2]}
+    plans = [
+        Plan((("prunemerge", options),), budget, 0.6, "test_vit", len(dense.blocks), 16, prediction_only=True)
+        for budget in (0.7, 0.6)
+    ]
+    write_plans("plan.json", plans, {})
+    given = ["--plan", "plan.json", "--macs", "0.6"] if start == "plan" else ["--method", "auto", "--macs", "0.8"]
+    where = ["--data", "photos", "--val", "photos", "--limit", "8", "--out", "out", "--json", "f.json"]
+    quick = ["--short", "--batch-size", "8", "--device", "cpu", "--workers", "0", "--threads", "1"]
+    assert run("finetune", *MODEL, *given, *where, *quick) == 0
+    figures, lines = json.loads(Path("f.json").read_text()), capsys.readouterr().out.splitlines()
+    rows = {line[:18].strip(): line for line in lines if line.startswith(("dense ", "reduced, "))}
+    assert f"{figures['untrained_agreement']:.1f} %" in rows["reduced, untrained"]
+    assert f"{figures['agreement']:.1f} %" in rows["reduced, trained"]
+    fast = vitrim.load("out")
+    assert fast.prediction_only and vitrim.profile(fast).gmacs == pytest.approx(figures["gmacs"])
+    if start == "plan":
+        assert {key: fast.methods[0].options()[key] for key in options} == options
+    else:
+        assert figures["gmacs"] <= 0.8 * figures["dense_gmacs"]
+
+
 @pytest.mark.parametrize(
     ("command", "said"),
     [
@@ -154,6 +187,9 @@ def test_a_search_that_is_stopped_says_how_to_go_on(how, code, capsys, monkeypat
         (["profile", *MODEL, "--plan", "nowhere.json"], "there is no plan nowhere.json"),
         (["profile", *MODEL, "--plan", "small.safetensors"], "no JSON"),
         (["profile", *MODEL, "--plan", "plan.json", "--method", "evit"], "leave out --method"),
+        (["profile", *MODEL, "--method", "auto"], "give --macs"),
+        (["profile", *MODEL, "--method", "auto", "--macs", "0.1"], "out of reach, its plans cost"),
+        (["profile", *MODEL, "--method", "auto", "--macs", "0.8", "--keep", "0.5"], "--keep is no option of auto"),
     ],
 )
 def test_mistakes_are_one_line_and_nothing_is_written(command, said, capsys):

@@ -106,10 +106,11 @@ def test_a_signal_while_the_epoch_is_judged_leaves_there_and_the_epoch_is_judged
     photographs, tmp_path, monkeypatch, uninterrupted
 ):
     judge, seen = accuracy.ClassifierJudge.update, []
+    moment = 2 * (1 + 3 + 3)  # of two models: a batch to try, three before training, three of the first epoch
 
     def told(self, *args):
         seen.append(self)
-        if len(seen) == 4 + 4:  # one batch before the run, two of its first epoch
+        if len(seen) == moment:
             os.kill(os.getpid(), signal.SIGINT)
         return judge(self, *args)
 
@@ -119,7 +120,7 @@ def test_a_signal_while_the_epoch_is_judged_leaves_there_and_the_epoch_is_judged
     with monkeypatch.context() as patch, pytest.raises(Interrupted, match="after 2 of 4 steps"):
         patch.setattr(accuracy.ClassifierJudge, "update", told)
         judged()
-    assert len(seen) == 4 + 4
+    assert len(seen) == moment
     assert not (tmp_path / "epochs.csv").exists()
     assert set(judged(resume=True).figures) >= {"top1", "dense_top1"}
     assert [row.split(",")[1] for row in (tmp_path / "epochs.csv").read_text().splitlines()[1:]] == ["1", "2"]

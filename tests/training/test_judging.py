@@ -99,7 +99,8 @@ def test_the_model_that_is_judged_is_in_float32_and_is_the_one_returned(
 
     monkeypatch.setattr(Validation, "_judge", watched)
     report = run(photographs, tmp_path, plan(epochs=1), settings={"precision": "bf16"})
-    assert [dtype for _, dtype in seen] == [torch.bfloat16, torch.float32, torch.bfloat16, torch.float32]
+    tried, epoch, final = [torch.bfloat16, torch.float32, torch.float32], torch.bfloat16, torch.float32
+    assert [dtype for _, dtype in seen] == [*tried, epoch, final]
     assert seen[-1][0] is report.model
 
 
@@ -107,7 +108,15 @@ def test_nothing_is_judged_twice_without_need(photographs, tmp_path, monkeypatch
     calls, judge = [], Validation._judge
     monkeypatch.setattr(Validation, "_judge", lambda self, *args: calls.append(args) or judge(self, *args))
     run(photographs, tmp_path)
-    assert len(calls) == 1 + 2  # one batch to try, and each epoch
+    assert len(calls) == 1 + 1 + 2  # one batch to try, the model before training, and each epoch
+
+
+def test_figures_before_training_are_those_of_the_dense_model_with_the_method(photographs, tmp_path):
+    report = run(photographs, tmp_path)
+    loader, dense = open_loader(open_dataset(photographs, small_model()), 8, 0), small_model()
+    found = evaluate_many({"dense": dense, "before": vitrim.reduce(dense, "evit", keep=0.6)}, loader)["before"]
+    assert report.figures["untrained_top1"] == found.top1
+    assert report.figures["untrained_agreement"] == found.agreement
 
 
 def test_a_finished_run_that_is_resumed_says_its_figures_again(photographs, tmp_path):

@@ -9,6 +9,7 @@ import torch
 from train_once import small_model
 
 import vitrim
+from vitrim.runtime.plan_file import write_plans
 from vitrim.training import get_recipe, override
 from vitrim.training.finetune import make_teacher, objective_of
 from vitrim.training.optim import make_optimizer, set_learning
@@ -28,6 +29,18 @@ def parts_of(recipe, method="idlevit", **options):
     torch.manual_seed(0)
     logits, learned = student.train()(IMAGES, losses=recipe.records)
     return objective_of(recipe, student, None).parts(logits, learned, torch.tensor([0, 1, 2, 0]), taught)
+
+
+def test_a_student_is_made_of_a_plan_of_its_file_and_by_auto(tmp_path):
+    plan = vitrim.Plan((("tome", {"r": [2, 3], "at": [0, 2]}),), 0.8, 0.8, "vit", 4, 16, prediction_only=True)
+    file, recipe = write_plans(tmp_path / "plan.json", [plan], {}), get_recipe("distill")
+    for given in (plan, file, str(file)):
+        student, _ = student_of(given, recipe)
+        assert (list(student.methods[0].r), student.prediction_only) == ([2, 3], True)
+    student, _ = student_of("auto", recipe, macs=0.8)
+    assert vitrim.profile(student).share <= 0.8
+    _, learned = student.train()(IMAGES, losses=recipe.records)
+    assert learned.tokens.x.shape[1] > 1  # all that are left, though the last block predicts alone
 
 
 def test_the_map_is_formed_for_the_cut_loss_alone():

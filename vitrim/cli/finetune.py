@@ -14,7 +14,7 @@ from ..common.progress import progress
 from ..data.loading import open_dataset, open_loader
 from ..data.unlabelled import is_flat
 from ..evaluate.timing import as_device, as_dtype
-from ..runtime.auto import AUTO
+from ..methods.registry import AUTO
 from ..runtime.build import UntrainedWarning
 from ..runtime.loading import CONFIG, WEIGHTS
 from ..training import Interrupted, Recipe, Settings, finetune, get_recipe, override

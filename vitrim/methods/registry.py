@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from .base import Method
 
+AUTO = "auto"  # in the place of a name: `vitrim.reduce` picks a method
 METHODS: dict[str, type[Method]] = {}  # the one list that `reduce`, `load` and the command line read
 OWN = __package__
 PARTS = {  # what a method of one's own must define, in words
@@ -66,6 +67,8 @@ def check_name_free(cls: type[Method]) -> None:
         Traceback (most recent call last):
         ValueError: the name 'evit' of Mine is taken by vitrim's own: give the class another name
     """
+    if cls.name == AUTO:
+        raise ValueError(f"the name {AUTO!r} of {cls.__name__} stands for any method: give the class another name")
     there = METHODS.get(cls.name)
     if there is not None and import_path(there) != import_path(cls):
         whose = "vitrim's own" if is_own(there) else import_path(there)

@@ -18,10 +18,9 @@ from .curve import Curve
 from .plan_file import Plan, read_plans
 from .words import options_in_words
 
-AUTO = "auto"
 PRESETS = Path(__file__).with_name("presets.json")  # made by benchmarks/presets.py
 # Untrained, the best first: docs/tune.md (their own plans at half of the MACs), then docs/choose.md. Where the head
-# reads patch tokens, those that merge alone come first: docs/tune.md, "Presets".
+# reads patch tokens, those that merge alone come first, as their own plans are nearer: docs/tune.md, "Presets".
 RANKED = ("prunemerge", "tome", "dpcknn", "diffrate", "pitome", "bat", "evit", "topk", "evovit", "idlevit")
 RANKED_BY_PATCHES = ("tome", "dpcknn", "pitome", *(name for name in RANKED if name not in ("tome", "dpcknn", "pitome")))
 MOST, HALVINGS = 64.0, 24  # of the power of a curve; steps in which it is found
@@ -57,8 +56,7 @@ def choose(body: Backbone, macs: float | None) -> Choice:
     for name in RANKED if only else RANKED_BY_PATCHES:
         options = _options(body, name, skipped)
         if options is not None:
-            shaped = name in _shapes()
-            return (_shaped if shaped else _even)(body, name, options, share, only, skipped)
+            return (shaped_plan if name in _shapes() else _even)(body, name, options, share, only, skipped)
     raise ValueError(f"auto found no method for {_name(body)}: {skipped[0]}")
 
 
@@ -122,10 +120,8 @@ def _bind(body: Backbone, method: Method) -> Method:
 
 def _searched(body: Backbone, share: float, only: bool) -> Choice | None:
     """The plan that was searched on this architecture for this budget, if there is one."""
-    height, width = body.grid()
-    here = (_name(body), body.depth, height * width)
     for plan in _presets():
-        if (plan.model, plan.depth, plan.patches) == here and math.isclose(plan.budget, share, abs_tol=1e-6):
+        if _is_of(plan, body) and math.isclose(plan.budget, share, abs_tol=1e-6):
             methods = [METHODS[name](**options) for name, options in plan.methods]
             cost = _cost(body, [_bind(body, method) for method in methods], plan.prediction_only)
             if cost <= share and only >= plan.prediction_only:
@@ -134,10 +130,19 @@ def _searched(body: Backbone, share: float, only: bool) -> Choice | None:
     return None
 
 
-def _shaped(
-    body: Backbone, name: str, options: dict[str, Any], share: float, only: bool, skipped: Sequence[str]
+def shaped_plan(
+    body: Backbone, name: str, options: dict[str, Any], share: float, only: bool, skipped: Sequence[str] = ()
 ) -> Choice:
-    """A plan shaped like those that were searched for the next budgets above and below."""
+    """A plan shaped like those that were searched for the next budgets above and below; for methods that have some.
+
+    options: of the method; share: of the MACs; only: the last block computes class tokens alone; skipped: why no better
+    method was taken
+
+    Example:
+        >>> from vitrim.runtime.auto import shaped_plan
+        >>> shaped_plan(vitrim.reduce(model, "evit").body, "tome", {}, 0.7, False).methods[0].name
+        'tome'
+    """
     curve, told = _curve(_shapes()[name], share)
     (height, width), blocks = body.grid(), [*body.default_blocks]
     blocks = blocks[:-1] if only and blocks[-1] == body.depth - 1 and len(blocks) > 1 else blocks
@@ -155,7 +160,8 @@ def _shaped(
     if not fits(at(MOST)):
         _refuse(name, share, _cost(body, [made(at(MOST))], only))
     counts = _filled(at(_power(lambda power: fits(at(power)))), fits)
-    return _said(body, [made(counts)], only, name, f"a plan shaped like {told}; not tried on this model", skipped)
+    untried = "" if _is_of(next(iter(_shapes()[name].values())), body) else "; not tried on this model"
+    return _said(body, [made(counts)], only, name, f"a plan shaped like {told}{untried}", skipped)
 
 
 def _even(
@@ -235,8 +241,15 @@ def _refuse(name: str, share: float, low: float) -> NoReturn:
 
 def _said(body: Backbone, methods: list[Method], only: bool, name: str, told: str, skipped: Sequence[str]) -> Choice:
     cost = _cost(body, methods, only)
-    instead = f" ({skipped[0]})" if skipped else ""
+    reasons = skipped or ([] if only else ["its head reads patch tokens"])
+    instead = f" ({reasons[0]})" if reasons and not name.startswith(RANKED[0]) else ""
     return Choice(methods, only, f"auto chose {name}, {told}; {100 * cost:.1f} % of the MACs{instead}")
+
+
+def _is_of(plan: Plan, body: Backbone) -> bool:
+    """Whether the plan was searched on this architecture with as many patches."""
+    height, width = body.grid()
+    return (plan.model, plan.depth, plan.patches) == (_name(body), body.depth, height * width)
 
 
 def _name(body: Backbone) -> str:

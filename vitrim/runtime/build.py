@@ -17,7 +17,8 @@ from ..common.errors import OptionError
 from ..common.progress import remark
 from ..common.text import did_you_mean
 from ..methods import METHODS, Method
-from .auto import AUTO, choose
+from ..methods.registry import AUTO
+from .auto import choose
 from .budget import solve
 from .model import REDUCED, ReducedViT, unwrap
 from .plan_file import ENDING, Plan, pick, read_plans

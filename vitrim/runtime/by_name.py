@@ -17,6 +17,7 @@ from ..backbones.timm.interface import PREFIX
 from ..backbones.timm.library import REDUCED
 from ..common.text import did_you_mean, first_line
 from ..methods import METHODS
+from ..methods.registry import AUTO
 from .build import reduce
 from .model import ReducedViT
 
@@ -55,19 +56,20 @@ def build(name: str, pretrained: bool, arguments: dict[str, Any]) -> ReducedViT:
     Raises ValueError for a method, options or a model that do not fit.
     """
     method = arguments.pop("method", None)
-    if method not in METHODS:
+    if method not in (*METHODS, AUTO):
         hint = did_you_mean(str(method), METHODS)
         raise ValueError(
             f"{REDUCED}{name}: method={method} is not known: {hint}give method=NAME, one of {', '.join(METHODS)}, and "
             "its options; in timm's scripts --model-kwargs method=evit keep=0.7"
         )
-    ours = {key: arguments.pop(key) for key in (*METHODS[method].option_names(), *OPTIONS) if key in arguments}
+    names = () if method == AUTO else METHODS[method].option_names()
+    ours = {key: arguments.pop(key) for key in (*names, *OPTIONS) if key in arguments}
     config = arguments.pop("pretrained_cfg", None)
     try:
         dense = timm.create_model(name, pretrained=pretrained, pretrained_cfg=_of_base(config, name), **arguments)
     except TypeError as error:  # an argument of nobody's
         raise ValueError(
-            f"{REDUCED}{name}: {first_line(error)}; options of {method} are {', '.join(METHODS[method].option_names())}"
+            f"{REDUCED}{name}: {first_line(error)}; options of {method} are {', '.join(names) or 'none'}"
         ) from error
     reduced = reduce(dense, method, **ours)
     reduced.register_load_state_dict_pre_hook(_accept_dense)

@@ -18,7 +18,8 @@ class Curve:
 
     Example: of 64 patches 8 are merged in each of 4 blocks.
         >>> from vitrim.runtime.curve import Curve
-        >>> plan = Plan((("tome", {"r": [8, 8, 8, 8]}),), 0.7, 0.69, "vit_tiny", depth=4, patches=64)
+        >>> tome = "tome", {"r": [8, 8, 8, 8], "at": [0, 1, 2, 3]}
+        >>> plan = Plan((tome,), 0.7, 0.69, "vit_tiny", depth=4, patches=64)
         >>> curve = Curve.of(plan)
         >>> curve.left(0.5), curve.counts(range(8), 8, 256)[:2]
         (0.75, [(0, 16), (0, 16)])
@@ -28,7 +29,7 @@ class Curve:
 
     @staticmethod
     def of(plan: Plan) -> Curve:
-        """The curve of a plan of one method with counts: `pruned` and `merged`, or `r`."""
+        """The curve of a plan of one method with a count for each block of `at`: `pruned` and `merged`, or `r`."""
         ((_, options),) = plan.methods
         merged = options.get("merged", options.get("r"))
         pruned = options.get("pruned", [0] * len(merged))

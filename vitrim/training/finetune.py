@@ -96,12 +96,11 @@ def finetune(
     objective = objective_of(start.recipe, start.student, macs)
     parts = (start.accelerator, start.student, start.teacher, objective, start.photographs, settings, start.identity)
     run = Run(*parts, judge, signals)
-    if judge is not None:
-        judge.begin(start.student)
     if resume:
         run.resume()
     if judge is not None:
         judge.try_out(start.student)
+        judge.begin(start.student)
     return _trained(run, start, judge, settings, some)
 
 

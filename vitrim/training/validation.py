@@ -41,11 +41,12 @@ class Validation:
         self.untrained: dict[str, float] = {}
 
     def begin(self, student: ReducedViT) -> None:
-        """Judge the student as it is before it has learned anything, where that means something: beside a dense model,
-        and with a method that needs no training to decide."""
+        """Judge what the student was before it learned anything, the dense model with its methods; where that means
+        something: these need no training to decide."""
         if self.dense is None or any(method.learns for method in student.methods):
             return
-        figures = self._judge(student, self.loader, torch.float32)
+        before = ReducedViT(self.dense, list(student.methods), student.prediction_only)
+        figures = self._judge(before, self.loader, torch.float32)
         self.untrained = {f"{UNTRAINED}{name}": value for name, value in figures.items() if not name.startswith(DENSE)}
 
     def __call__(self, student: ReducedViT) -> dict[str, float]:

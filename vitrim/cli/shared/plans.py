@@ -8,7 +8,7 @@ from typing import Any
 
 from ...common.text import did_you_mean
 from ...methods import METHODS, LastClassAttention
-from ...runtime.auto import AUTO
+from ...methods.registry import AUTO
 from ...runtime.build import attach, make_method, reduce
 from ...runtime.describing import name_of, options_of
 from ...runtime.model import ReducedViT, unwrap
