@@ -29,7 +29,7 @@ from vitrim.methods.prunemerge import PruneMerge
 from vitrim.runtime.plan_file import pick, read_plans
 from vitrim.tune import tune
 
-FRONT = Path(__file__).parent / "results" / "tuning_front_wide.json"
+FRONT = Path(__file__).parent / "results" / "plan_front.json"
 HEADS = {
     "max": lambda rows: rows.amax(dim=1),
     "root of the mean square": lambda rows: rows.square().mean(dim=1).sqrt(),
