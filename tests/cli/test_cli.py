@@ -22,14 +22,14 @@ from safetensors.torch import save_file
 import vitrim
 from vitrim import cli
 from vitrim.backbones.transformers.dialects import ENTRIES
+from vitrim.cli.commands.finetune import RECIPES as RECIPE_NAMES
+from vitrim.cli.commands.finetune import ChangeOptions
 from vitrim.cli.shared import picture as _picture
 from vitrim.cli.shared import plans as _plans
 from vitrim.cli.shared import table as _table
 from vitrim.cli.shared.help import overview
 from vitrim.cli.shared.parse import HelpAsked, parse
 from vitrim.cli.shared.signatures import own_signatures
-from vitrim.cli.shared.training_options import RECIPES as RECIPE_NAMES
-from vitrim.cli.shared.training_options import ChangeOptions
 from vitrim.common import files as _files
 from vitrim.methods import METHODS
 from vitrim.training import RECIPES, Augmentation, Recipe, Weights

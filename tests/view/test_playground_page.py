@@ -17,7 +17,7 @@ import pytest
 from pictures import noise, small
 
 import vitrim
-from vitrim.cli.shared.playground_options import PLAYGROUND
+from vitrim.cli.commands.playground import PLAYGROUND
 from vitrim.data.pictures import bounded
 from vitrim.view.looking import look
 from vitrim.view.page import photograph_uri

@@ -22,6 +22,7 @@ from ..deploy.instead import FAMILY, Alternatives, Resized
 from ..evaluate import EvaluationResult, environment
 from ..evaluate.accuracy import evaluate_many
 from ..evaluate.timing import as_device, best_device
+from .commands.benchmark import read_run
 from .shared.config_file import asked
 from .shared.early_extras import each_extra
 from .shared.exported import FilePlan, any_method, check_fits, check_same_model, file_plans
@@ -30,7 +31,6 @@ from .shared.model import Subject, open_model, open_untrained
 from .shared.options import ModelOptions
 from .shared.plans import Plan, many_plans
 from .shared.report import images_in_words
-from .shared.speed_options import read_run
 from .shared.speed_picture import draw_speeds
 from .shared.speed_report import (
     figures_of,

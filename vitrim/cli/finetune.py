@@ -19,12 +19,12 @@ from ..runtime.build import UntrainedWarning
 from ..runtime.loading import CONFIG, WEIGHTS
 from ..training import Interrupted, Recipe, Settings, finetune, get_recipe, override
 from ..training.checkpoints import holds_run
+from .commands.finetune import MachineOptions, TrainingOptions
 from .shared.early_extras import each_extra
 from .shared.model import Subject, open_model, open_untrained
 from .shared.plans import Plan, one_plan
 from .shared.table import say
 from .shared.trained import tell
-from .shared.training_options import MachineOptions, TrainingOptions
 
 MIXED = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}  # what Accelerate calls them
 

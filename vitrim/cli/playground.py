@@ -17,10 +17,10 @@ from ..common.progress import progress
 from ..evaluate.timing import as_device
 from ..playground.offers import Offer, offer
 from ..playground.server import place, serve_at
+from .commands.playground import DEFAULT_MODEL
 from .shared.measure import best_device
 from .shared.model import Subject, open_model
 from .shared.options import ModelOptions
-from .shared.playground_options import DEFAULT_MODEL
 
 
 def run(config: Any) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 from .._version import __version__
 from ..common.files import write_json
 from ..training import RECIPES, Recipe, get_recipe
+from .commands.finetune import ChangeOptions
 from .shared.table import Column, Printer
-from .shared.training_options import ChangeOptions
 
 _IDLE = {
     "layer_decay": 1.0,

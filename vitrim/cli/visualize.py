@@ -19,9 +19,9 @@ from ..evaluate.timing import as_device
 from ..view.figures import MOST_ROWS, check_blocks, draw, save_figure, short_name
 from ..view.looking import Seen, look
 from ..view.page import write_page
+from .commands.visualize import PAGES
 from .shared.config_file import asked
 from .shared.early_extras import each_extra
-from .shared.look_options import PAGES
 from .shared.measure import best_device
 from .shared.model import open_model
 from .shared.plans import Plan, many_plans

@@ -24,9 +24,9 @@ from ...inference.on_ray import on_ray
 from ...inference.outputs import Output
 from ...inference.processes import Processes, own_device
 from ...inference.runs import Done, Run, part_size, told_of, with_batch_for
+from ..commands.inference import data_told
 from .config_file import asked
 from .early_extras import each_extra
-from .inference_options import data_told
 from .measure import CPU_BATCH, OTHER_BATCH
 from .model import Subject, open_model
 from .plans import Plan, one_plan

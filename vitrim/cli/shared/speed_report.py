@@ -12,10 +12,10 @@ from ...deploy.benchmark import Case, Timed
 from ...deploy.detail import PARTS, Detail
 from ...deploy.memory import SEEN
 from ...evaluate import EvaluationResult
+from ..commands.benchmark import OtherRun
 from .exported import FilePlan
 from .measure import DENSE, accuracy_of, change_of
 from .plans import Plan
-from .speed_options import OtherRun
 from .table import Column, Printer, percent, signed
 
 BUSY = 0.5  # of the median, between the tenth and the ninety-fifth percentile

@@ -1,4 +1,4 @@
-"""Options of `vitrim benchmark` beside those of its runs, and which of them do not go together."""
+"""What `vitrim benchmark` takes, and which of its options do not go together."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from ...common.files import check_new
-from .options import DataOptions, ModelOptions
-from .spec import option
+from ..shared.options import PRECISIONS, DataOptions, MethodChoice, ModelOptions, OutputOptions
+from ..shared.spec import ROWS, Command, option
 
+RUNTIMES = ("eager", "packed", "compiled", "onnx", "openvino", "aotinductor", "onnx-int8", "openvino-int8")
 DETAILED = ("eager", "packed")  # runtimes that go through vitrim's loop when they run
 
 
@@ -107,3 +108,44 @@ def read_run(path: Path) -> OtherRun:
         return OtherRun([row for row in rows if row["ms"] > 0 and row["label"] and row["runtime"]], where)
     except (AttributeError, OSError, ValueError, TypeError, KeyError) as error:
         raise ValueError(f"--vs {path} is no JSON that vitrim benchmark wrote") from error
+
+
+@dataclass(kw_only=True)
+class BenchmarkOptions:
+    """Run"""
+
+    batch_size: tuple[int, ...] = option("images at a time", (1, 16), common=True)
+    runtime: tuple[str, ...] = option("what runs the models", ("eager",), choices=RUNTIMES, common=True)
+    precision: tuple[str, ...] = option("numbers to compute in", ("float32",), choices=PRECISIONS[:2], common=True)
+    device: str | None = option("cpu, cuda, cuda:1 or mps", shown="the fastest that is there", common=True)
+    threads: int | None = option("CPU threads", shown="torch's choice", common=True)
+    rounds: int = option("timing rounds; the median counts", 15, common=True)
+    seed: int = option("seed of random weights and images", 0)
+    out: Path | None = option("draw time against MACs into this file (.png, .svg, .pdf)", common=True)
+    vs: Path | None = option("the JSON of another run, to compare with", common=True, metavar="FILE")
+    csv: Path | None = option("write the rows to this file as CSV", metavar="FILE")
+    overwrite: bool = option("replace the files of --out and --csv, where they are there", False)
+
+
+BENCHMARK = Command(
+    "benchmark",
+    "time dense and reduced models in turn, and say how much of the promise they keep",
+    "Needs neither images nor weights: speed does not depend on them. kept: the speed-up, "
+    "divided by what the MACs promise. roofline: the time that the MACs would take at the rate at which this "
+    "machine multiplies matrices, divided by the time taken.",
+    (
+        "vitrim benchmark --model deit_small_patch16_224 --macs 0.7 0.5",
+        "vitrim benchmark --model deit_tiny_patch16_224 --detail --instead",
+    ),
+    {
+        "model": SpeedModelOptions,
+        "method": MethodChoice,
+        "run": BenchmarkOptions,
+        "show": SpeedShowOptions,
+        "data": SpeedDataOptions,
+        "output": OutputOptions,
+    },
+    ROWS,
+    endings=(".png", ".svg", ".pdf"),
+    check=check_speed,
+)

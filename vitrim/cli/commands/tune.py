@@ -1,4 +1,4 @@
-"""`vitrim tune` as data: what it takes, and what can be told of it at once."""
+"""What `vitrim tune` takes, and what can be told of it at once."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ...common.files import check_new
-from .options import MODELS_OWN, PRECISIONS, ModelOptions, OutputOptions
-from .spec import Command, option, required
+from ..shared.options import MODELS_OWN, PRECISIONS, ModelOptions, OutputOptions
+from ..shared.spec import Command, option, required
 
 ENDINGS = (".json",)
 PICTURES = (".png", ".svg", ".pdf")

@@ -1,4 +1,4 @@
-"""`vitrim diagnose` as data: what it takes, and what can be told of it at once."""
+"""What `vitrim diagnose` takes, and what can be told of it at once."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from .look_options import PAGES
-from .options import MODELS_OWN, MethodChoice, ModelOptions, OutputOptions
-from .spec import ROWS, Command, option, required
+from ..shared.options import MODELS_OWN, MethodChoice, ModelOptions, OutputOptions
+from ..shared.spec import ROWS, Command, option, required
+from .visualize import PAGES
 
 
 @dataclass(kw_only=True)

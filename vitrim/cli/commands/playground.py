@@ -1,4 +1,4 @@
-"""The command `vitrim playground` as data."""
+"""What `vitrim playground` takes."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 from ...common.errors import OptionError
 from ...common.ports import listening
-from .options import ModelOptions
-from .spec import Command, option
+from ..shared.options import ModelOptions
+from ..shared.spec import Command, option
 
 DEFAULT_MODEL = "deit_tiny_patch16_224"
 

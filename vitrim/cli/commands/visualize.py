@@ -1,4 +1,4 @@
-"""The options of `vitrim visualize`."""
+"""What `vitrim visualize` takes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ...common.places import check_pictures
-from .spec import option, required
+from ..shared.options import MethodChoice, ModelOptions, OutputOptions
+from ..shared.spec import ROWS, Command, option, required
 
 FIGURES, PAGES = (".png", ".svg", ".pdf"), (".html", ".htm")
 
@@ -37,3 +38,20 @@ def check_look(config: Any) -> None:
     check_pictures(look.images)
     if look.blocks and look.out is not None and look.out.suffix.lower() in PAGES:
         raise ValueError(f"--blocks is for figures: {look.out} steps through all blocks")
+
+
+VISUALIZE = Command(
+    "visualize",
+    "draw what becomes of the patches of photographs, with one method or several side by side",
+    "For each photograph: the patches at work in each block, how many blocks each took part in, and what the "
+    "dense and the reduced model say. A page (.html) steps through the blocks, by the arrow keys too.",
+    (
+        "vitrim visualize cat.jpg --model deit_small_patch16_224 --method evit tome",
+        "vitrim visualize photos --checkpoint runs/tofe --out page.html",
+    ),
+    {"look": LookOptions, "model": ModelOptions, "method": MethodChoice, "output": OutputOptions},
+    ROWS,
+    endings=(*FIGURES, *PAGES),
+    takes="images",
+    check=check_look,
+)

@@ -1,4 +1,4 @@
-"""`vitrim predict` and `vitrim embed` as data: what they take, and what can be told of it at once."""
+"""What `vitrim predict` and `vitrim embed` take, and what can be told of it at once."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 
 from ...common.files import check_new, check_place
 from ...inference.journal import Journal
-from .options import MODELS_OWN, PRECISIONS, MethodChoice, ModelOptions, OutputOptions
-from .spec import PLACES, Command, option, required
+from ..shared.options import MODELS_OWN, PRECISIONS, MethodChoice, ModelOptions, OutputOptions
+from ..shared.spec import PLACES, Command, option, required
 
 TABLES = (".csv", ".jsonl", ".ndjson", ".parquet")
 STATE = "_run.json"  # what a run leaves in a folder that it has written, or is about to

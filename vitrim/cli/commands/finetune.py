@@ -1,12 +1,12 @@
-"""The options of `vitrim finetune`, as data."""
+"""What `vitrim finetune` takes."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from .options import PRECISIONS
-from .spec import option, required
+from ..shared.options import PRECISIONS, MethodChoice, ModelOptions, OutputOptions
+from ..shared.spec import PLACES, Command, option, required
 
 RECIPES = ("distill", "evit_finetune", "evit_scratch", "bat_scratch", "idlevit", "tofe", "dynamicvit")
 RECIPE = "the recipe's"
@@ -95,3 +95,24 @@ class ChangeOptions:
     cutmix: float | None = option("cutmix alpha", shown=RECIPE)
     smoothing: float | None = option("label smoothing", shown=RECIPE)
     repeated: int | None = option("copies of each image in a batch", shown=RECIPE)
+
+
+FINETUNE = Command(
+    "finetune",
+    "fine-tune a reduced model, with or without labels",
+    "The dense model teaches a copy of itself that has the method. A run can be interrupted at any moment; "
+    "--resume goes on from its last checkpoint. The result is a folder for --checkpoint and vitrim.load.",
+    (
+        "vitrim finetune --model deit_small_patch16_224 --data train --out runs/evit",
+        "vitrim finetune --checkpoint runs/evit --data train --epochs 2 --out runs/2",
+    ),
+    {
+        "model": ModelOptions,
+        "method": MethodChoice,
+        "training": TrainingOptions,
+        "machine": MachineOptions,
+        "change": ChangeOptions,
+        "output": OutputOptions,
+    },
+    PLACES,
+)

@@ -1,0 +1,50 @@
+"""What `vitrim compare` takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..shared.options import DataOptions, MethodChoice, ModelOptions, OutputOptions, RunOptions
+from ..shared.spec import ROWS, Command, option
+
+
+@dataclass(kw_only=True)
+class CompareOptions:
+    """Comparison"""
+
+    file: tuple[Path, ...] = option(
+        "exported files, a row for each; then no method but those that --method names", (), common=True
+    )
+    out: Path | None = option("draw accuracy against cost into this file (.png, .svg)", common=True)
+    overwrite: bool = option("replace the file of --out, where it is there", False)
+    best_under: tuple[float, ...] | None = option(
+        "say which row is best at this share of the dense cost; without X, at each share of --macs",
+        common=True,
+        bare=True,
+    )
+    target_change: float | None = option(
+        "say which row is cheapest among those at most X points below dense", common=True
+    )
+
+
+COMPARE = Command(
+    "compare",
+    "compare methods at several keep rates or budgets: one table, one plot",
+    "All models see the same images in one pass, and are then timed alternately on one batch. An option goes "
+    "to every method that takes it.",
+    (
+        "vitrim compare --model deit_small_patch16_224 --data val --method evit topk",
+        "vitrim compare --checkpoint runs/evit --data val --macs 0.7 0.5 --out a.png",
+    ),
+    {
+        "model": ModelOptions,
+        "method": MethodChoice,
+        "data": DataOptions,
+        "run": RunOptions,
+        "more": CompareOptions,
+        "output": OutputOptions,
+    },
+    ROWS,
+    endings=(".png", ".svg"),
+)
