@@ -4,8 +4,8 @@ same?
     python benchmarks/kill_and_resume.py --kills 20 --json benchmarks/results/kill_and_resume.json
 
 Each command runs over 1,200 small pictures, a few of which cannot be read, once to its end without Ray, and once with
-SIGKILL of its first process at that many moments: four of five drawn evenly over the time that it is at work, the
-others while it starts; after each kill the same command goes on. All files of the two outputs are compared byte for
+SIGKILL of its first process at that many moments: four of five drawn evenly over the time from the first part that it
+writes to its end, the others over as long a time from its start; after each kill the same command goes on. All files of the two outputs are compared byte for
 byte, nothing may be left beside them, and all processes that a killed one had started must have gone after three
 minutes. Prints a line for each.
 """
@@ -117,13 +117,13 @@ def seconds_until_gone(mark: str) -> float:
 
 
 def tried(case: Case, kills: int, root: Path) -> dict[str, object]:
-    """How many kills found it at work, and whether the output is that of a run that was never killed."""
+    """How many kills came after it had written a part, and whether the output is that of a run that was never killed."""
     whole, broken = (root / f"{word}-{case.command}-{len(case.more)}-{case.out}" for word in ("whole", "killed"))
     whole.mkdir(), broken.mkdir()
     calm = Case(case.command, case.out, tuple(word for word in case.more if word not in RAY))
     assert started(calm, whole, root, "calm").wait() == 0
     process = started(case, broken, root, "first")
-    begun(process, broken / case.out)
+    writes(process, broken / case.out, 0)
     start = time.monotonic()
     assert process.wait() == 0
     seconds, draw, hits, lingered, within = time.monotonic() - start, random.Random(str(case)), 0, 0.0, 0
@@ -131,16 +131,17 @@ def tried(case: Case, kills: int, root: Path) -> dict[str, object]:
     emptied(broken)
     while not (broken / case.out).exists() or hits < kills:
         mark = secrets.token_hex(8)
+        before = parts(broken / case.out)
         process = started(case, broken, root, mark)
-        if draw.random() < 0.8:  # else while it starts
-            begun(process, broken / case.out)
+        if draw.random() < 0.8:
+            writes(process, broken / case.out, before)
         try:
             process.wait(draw.uniform(0, seconds) if hits < kills else None)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
             hits += 1
-            within += any((broken / f"{case.out}.parts").glob("part-*"))
+            within += parts(broken / case.out) > before
         lingered = max(lingered, seconds_until_gone(mark))
         if (broken / case.out).exists() and hits < kills:  # it came to its end: once more from the start
             assert content(broken) == content(whole)
@@ -149,9 +150,14 @@ def tried(case: Case, kills: int, root: Path) -> dict[str, object]:
     return {"case": str(case), "kills": hits, "with_parts": within, "same": same, "gone_after_s": lingered}
 
 
-def begun(process: subprocess.Popen, out: Path) -> None:
-    """Until it is at work: what it does before takes longer, and leaves nothing on the disk."""
-    while process.poll() is None and not (out.with_name(f"{out.name}.parts") / "asked.json").exists():
+def parts(out: Path) -> int:
+    """How many of them are on the disk."""
+    return sum(1 for _ in out.with_name(f"{out.name}.parts").glob("part-*"))
+
+
+def writes(process: subprocess.Popen, out: Path, before: int) -> None:
+    """Until there are more parts than before, or it has ended."""
+    while process.poll() is None and parts(out) <= before:
         time.sleep(0.01)
 
 
@@ -172,7 +178,7 @@ def main() -> None:
         for case in chosen:
             rows.append(tried(case, options.kills, Path(place)))
             print(
-                "{case}: killed {kills} times, {with_parts} with parts done; the output is the same: {same}; its "
+                "{case}: killed {kills} times, {with_parts} of these after it had written; the output is the same: {same}; its "
                 "processes were gone after {gone_after_s:.1f} s".format(**rows[-1]),
                 flush=True,
             )
