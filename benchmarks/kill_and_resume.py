@@ -5,9 +5,9 @@ same?
 
 Each command runs over 1,200 small pictures, a few of which cannot be read, once to its end without Ray, and once with
 SIGKILL of its first process at that many moments: four of five drawn evenly over the time from the first part that it
-writes to its end, the others over as long a time from its start; after each kill the same command goes on. All files of the two outputs are compared byte for
-byte, nothing may be left beside them, and all processes that a killed one had started must have gone after three
-minutes. Prints a line for each.
+writes to its end, the others over as long a time from its start; after each kill the same command goes on. All files of
+the two outputs are compared byte for byte, nothing may be left beside them, and all processes that a killed one had
+started must have gone after three minutes. Prints a line for each.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def seconds_until_gone(mark: str) -> float:
 
 
 def tried(case: Case, kills: int, root: Path) -> dict[str, object]:
-    """How many kills came after it had written a part, and whether the output is that of a run that was never killed."""
+    """How many kills came after it had written a part, and whether the output is that of a run without kills."""
     whole, broken = (root / f"{word}-{case.command}-{len(case.more)}-{case.out}" for word in ("whole", "killed"))
     whole.mkdir(), broken.mkdir()
     calm = Case(case.command, case.out, tuple(word for word in case.more if word not in RAY))
@@ -178,7 +178,7 @@ def main() -> None:
         for case in chosen:
             rows.append(tried(case, options.kills, Path(place)))
             print(
-                "{case}: killed {kills} times, {with_parts} of these after it had written; the output is the same: {same}; its "
+                "{case}: killed {kills} times, {with_parts} after it had written; the output is the same: {same}; its "
                 "processes were gone after {gone_after_s:.1f} s".format(**rows[-1]),
                 flush=True,
             )

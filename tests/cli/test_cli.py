@@ -594,7 +594,7 @@ def test_bad_folders_are_one_line(capsys, small, tmp_path):
     for name in "ab":
         (tmp_path / "two" / name / "x.png").write_bytes(b"no picture")
     run = ["evaluate", *small, *QUICK, "--data"]
-    assert "holds no photographs" in refused(capsys, *run, "empty")
+    assert "holds no image" in refused(capsys, *run, "empty")
     assert "has 2 classes (a, b) and the model 3" in refused(capsys, *run, "two")
     (tmp_path / "two" / "c").mkdir()  # an empty folder, which the number of classes asks for
     assert cli.main([*run, "two"]) == 2

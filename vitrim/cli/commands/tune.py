@@ -81,7 +81,7 @@ TUNE = Command(
     (
         "vitrim tune photos --model deit_small_patch16_224 --out plan.json",
         "vitrim tune photos --model deit_small_patch16_224 --macs 0.7 0.5 --out f.json",
-        "vitrim tune photos --model deit_small_patch16_224 --latency 0.5 --batch-size 1 --out b1.json",
+        "vitrim tune photos --model deit_small_patch16_224 --latency 0.5 --out ms.json",
     ),
     {"model": ModelOptions, "search": SearchOptions, "output": OutputOptions},
     takes="data",
