@@ -19,6 +19,7 @@ def pytest_configure(config):
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # for processes that tests start, as `threads` is for this one
+    gc.disable()  # nothing that is there while tests are collected goes away, and to look takes a third of that time
 
 
 def pytest_collection_finish(session):
@@ -27,6 +28,7 @@ def pytest_collection_finish(session):
     gc.collect()
     gc.freeze()
     gc.set_threshold(100_000, 20, 50)
+    gc.enable()
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -56,7 +56,8 @@ def test_outputs_are_whole_whatever_was_left_out(name, method):
         return
     model, x = build(name), images()
     wanted = call(model, x, output_hidden_states=True)
-    fast = vitrim.reduce(model, method, **({} if method == "ats" else {"macs": 0.75}))
+    budget = method == "tome" or (name == "DeiTModel" and method != "ats")  # to meet one takes as long as all the rest
+    fast = vitrim.reduce(model, method, **({"macs": 0.75} if budget else {}))
     found = call(fast, x, output_hidden_states=True)
     assert [t.shape for t in tensors(found)] == [t.shape for t in tensors(wanted)]
     assert all(t.isfinite().all() for t in tensors(found))
