@@ -198,12 +198,13 @@ def test_titles_and_words():
     assert TOP1.keys() == KNN.keys()
 
 
+HERE = str(Path(__file__).parents[2] / "docs" / "images")
 HALF = {
     "no data": (["--model", "test_vit"], "needs --data: a folder"),
-    "no model": (["--data", "."], "--data .: give --model NAME too"),
+    "no model": (["--data", HERE], f"--data {HERE}: give --model NAME too"),
     "limit of digits": (["--limit", "5"], "--limit is for images of your own: give --model and --data too"),
     "size of digits": (["--image-size", "32"], "--image-size is for images of your own"),
-    "images of photographs": (["--model", "test_vit", "--data", ".", "--images", "5"], "use --limit"),
+    "images of photographs": (["--model", "test_vit", "--data", HERE, "--images", "5"], "use --limit"),
 }
 
 

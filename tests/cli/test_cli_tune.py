@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,11 @@ def test_a_plan_is_searched_and_used(capsys):
     assert sorted(os.listdir()) == ["front.svg", "photos", "plan.json", "small.safetensors", "t.json"]
     dense = timm.create_model("test_vit", img_size=64, num_classes=3)
     tokens = vitrim.profile(vitrim.reduce(dense, "plan.json")).tokens
+    assert "searched on" not in capsys.readouterr().err
+    write_plans("other.json", [replace(plan, model="vit_other")], {})
+    vitrim.reduce(dense, "other.json")
+    assert "the plan was searched on vit_other, and this is test_vit" in capsys.readouterr().err
+    Path("other.json").unlink()
     assert run("profile", *MODEL, "--plan", "plan.json", "--json", "p.json") == 0
     assert [block["mlp_tokens"] for block in json.loads(Path("p.json").read_text())["blocks"]] == list(tokens)
 
@@ -181,6 +187,9 @@ def test_finetune_starts_from_a_plan_and_ends_with_before_and_after(capsys, star
         (["tune", "photos", *LATENCY, *RUN, "--precision", "float16"], "--precision float16 is for GPUs"),
         (["profile", *MODEL, "--method", "tome", "--latency", "0.5"], "--latency 0.5 picks a plan of --plan"),
         (["tune", "photos", *SEARCH, "--out", "plan.txt"], ".json"),
+        (["tune", "photos", *SEARCH, *RUN, "--method", "toem"], "'toem' is no method, did you mean tome?"),
+        (["tune", "photos", *SEARCH, *RUN, "--method", "tome+"], "a stack is names with + between them"),
+        (["tune", "photos", *SEARCH, *RUN, "--method", "auto"], "auto needs no search"),
         (["tune", "photos/00.png", *SEARCH, *RUN], "has 1 photograph that can be read, and a search needs 32 or more"),
         (["tune", "nowhere", *SEARCH, *RUN], "nowhere"),
         (["tune", *SEARCH, *RUN], "needs DATA"),

@@ -79,7 +79,7 @@ def test_no_option_of_a_method_is_an_argument_of_timms():
 
 
 WRONG = {
-    "method=None is not known: give method=NAME, one of evit": {},
+    "no method was given: give method=NAME, one of evit": {},
     r"method=evitt is not known: did you mean evit\? ": {"method": "evitt"},
     "unexpected keyword argument 'kep'; options of evit are keep, at": {"method": "evit", "kep": 0.5},
     "keep": {"method": "evit", "keep": 3},

@@ -40,11 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning  # ty: ignore[invalid-assignment]
-            _dispatch(list(sys.argv[1:] if argv is None else argv))
+            _answer(list(sys.argv[1:] if argv is None else argv))
         sys.stdout.flush()
-        return 0
-    except HelpAsked as asked:
-        print(asked)
         return 0
     except ValueError as error:
         print(f"vitrim: error: {_one_line(in_flags(error))}", file=sys.stderr)
@@ -64,6 +61,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("vitrim: error: standard output cannot be written: no space left on the device", file=sys.stderr)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BAD_INPUT
+
+
+def _answer(argv: list[str]) -> None:
+    try:
+        _dispatch(argv)
+    except HelpAsked as asked:
+        print(asked)
 
 
 def _dispatch(argv: list[str]) -> None:

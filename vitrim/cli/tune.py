@@ -128,23 +128,50 @@ def _best(rows: Sequence[Row]) -> list[Row]:
 
 def _table(printer: Printer, rows: Sequence[Row]) -> None:
     """What was found, beside the method's own plan of the same cost."""
-    milliseconds = [Column(name) for name in ("ms", "promised", "flat")] if rows[0].latency else []
-    figures = [Column(name) for name in ("macs", "agree %", "flat", "KL", "flat")]
-    printer.table([Column("method", text=True), *milliseconds, *figures], [_cells(row) for row in rows])
+    milliseconds = [Column("time"), Column("promised"), Column("own time")] if rows[0].latency else []
+    distance = "KL" if _classes(rows) else "1-cos"
+    figures = [
+        Column("macs"),
+        Column("agree %"),
+        Column("own agree", drop=2),
+        Column(distance),
+        Column(f"own {distance}"),
+    ]
+    searched = [Column(f"{distance} searched", drop=1)]
+    head = [Column("method", text=True), Column("budget"), *milliseconds, *figures, *searched]
+    printer.table(head, [_cells(row) for row in rows])
+    for row in rows:
+        _say_no_nearer(printer, row)
     if rows[0].latency:
         _say_where(printer, rows[0].plan.measured_on)
         _say_busy(printer, rows)
+    judged = "agree: the class is the dense model's; KL: to its classes" if _classes(rows) else "1-cos: of the features"
     printer.line(
-        "agree: photographs that the search never saw, of which the class is the dense model's; KL: to its classes, on "
-        "those of the search; flat: the method's own plan of the same cost"
+        f"{judged}; on photographs that the search never saw, searched: on those that it saw; own: the method's own "
+        "plan of that cost"
     )
+
+
+def _classes(rows: Sequence[Row]) -> bool:
+    """Whether classes were compared, and not features."""
+    return any(row.held_out_agreement is not None for row in rows) or all(row.held_out_distance is None for row in rows)
+
+
+def _say_no_nearer(printer: Printer, row: Row) -> None:
+    """Where the search has only learned its own photographs."""
+    own = (row.flat or {}).get("held_out_distance")
+    if own is not None and row.held_out_distance is not None and row.held_out_distance >= own:
+        printer.line(
+            f"{row.plan.names} at {row.plan.budget:g}: on photographs that the search never saw its plan is no nearer "
+            "to the dense model than the method's own one. Search on more (--images)"
+        )
 
 
 def _say_where(printer: Printer, at: dict[str, Any]) -> None:
     threads = f", {counted(at['threads'], 'thread')}" if "threads" in at else ""
     printer.line(
-        f"ms: of the dense model's {at['dense_ms']:.1f}, timed in turn with it; promised: by the table; batch "
-        f"{at['batch_size']}, {at['precision']}, {at['device']}{threads}"
+        f"time: share of the dense model's {at['dense_ms']:.1f} ms, timed in turn with it; promised: by the table; "
+        f"batch {at['batch_size']}, {at['precision']}, {at['device']}{threads}"
     )
 
 
@@ -160,12 +187,12 @@ def _say_busy(printer: Printer, rows: Sequence[Row]) -> None:
 def _cells(row: Row) -> list[str]:
     flat: Any = row.flat or {}
     figures = (row.held_out_agreement, flat.get("held_out_agreement"))
-    distances = (row.distance, flat.get("distance"))
+    distances = (row.held_out_distance, flat.get("held_out_distance"), row.distance)
     shown = [f"{value:.1f}" if value is not None else "-" for value in figures]
-    shown += [f"{value:.4f}" if value is not None else "-" for value in distances]
+    shown += ["-" if value is None else f"{value:.4f}" if value >= 0.001 else f"{value:.1e}" for value in distances]
     shares = row.latency or {}
     times = [f"{shares[name]:.3f}" if name in shares else "-" for name in ("measured", "promised", "flat_measured")]
-    return [row.plan.names, *(times if shares else ()), f"{row.plan.share:.3f}", *shown]
+    return [row.plan.names, f"{row.plan.budget:g}", *(times if shares else ()), f"{row.plan.share:.3f}", *shown]
 
 
 def _about(config: Any, device: torch.device) -> dict[str, Any]:

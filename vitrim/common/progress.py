@@ -114,9 +114,9 @@ def _show(display: Progress, task: TaskID) -> None:
     display.start()
 
 
-def _fitting(note: Sequence[str], room: int) -> str:
+def _fitting(note: str | Sequence[str], room: int) -> str:
     """The first words of a note, as many as there is room for."""
-    shown = list(accumulate(note, "{}  {}".format))
+    shown = list(accumulate([note] if isinstance(note, str) else note, "{}  {}".format))
     return max((text for text in shown if len(text) <= room), key=len, default="")
 
 

@@ -21,7 +21,7 @@ from ..methods.registry import AUTO
 from .auto import choose
 from .budget import solve
 from .model import REDUCED, ReducedViT, unwrap
-from .plan_file import ENDING, Plan, pick, read_plans
+from .plan_file import ENDING, Plan, architecture_of, pick, read_plans
 from .pretrained import as_pretrained, shared_copy
 from .stack import as_stack
 from .wrapped_timm import as_wrapper
@@ -137,6 +137,8 @@ def attach(
         if options:
             raise ValueError(f"the plan says which options its methods have: leave out {', '.join(options)}")
         plan.check_fits(body)
+        if plan.model != architecture_of(model):
+            remark(f"the plan was searched on {plan.model}, and this is {architecture_of(model)}: judge it before use")
         return ReducedViT(model, [make_method(name, **options) for name, options in plan.methods], plan.prediction_only)
     if isinstance(method, str) and method == AUTO:
         options = {"dial": dial, **options} if dial is not None else options

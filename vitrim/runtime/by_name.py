@@ -57,9 +57,10 @@ def build(name: str, pretrained: bool, arguments: dict[str, Any]) -> ReducedViT:
     """
     method = arguments.pop("method", None)
     if method not in (*METHODS, AUTO):
-        hint = did_you_mean(str(method), METHODS)
+        hint = "" if method is None else did_you_mean(str(method), METHODS)
+        wrong = "no method was given" if method is None else f"method={method} is not known"
         raise ValueError(
-            f"{REDUCED}{name}: method={method} is not known: {hint}give method=NAME, one of {', '.join(METHODS)}, and "
+            f"{REDUCED}{name}: {wrong}: {hint}give method=NAME, one of {', '.join(METHODS)}, and "
             "its options; in timm's scripts --model-kwargs method=evit keep=0.7"
         )
     names = () if method == AUTO else METHODS[method].option_names()

@@ -56,7 +56,7 @@ def folder_of(place: str | Path, **options: Any) -> Path:
     """
     check_path("pretrained_model_name_or_path", place, "give a folder, or a repository of the hub, USER/NAME")
     folder = Path(place).expanduser()
-    if folder.exists() or isinstance(place, Path) or not NAME.fullmatch(place):
+    if folder.exists() or isinstance(place, Path) or place.startswith(".") or not NAME.fullmatch(place):
         if not folder.exists():
             raise ValueError(f"there is no folder {shortened(place)}: give one, or a repository of the hub, USER/NAME")
         return folder

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from ..backbones import Backbone, library_of
 from ..common.errors import OptionError
 from ..common.files import write_whole
@@ -55,16 +57,25 @@ class Plan:
         height, width = body.grid()
         depth, patches = body.depth, height * width
         if (depth, patches) != (self.depth, self.patches):
-            name = library_of(body.model).architecture(body.model) or type(body.model).__name__
             raise ValueError(
-                f"the plan is for {self.model}, {self.depth} blocks and {self.patches} patches, and {name} has {depth} "
-                f"and {patches}: tune that model, or take a plan of it"
+                f"the plan is for {self.model}, {self.depth} blocks and {self.patches} patches, and "
+                f"{architecture_of(body.model)} has {depth} and {patches}: tune that model, or take a plan of it"
             )
 
     @property
     def names(self) -> str:
         """The methods by name."""
         return "+".join(name for name, _ in self.methods)
+
+
+def architecture_of(model: nn.Module) -> str:
+    """What plans call a model: its architecture's name, else its class's.
+
+    Example:
+        >>> architecture_of(model)
+        'VisionTransformer'
+    """
+    return library_of(model).architecture(model) or type(model).__name__
 
 
 def write_plans(path: str | Path, plans: Sequence[Plan], about: Mapping[str, Any]) -> Path:

@@ -36,13 +36,19 @@ def _figure(title: str, rows: Sequence[Row], tables: Tables) -> Any:
         mine = [row for row in rows if row.plan.names == name]
         front.plot([_cost(row) for row in mine], [row.distance for row in mine], "o-", label=f"{name}, searched")
         flat = [row for row in mine if row.flat is not None]
-        front.plot(
-            [_cost(row, "flat_") for row in flat], [row.flat["distance"] for row in flat if row.flat], "o--", alpha=0.6,
-            label=f"{name}, its own plan",
-        )  # fmt: skip
+        if flat:
+            front.plot(
+                [_cost(row, "flat_") for row in flat], [row.flat["distance"] for row in flat if row.flat], "o--",
+                alpha=0.6, label=f"{name}, its own plan",
+            )  # fmt: skip
         for row in mine:
             depth.plot(range(len(row.tokens)), row.tokens, drawstyle="steps-post", label=f"{name} {row.plan.budget:g}")
-    front.set(xlabel=f"share of the dense {by}", ylabel="mean distance to the dense model", title=title, yscale="log")
+    front.set(
+        xlabel=f"share of the dense {by}",
+        ylabel="distance to the dense model, photographs of the search",
+        title=title,
+        yscale="log",
+    )
     depth.set(xlabel="block", ylabel="patch tokens after it", title="tokens over depth")
     for axes in stairs:
         _stairs(axes, tables or {})

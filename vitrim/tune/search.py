@@ -17,13 +17,13 @@ from ..common.text import counted
 from ..core.values import as_number, as_whole
 from ..evaluate.judges import without_classifier
 from ..runtime.model import ReducedViT, for_images, unwrap
-from ..runtime.plan_file import Plan
+from ..runtime.plan_file import Plan, architecture_of
 from .exchange import Cost, Exchange
 from .judge import Judge
 from .latency import Latency, measured_cost, timed
 from .own_plans import OwnPlans
 from .row import Row
-from .space import Shape, Space, check_model
+from .space import Shape, Space
 from .trials import Trials
 
 TRIALS = 300
@@ -79,7 +79,7 @@ def tune(
         "prediction_only": only,
     }
     asked |= {} if latency is None else {"latency": latency.asked(images.device)}
-    asked |= {"model": check_model(dense), "images": [*images.shape], "sum": float(images.double().sum())}
+    asked |= {"model": architecture_of(dense), "images": [*images.shape], "sum": float(images.double().sum())}
     kept = Trials(None if journal is None else Path(journal), asked, restart)
     rows: list[Row] = []
     with progress("searching", len(methods) * len(wanted) * trials) as report:
@@ -118,7 +118,7 @@ class _Search:
         self.held_out = None if held_out is None or not len(held_out) else Judge(space, held_out, classes)
         self.cost, self.own = cost, OwnPlans(space, cost)
 
-    def front(self, budgets: Sequence[float], report: Callable[[int, str], Any]) -> list[Row]:
+    def front(self, budgets: Sequence[float], report: Callable[[int, Sequence[str]], Any]) -> list[Row]:
         """A row for each budget, from the largest on."""
         rows, before = [], None
         for number, budget in enumerate(budgets):
@@ -163,11 +163,11 @@ class _Search:
         shapes = (Shape((all_of_them,) * k + (0,) * (places - k), (0.0,) * places) for k in range(places, 0, -1))
         return min(self.cost.share(shape) for shape in shapes)
 
-    def _descend(self, exchange: Exchange, shape: Shape, report: Callable[[int, str], Any]) -> Shape:
+    def _descend(self, exchange: Exchange, shape: Shape, report: Callable[[int, Sequence[str]], Any]) -> Shape:
         """The best of the plans that a chain of moves leads to, each taken only where it is better."""
         of, begun, best, tried = f"{self.space.name} {exchange.budget:g}", False, float("nan"), {shape}
         for trial in range(self.trials):
-            report(trial, "" if best != best else f"best so far {best:.4f}")
+            report(trial, [] if best != best else [f"best so far {best:.4f}"])
             new = exchange.propose(shape)
             if new is None:
                 break
@@ -191,7 +191,7 @@ class _Search:
         found, flat_figures = self._figures(self.space.model(shape)), None if flat is None else self._figures(flat)
         share, body = self.space.share(shape), self.space.body
         plan = Plan(
-            self.space.options(shape), budget, share, check_model(body.model), body.depth, self.space.patches,
+            self.space.options(shape), budget, share, architecture_of(body.model), body.depth, self.space.patches,
             self.space.prediction_only, self.cost.by, {**found, "flat": flat_figures},
         )  # fmt: skip
         figures: Any = found
@@ -241,7 +241,7 @@ def _check(images: Tensor, budgets: Sequence[float], trials: int) -> None:
     if not budgets:
         raise ValueError("no budget: give shares of the dense cost, such as (0.7, 0.5)")
     if as_whole(trials) is None or trials < 1:
-        raise ValueError(f"trials={trials}: give a whole number from 1")
+        raise ValueError(f"trials={trials!r}: give a whole number from 1")
     if len(images) < FEWEST_PHOTOGRAPHS:
         raise ValueError(
             f"the search has {counted(len(images), 'photograph')}: give {FEWEST_PHOTOGRAPHS} or more, better 256"

@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import nn
 
-from ..backbones import Backbone, find_family, library_of
+from ..backbones import Backbone, find_family
 from ..core.schedule import Place
 from ..methods import METHODS, Method
 from ..runtime.build import make_method
@@ -71,6 +71,8 @@ class Space:
         >>> space = Space(model, ["tome"])
         >>> space.methods(Shape((10, 0, 6, 0), (0.0,) * 4))[0]
         ToMe(r=[10, 0, 6, 0], at=[0, 1, 2, 3])
+        >>> Space(model, ["tome"], prediction_only=True).kinds
+        ('block', 'block', 'block', 'last block')
     """
 
     def __init__(self, model: nn.Module, names: Sequence[str], prediction_only: bool = False):
@@ -105,10 +107,6 @@ class Space:
     def kinds(self) -> tuple[str, ...]:
         """What to call blocks of one shape, block by block. Raises ValueError for models whose blocks have several
         grids.
-
-        Example:
-            >>> Space(model, ["tome"], prediction_only=True).kinds
-            ('block', 'block', 'block', 'last block')
         """
         body, n, blocks = self.body, self.patches, range(self.body.depth)
         if len({body.grid_at(i, self.grid) for i in blocks}) > 1:
@@ -290,8 +288,3 @@ def _walk(
             share = plan(place, n)[0] / (n - left) if plan is not None and left < n else 0.0
             yield step.method.number, place, n, left, share
             n = n if step.restore_before is not None else left
-
-
-def check_model(model: nn.Module) -> str:
-    """The architecture's name, for plans."""
-    return library_of(model).architecture(model) or type(model).__name__

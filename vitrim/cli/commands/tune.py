@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from ...common.files import check_new
+from ...common.text import did_you_mean
 from ..shared.options import MODELS_OWN, PRECISIONS, ModelOptions, OutputOptions
+from ..shared.signatures import own_signatures
 from ..shared.spec import Command, option, required
 
 ENDINGS = (".json",)
 PICTURES = (".png", ".svg", ".pdf")
+STACKED = "+"
 
 
 @dataclass(kw_only=True)
@@ -27,19 +30,21 @@ class SearchOptions:
     macs: tuple[float, ...] = option(
         "budgets, shares of the dense MACs; several make a front", (), shown="0.5", common=True
     )
-    latency: tuple[float, ...] = option("budgets, shares of the dense milliseconds, in the place of --macs", ())
-    batch_size: int | None = option("images at a time, for --latency", shown="16 on a CPU, 128 elsewhere")
+    latency: tuple[float, ...] = option(
+        "budgets, shares of the dense milliseconds, in the place of --macs", (), common=True
+    )
+    batch_size: int | None = option("images at a time, for --latency", shown="16 on a CPU, 128 elsewhere", common=True)
     precision: str = option("numbers to compute in, for --latency", "float32", choices=PRECISIONS)
     trials: int = option("plans to judge for each method and budget", 300, common=True)
     images: int = option("photographs to search on", 256, common=True)
-    held_out: int = option("other photographs, to report on", 256)
-    picture: Path | None = option("draw the front, and tokens over depth (.png, .svg, .pdf)")
+    held_out: int = option("other photographs, to report on", 256, common=True)
+    picture: Path | None = option("draw the front, and tokens over depth (.png, .svg, .pdf)", common=True)
     overwrite: bool = option("replace the files, where they are there, or another unfinished search", False)
     crop_pct: float | None = option("share of the resized image that the centre crop keeps", shown=MODELS_OWN)
     device: str | None = option("cpu, cuda, cuda:1 or mps", shown="the fastest that is there")
     threads: int | None = option("CPU threads", shown="torch's choice")
     workers: int | None = option("processes that decode images", shown="one for each processor, at most 8")
-    seed: int = option("seed of the search, and of which photographs are drawn", 0)
+    seed: int = option("seed of the search, and of which photographs are drawn", 0, common=True)
 
 
 def check_tune(config: Any) -> None:
@@ -54,6 +59,22 @@ def check_tune(config: Any) -> None:
     if search.held_out < 0:
         raise ValueError(f"--held-out {search.held_out}: give a whole number from 0")
     _check_budgets(config)
+    for stack in () if config.imports else search.method:
+        _check_names(stack)
+
+
+def _check_names(stack: str) -> None:
+    """Raise ValueError for names that are no method's."""
+    known = own_signatures()
+    for name in stack.split(STACKED):
+        if not name:
+            raise ValueError(f"--method {stack}: a stack is names with {STACKED} between them, such as tome+evit")
+        if name == "auto":
+            raise ValueError("--method auto needs no search: give it to compare or export; here name what to search")
+        if name not in known:
+            raise ValueError(
+                f"--method {stack}: {name!r} is no method, {did_you_mean(name, known)}vitrim methods lists them"
+            )
 
 
 def _check_budgets(config: Any) -> None:
