@@ -73,7 +73,7 @@ def architecture_of(model: nn.Module) -> str:
 
     Example:
         >>> architecture_of(model)
-        'VisionTransformer'
+        'deit_tiny_patch16_224'
     """
     return library_of(model).architecture(model) or type(model).__name__
 
