@@ -382,7 +382,7 @@ def test_trackers_that_are_not_installed_are_refused(photographs, tmp_path, monk
 
 
 def test_an_empty_or_missing_folder_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="not a folder"):
+    with pytest.raises(ValueError, match="there is no file or folder"):
         run(tmp_path / "nowhere", tmp_path / "out")
     with pytest.raises(ValueError, match="holds no image"):
         run(tmp_path, tmp_path / "out")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import re
+import sys
+from collections.abc import Container
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -28,11 +30,19 @@ def check_model_name(name: str) -> None:
     """
     if re.search(r"[:/\\]", name) or name.lower().endswith(FILES) or Path(name).exists():
         return
+    if name.partition(".")[0] in _registered():
+        return
     architecture = re.escape(name.partition(".")[0])
     if not re.search(rf"(?<!\w){architecture}(?!\w)", _text()):
         near = nearest(name, _REGISTERED.findall(_text()), n=3)
         hint = f"did you mean {', '.join(near)}?" if near else f"{TIMM_LISTING}; {HF_LISTING}"
         raise ValueError(f"timm has no model {name!r}: {hint}")
+
+
+def _registered() -> Container[str]:
+    """What timm's registry holds, where somebody has imported timm already: models of their own among it."""
+    timm = sys.modules.get("timm")
+    return timm.list_models() if timm is not None else ()
 
 
 @functools.cache
