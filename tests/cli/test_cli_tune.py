@@ -87,7 +87,7 @@ def quick_clock(monkeypatch):
 
 
 def _taken(name: str, n: Any, part: str = "") -> float:
-    whole = {"dense": 12.2, "end": 0.1}.get(name, n / 8 if isinstance(n, int) else 0.0)
+    whole = {"dense": 2.0, "end": 0.1}.get(name, n / 8 if isinstance(n, int) else 0.0)
     return whole / 2 if part == "mlp" else whole + 0.1 * (name == "tome")
 
 

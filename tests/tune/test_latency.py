@@ -54,7 +54,7 @@ def stopwatch(
     attention: Callable[[int], float] = smooth, mlp: Callable[[int], float] = smooth, runs_too: bool = False
 ) -> Any:
     """A clock that knows beforehand what each piece takes, whether or not it is run; pieces: ("end", name),
-    ("dense", "model"), (kind, n, part), (method, tokens before)."""
+    ("dense", kind), (kind, n, part), (method, tokens before)."""
 
     def look(runs: Any, batch: torch.Tensor) -> dict[Any, float]:
         for run in runs.values() if runs_too else ():
@@ -65,7 +65,7 @@ def stopwatch(
         if name == "end":
             return ENDS / 2
         if name == "dense":
-            return ENDS + 5 * (attention(64) + mlp(64))
+            return attention(64) + mlp(64)
         if part == "mlp":
             return mlp(n)
         if part:

@@ -4,7 +4,6 @@ the staircase of a machine's kernels shows."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from itertools import pairwise
 from statistics import quantiles
 from typing import Any
@@ -48,13 +47,20 @@ class Measuring:
     def table(self) -> Table:
         counts = coarse(self.space.patches)
         first: dict[Any, Any] = {("end", name): run for name, run in self.pieces.ends().items()}
-        first["dense", "model"] = self.pieces.dense  # whole, since its own forward may be faster than its pieces
+        full = {kind: block for kind, block in self.blocks.items() if kind != LAST_BLOCK}
+        first |= {("dense", kind): self.pieces.dense(block) for kind, block in full.items()}
         spent = self._time([(kind, n) for kind in self.blocks for n in counts], first)
         for kind in self.blocks:
             self._refine(kind)
         curves = self._halves()
-        table = Table(spent["end", "embed"] + spent["end", "head"], spent["dense", "model"], curves)
-        return replace(table, curves={**curves, **self._places(table, counts)})
+        dense = [spent["dense", self._full(block)] for block in range(len(self.kinds))]
+        ends = spent["end", "embed"] + spent["end", "head"]
+        table = Table(ends, ends + sum(dense), curves)
+        return Table(ends, table.dense, {**curves, **self._places(table, counts)})
+
+    def _full(self, block: int) -> str:
+        """The kind of a block in the dense model: the last one computes all tokens there, as those before it."""
+        return self.kinds[block] if self.kinds[block] != LAST_BLOCK else self.kinds[max(block - 1, 0)]
 
     def _time(self, wanted: Iterable[tuple[str, int]], others: Runs | None = None) -> dict[Any, float]:
         """Measure blocks of a kind at counts, and other pieces beside them in the same rounds."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..core.tokens import Tokens
 from ..runtime.loop import Loop, Request
 from ..runtime.model import ReducedViT
-from ..runtime.turns import Step, Turn
+from ..runtime.turns import Step, Turn, plan_turns
 from .space import Shape, Space
 
 LEAVING = 12  # one of so many tokens leaves at a place while it is timed
@@ -44,9 +44,11 @@ class Pieces:
             "head": lambda _: body.deliver(body.head(tokens.with_x(body.norm(tokens.x)))),
         }
 
-    def dense(self, _: Tensor) -> Any:
-        """The dense model by its own forward."""
-        return self.body.model(self.images)
+    def dense(self, block: int) -> Run:
+        """A block of the dense model."""
+        loop = Loop(self.body, plan_turns((), self.body.depth), Request(prediction=True))
+        tokens = self.body.begin(self.body.embed(self.body.receive(self.images)))
+        return lambda _: loop.block(loop.turns[block], tokens, None)
 
     def plain(self, block: int, wanted: int) -> tuple[int, Runs]:
         """The tokens that come to a block, as many as are wanted or as near as the methods come, and there a block in

@@ -57,7 +57,7 @@ class Table:
     """Milliseconds of the pieces that plans of one stack are made of, of one batch.
 
     ends:   before the first block and behind the last one
-    dense:  the dense model, whole
+    dense:  the dense model, by its pieces
     curves: by name: "attention" and "mlp" of a block; "last block", which computes class tokens alone; and by each
             method's name what a place of it adds, by the tokens before it, or, of a method that puts tokens back, the
             whole block by the tokens inside. Where blocks have several shapes the first of each is named too
