@@ -45,7 +45,7 @@ def _figure(title: str, rows: Sequence[Row], tables: Tables) -> Any:
             depth.plot(range(len(row.tokens)), row.tokens, drawstyle="steps-post", label=f"{name} {row.plan.budget:g}")
     front.set(
         xlabel=f"share of the dense {by}",
-        ylabel="distance to the dense model, photographs of the search",
+        ylabel="distance to dense (as searched)",
         title=title,
         yscale="log",
     )
