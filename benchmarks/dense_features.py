@@ -31,7 +31,14 @@ from vitrim.evaluate import environment
 
 NAME = "deit_tiny_patch16_224"
 BUDGETS = (0.7, 0.5)
-DROPPING = ("topk", "evit", "diffrate", "random", "grid")  # with the others every patch has an owner of its own
+DROPPING = (
+    "topk",
+    "evit",
+    "diffrate",
+    "prunemerge",
+    "random",
+    "grid",
+)  # with the others every patch has an owner of its own
 METHODS = ("tome", "pitome", "dpcknn", "bat", "idlevit", "evovit", *DROPPING)
 
 

@@ -192,7 +192,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as work:
         rows = run(args, Path(work))
     if args.json:
-        asked = {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()}
+        asked = {key: value.name if isinstance(value, Path) else value for key, value in vars(args).items()}
         write_json(str(args.json), {**environment(args.device), "model": NAME, "asked": asked, "rows": rows})
 
 

@@ -262,7 +262,9 @@ def main() -> None:
         options.loaded = model if options.method is None else vitrim.reduce(model, options.method)
         found = {"speed": speed, "engines": engines, "memory": memory}[options.what](options, Path(place))
     if options.json is not None:
-        asked = {key: str(value) for key, value in vars(options).items() if key not in ("json", "loaded")}
+        asked = {
+            key: str(value) for key, value in vars(options).items() if not isinstance(value, (Path, torch.nn.Module))
+        }
         options.json.write_text(json.dumps({**environment(), **asked, **found}, indent=1) + "\n")
 
 

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-import timm
 import torch
 
 import vitrim
@@ -26,14 +25,8 @@ DECIDING, ENDS = 0.7, 0.5
 
 
 @pytest.fixture(scope="module")
-def model() -> torch.nn.Module:
-    torch.manual_seed(0)
-    options = dict(img_size=64, patch_size=8, embed_dim=24, depth=5, num_heads=3, num_classes=6)
-    made = timm.create_model("vit_tiny_patch16_224", **options).eval()
-    for parameter in made.parameters():
-        if parameter.dim() > 1:
-            torch.nn.init.normal_(parameter, std=0.3)
-    return made
+def model(small_vit) -> torch.nn.Module:
+    return small_vit(64)
 
 
 @pytest.fixture(scope="module")

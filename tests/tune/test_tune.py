@@ -32,14 +32,8 @@ SEARCHED = (
 
 
 @pytest.fixture(scope="module")
-def model() -> torch.nn.Module:
-    torch.manual_seed(0)
-    options = dict(img_size=56, patch_size=8, embed_dim=24, depth=5, num_heads=3, num_classes=6)
-    made = timm.create_model("vit_tiny_patch16_224", **options).eval()
-    for parameter in made.parameters():
-        if parameter.dim() > 1:
-            torch.nn.init.normal_(parameter, std=0.3)
-    return made
+def model(small_vit) -> torch.nn.Module:
+    return small_vit(56)
 
 
 @pytest.fixture(scope="module")

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ..backbones import Backbone, library_of
+from ..backbones import Backbone
 from ..common.errors import OptionError, UnfitModel
 from ..methods import METHODS, Method
 from .budget import check_share, solve
 from .cost import plan_macs, whole_macs
 from .curve import Curve
-from .plan_file import Plan, read_plans
+from .plan_file import Plan, architecture_of, read_plans
 from .words import options_in_words
 
 PRESETS = Path(__file__).with_name("presets.json")  # made by benchmarks/presets.py
@@ -57,7 +57,7 @@ def choose(body: Backbone, macs: float | None) -> Choice:
         options = _options(body, name, skipped)
         if options is not None:
             return (shaped_plan if name in _shapes() else _even)(body, name, options, share, only, skipped)
-    raise ValueError(f"auto found no method for {_name(body)}: {skipped[0]}")
+    raise ValueError(f"auto found no method for {architecture_of(body.model)}: {skipped[0]}")
 
 
 def _predicts(body: Backbone) -> bool:
@@ -249,8 +249,4 @@ def _said(body: Backbone, methods: list[Method], only: bool, name: str, told: st
 def _is_of(plan: Plan, body: Backbone) -> bool:
     """Whether the plan was searched on this architecture with as many patches."""
     height, width = body.grid()
-    return (plan.model, plan.depth, plan.patches) == (_name(body), body.depth, height * width)
-
-
-def _name(body: Backbone) -> str:
-    return library_of(body.model).architecture(body.model) or type(body.model).__name__
+    return (plan.model, plan.depth, plan.patches) == (architecture_of(body.model), body.depth, height * width)
