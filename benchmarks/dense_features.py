@@ -31,14 +31,8 @@ from vitrim.evaluate import environment
 
 NAME = "deit_tiny_patch16_224"
 BUDGETS = (0.7, 0.5)
-DROPPING = (
-    "topk",
-    "evit",
-    "diffrate",
-    "prunemerge",
-    "random",
-    "grid",
-)  # with the others every patch has an owner of its own
+# With the others every patch has an owner of its own.
+DROPPING = ("topk", "evit", "diffrate", "prunemerge", "random", "grid")
 METHODS = ("tome", "pitome", "dpcknn", "bat", "idlevit", "evovit", *DROPPING)
 
 
