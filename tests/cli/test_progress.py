@@ -1,4 +1,4 @@
-"""Progress: on a terminal after two seconds, with the time left; elsewhere nothing."""
+"""Progress: on a terminal after two seconds, with the time left; elsewhere a line a minute."""
 
 from __future__ import annotations
 
@@ -73,6 +73,28 @@ def test_nothing_is_shown_in_a_pipe_or_beside_json(folder, monkeypatch, capsys, 
     assert cli.main([*EVALUATE, *(["--json", "-"] if json else [])]) == 0
     said = capsys.readouterr()
     assert "agreement" in said.out + said.err and "evaluating" not in said.err and "\x1b" not in said.err
+
+
+def test_where_no_terminal_is_a_line_a_minute_says_how_far_it_is(monkeypatch, capsys):
+    clock = iter(range(0, 10_000, 25))
+    monkeypatch.setattr(_progress, "monotonic", lambda: next(clock))
+    with progress("images", 1_200) as report:
+        for done in range(300, 1_300, 100):  # each 25 seconds after the one before
+            report(done)
+    with progress("unknown") as report:
+        for done in range(1, 4):
+            report(done)
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == "vitrim: images: 500 of 1,200, 2 minutes left"
+    assert said[1:] == [
+        "vitrim: images: 800 of 1,200, 1 minute left",
+        "vitrim: images: 1,100 of 1,200, 1 minute left",
+        "vitrim: unknown: 3",
+    ]
+    with hidden(), progress("images", 1_200) as report:
+        monkeypatch.setattr(_progress, "INTERVAL", 0.0)
+        report(600)
+    assert capsys.readouterr().err == ""
 
 
 def test_nothing_is_shown_of_what_is_quick(watched, monkeypatch, capsys):

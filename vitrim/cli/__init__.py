@@ -18,7 +18,7 @@ from importlib import import_module
 from ..common.files import STDOUT
 from ..common.terminal import speak_as_told
 from ..common.text import did_you_mean, visible
-from .commands import COMMANDS
+from .commands import COMMANDS, GROUPS
 from .shared.early import check_early
 from .shared.flags import in_flags
 from .shared.help import overview
@@ -75,7 +75,7 @@ def _dispatch(argv: list[str]) -> None:
     if first == "help" and len(argv) > 1:
         first, argv = argv[1], [argv[1], "--help"]
     if first in ("-h", "--help", "help"):
-        print(overview(COMMANDS, shutil.get_terminal_size().columns))
+        print(overview(GROUPS, shutil.get_terminal_size().columns))
     elif first in ("-V", "--version"):
         from .._version import __version__
 
@@ -122,4 +122,5 @@ def _one_line(message: object) -> str:
 def _unknown(given: str) -> str:
     hint = did_you_mean(given, [*COMMANDS, "--help", "--version"])
     kind = "option" if given.startswith("-") else "command"
-    return f"{kind} {given!r} is not known: {hint}commands are {', '.join(COMMANDS)} (vitrim --help)"
+    known = f"{hint}vitrim --help shows all" if hint else f"commands are {', '.join(COMMANDS)} (vitrim --help)"
+    return f"{kind} {given!r} is not known: {known}"

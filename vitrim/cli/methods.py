@@ -58,14 +58,16 @@ def _one(config: Any) -> None:
     """All about the method that the word names."""
     method, answers = (
         own_signatures()[config.word],
-        {kind.name: _answers(kind, (config.word,)) for kind in counted_off(_kinds(), "trying it")},
+        {kind: _answers(kind, (config.word,)) for kind in counted_off(_kinds(), "trying it")},
     )
     runs = {kind: _said(by_name[config.word]) for kind, by_name in answers.items()}
     with torch.device("meta"):
         cost = profile(attach(TIMM.create(EXAMPLE), config.word))
-    print_method(Printer(config.output.json, config.output.wide), method, runs, _told(cost))
+    models = {(kind.library.name, kind.name): said for kind, said in runs.items()}
+    print_method(Printer(config.output.json, config.output.wide), method, models, _told(cost))
     options = {option.name: option.default for option in method.options}
-    about = {"method": method.name, "title": method.title, "dial": method.dial, "options": options, "runs": runs}
+    about = {"method": method.name, "title": method.title, "dial": method.dial, "options": options}
+    about["runs"] = {kind.title: said for kind, said in runs.items()}
     figures = {**about, "vitrim": __version__, "model": EXAMPLE, "gmacs": cost.gmacs, "share": cost.share}
     write_json(config.output.json, figures)
 
@@ -75,7 +77,7 @@ def _told(cost: Profile) -> str:
     own = sum(block.method_macs for block in cost.blocks) / 1e9
     return (
         f"{cost.gmacs:.2f} GMACs with the defaults on {EXAMPLE}, {100 * cost.share:.0f} % of the dense "
-        f"{cost.dense_gmacs:.2f}; the method's own steps are {own:.4f} of it"
+        f"{cost.dense_gmacs:.2f}, of which the method's own steps are {own:.4f} GMACs"
     )
 
 
@@ -91,6 +93,11 @@ class _Kind:
     name: str
     example: str
     library: Library
+
+    @property
+    def title(self) -> str:
+        """Its name, and whose it is where it is not timm's."""
+        return self.name if self.library is TIMM else f"{self.name} ({self.library.name})"
 
     def on_meta(self) -> torch.nn.Module:
         """The example without weights: its sizes are all that is asked."""
@@ -181,7 +188,7 @@ def _typed(option: str, default: Any) -> str:
 
 def _print_models(printer: Printer, answers: dict[_Kind, dict[str, Answer]]) -> None:
     """The kinds of model, then what does not simply run on them, said once for all kinds of which it is true."""
-    rows = [[kind.name, kind.example, kind.family] for kind in answers]
+    rows = [[kind.title, kind.example, kind.family] for kind in answers]
     columns = [Column("model", text=True), Column("for example", text=True), Column("family", text=True, drop=1)]
     printer.table(columns, rows)
     printer.line()
@@ -192,7 +199,7 @@ def _print_models(printer: Printer, answers: dict[_Kind, dict[str, Answer]]) -> 
     printer.line("Every method runs on every model, as it is, with these exceptions:")
     by_exceptions: dict[tuple[str, ...], list[str]] = {}
     for kind, by_name in answers.items():
-        by_exceptions.setdefault(tuple(_exceptions(by_name)), []).append(kind.name)
+        by_exceptions.setdefault(tuple(_exceptions(by_name)), []).append(kind.title)
     for exceptions, alike in by_exceptions.items():
         if exceptions:
             printer.line()
@@ -221,7 +228,7 @@ def _figures(answers: dict[_Kind, dict[str, Answer]]) -> dict[str, Any]:
     models = [
         {
             "family": kind.family,
-            "kind": kind.name,
+            "kind": kind.title,
             "model": kind.example,
             "methods": {name: {"runs": a.runs, "needs": a.needs} for name, a in by_name.items()},
         }

@@ -1,6 +1,7 @@
-"""Progress with the time left, for what takes longer than two seconds: on a terminal, on standard error.
+"""Progress with the time left, on standard error: on a terminal a bar, from the third second on; elsewhere, such as in
+a file or a job's log, a line a minute.
 
-Example: nothing is shown in a pipe, and nothing of what is done within two seconds.
+Example: nothing is shown of what is done within two seconds.
     >>> with progress("timing", total=3) as report:
     ...     for number in range(3):
     ...         report(number + 1)
@@ -14,6 +15,7 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from itertools import accumulate
 from threading import Timer
+from time import monotonic
 from typing import Any, TypeVar
 
 from rich.console import Console
@@ -21,9 +23,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TaskID,
 from rich.table import Column
 from rich.text import Text
 
-from .text import visible
+from .text import counted, visible
 
-PATIENCE = 2.0  # seconds before a line is shown
+PATIENCE = 2.0  # seconds before a bar is shown
+INTERVAL = 60.0  # seconds between lines where there is no terminal
 ROOM = 46  # characters that bar, counts and time take
 Report = Callable[..., None]  # called with what is done, words to show beside it, and the total, if it is known now
 Item = TypeVar("Item")
@@ -34,14 +37,14 @@ _hidden: list[bool] = []
 
 @contextmanager
 def progress(what: str, total: int | None = None, done: int = 0) -> Generator[Report]:
-    """Show how far something is, from its third second on; call what this gives as `report(done, note, total)`.
+    """Show how far something is; call what this gives as `report(done, note, total)`.
 
     note:  words to show beside it, of which the first are shown where there is no room for all
     total: of what `done` counts; None: unknown, only the time that has passed is shown
     done:  where it begins
     """
     if any(_hidden) or not _on_terminal():
-        yield lambda done, note=(), total=None: None
+        yield _Lines(what, total, done)
         return
     display, outermost = (_shown[-1], False) if _shown else (_display(), True)
     task = display.add_task(what, total=total, completed=done, note="", visible=False)
@@ -97,6 +100,27 @@ def remark(text: str) -> None:
     and not where progress is hidden."""
     if not any(_hidden) and os.environ.get("RANK", "0") == "0" and sys.stderr:
         print(f"vitrim: {visible(text)}", file=sys.stderr)
+
+
+class _Lines:
+    """A report that says how far something is in a line, once a minute: `vitrim: images: 1,200 of 3,925, 4 minutes
+    left`."""
+
+    def __init__(self, what: str, total: int | None, done: int):
+        self.what, self.total, self.begun_at = what, total, done
+        self.begun = self.said = monotonic()
+
+    def __call__(self, done: int, note: str | Sequence[str] = (), total: int | None = None) -> None:
+        self.total, now = self.total if total is None else total, monotonic()
+        if now - self.said < INTERVAL or done <= self.begun_at:
+            return
+        self.said = now
+        left = "" if self.total is None else f" of {self.total:,}{self._left(done, now)}"
+        remark(f"{self.what}: {done:,}{left}")
+
+    def _left(self, done: int, now: float) -> str:
+        seconds = (now - self.begun) / (done - self.begun_at) * ((self.total or done) - done)
+        return f", {counted(max(1, round(seconds / 60)), 'minute')} left" if seconds > 0 else ""
 
 
 def _on_terminal() -> bool:

@@ -29,8 +29,8 @@ class DynamicViT(Method):
     tokens stay.
 
     Args:
-        keep: share of all patch tokens; of one number the places keep keep, keep^2, keep^3; or one share for each
-            place, none above the one before
+        keep: share of all patch tokens that is left at each place, none above the one before; one number, 0.7, is
+            short for 0.7, 0.7^2, 0.7^3
         at: blocks at which it acts, counted from 0 (default: evenly, 3 6 9 of 12)
 
     In train mode all tokens run, masked: at every place decisions are drawn by straight-through Gumbel softmax, and

@@ -33,8 +33,8 @@ class IdleViT(Method):
     Source: Xu et al., "No Token Left Behind", 2023, section 3.2: floor(N * keep^(stage-1)) of N tokens are selected.
 
     Args:
-        keep: share of the patch tokens that go through a block; of one number the stages keep keep, keep^2, keep^3; or
-            one share for each idling block
+        keep: share of the patch tokens that go through a block, one for each idling block; one number, 0.7, is short
+            for 0.7, 0.7^2, 0.7^3 in the stages that idle
         blocks: blocks at which tokens idle, counted from 0 (default: all of stages 2 to 4, 3 to 11 of 12; the authors'
             training script: 4 to 11)
         score: what makes a token worth a block: "logit", the logit of [CLS] for it; "softmax", EViT's class attention;

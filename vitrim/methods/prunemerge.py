@@ -56,7 +56,7 @@ class PruneMerge(DiffRate):
     """
 
     name = "prunemerge"
-    title = "drop what is not read, merge what has a twin"
+    title = "drop what [CLS] does not read, merge what has a twin"
     guided = True
     weighs = True
 

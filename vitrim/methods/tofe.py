@@ -43,8 +43,8 @@ class ToFe(StoredShares, Method):
     Source: Zhang et al., "ToFe: Lagged Token Freezing and Reusing", 2025, Algorithm 1 and Eq. 6.
 
     Args:
-        keep: share of all patch tokens that each stage keeps; of one number the stages keep keep, keep^2, keep^3.
-            Training starts there and moves the counts (default: 0.49 0.25 0.14, Table V)
+        keep: share of all patch tokens that each stage keeps; one number, 0.7, is short for 0.7, 0.7^2, 0.7^3.
+            Training starts there and moves the counts (default: 0.49 0.25 0.14)
         at: first blocks of the stages, counted from 0 (default: evenly, 3 6 9 of 12)
         selector: what selects tokens: "mlp", or "dynamicvit", its predictor (Table III)
         approximator: what stands in for the blocks that frozen tokens skip: "bottleneck", a small MLP; "identity",

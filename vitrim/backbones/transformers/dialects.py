@@ -201,10 +201,22 @@ def entry_of(cls: type) -> Entry | None:
     return entry if entry is not None and cls.__module__ == f"transformers.models.{entry.dialect.module}" else None
 
 
+# How the field writes an architecture's name, where the class writes it otherwise.
+_WRITTEN = {
+    "IJepa": "I-JEPA",
+    "Dinov2": "DINOv2",
+    "Dinov2WithRegisters": "DINOv2 with registers",
+    "DINOv3ViT": "DINOv3",
+    "Siglip": "SigLIP",
+    "Siglip2": "SigLIP 2",
+}
+
+
 def kinds() -> dict[str, str]:
     """One class of each architecture, by the name of the architecture."""
     found: dict[str, str] = {}
     for name, entry in ENTRIES.items():
         if entry.dialect not in [ENTRIES[other].dialect for other in found.values()]:
-            found[f"{re.sub('(Vision)?(Model|Transformer)$', '', name)}, transformers"] = name
+            architecture = re.sub("(Vision)?(Model|Transformer)$", "", name)
+            found[_WRITTEN.get(architecture, architecture)] = name
     return found

@@ -19,10 +19,13 @@ from .profile import PROFILE
 from .tune import TUNE
 from .visualize import VISUALIZE
 
-COMMANDS: dict[str, Command] = {
-    command.name: command
-    for command in (
-        PROFILE, EVALUATE, COMPARE, PREDICT, EMBED, TUNE, FINETUNE, BENCHMARK, EXPORT, CHECK, VISUALIZE, DIAGNOSE,
-        PLAYGROUND, METHODS, RECIPES, COMPLETION, DEMO,
-    )
-}  # fmt: skip
+# The help of `vitrim` shows them so.
+GROUPS: dict[str, tuple[Command, ...]] = {
+    "see it work": (DEMO, PLAYGROUND, METHODS),
+    "choose a method": (PROFILE, COMPARE, EVALUATE, BENCHMARK, TUNE),
+    "train it": (FINETUNE, RECIPES),
+    "use it": (PREDICT, EMBED, EXPORT),
+    "look closer": (VISUALIZE, DIAGNOSE, CHECK),
+    "in the shell": (COMPLETION,),
+}
+COMMANDS: dict[str, Command] = {command.name: command for commands in GROUPS.values() for command in commands}

@@ -129,9 +129,9 @@ class BenchmarkOptions:
 
 BENCHMARK = Command(
     "benchmark",
-    "time dense and reduced models in turn, and say how much of the promise they keep",
-    "Needs neither images nor weights: speed does not depend on them. kept: the speed-up, "
-    "divided by what the MACs promise. roofline: the time that the MACs would take at the rate at which this "
+    "time dense and reduced models in turn on this machine",
+    "It needs neither images nor weights, since speed does not depend on them. The column `kept` is the speed-up, "
+    "divided by what the MACs promise; `roofline` is the time that the MACs would take at the rate at which this "
     "machine multiplies matrices, divided by the time taken.",
     (
         "vitrim benchmark --model deit_small_patch16_224 --macs 0.7 0.5",

@@ -42,10 +42,11 @@ class CheckOptions:
 
 CHECK = Command(
     "check",
-    "check a model with its weights against its reduced self: exit code 1 if anything deviates",
-    "identity: with nothing reduced every output is the model's, bit for bit. Then with each method at --macs: "
-    "outputs are finite and whole; macs are those that torch counts; an image alone is the same in a batch; "
-    "weights are shared and untouched; what is saved comes back; an ONNX file agrees.",
+    "check that a model with your weights keeps every promise",
+    "With nothing reduced, every output is the model's, bit for bit. Then with each method at --macs: "
+    "outputs are finite and whole; MACs are those that torch counts; an image alone is the same in a batch; "
+    "weights are shared and untouched; what is saved comes back; an ONNX file agrees. The exit code is 1 if anything "
+    "deviates.",
     (
         "vitrim check deit_tiny_patch16_224 --checkpoint weights.safetensors",
         "vitrim check hf:google/vit-base-patch16-224 --method tome evit",

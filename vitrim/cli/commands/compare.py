@@ -30,11 +30,12 @@ class CompareOptions:
 
 COMPARE = Command(
     "compare",
-    "compare methods at several keep rates or budgets: one table, one plot",
+    "compare methods at several keep rates or budgets, in one table",
     "All models see the same images in one pass, and are then timed alternately on one batch. An option goes "
-    "to every method that takes it.",
+    "to every method that takes it. --out draws accuracy against cost.",
     (
         "vitrim compare --model deit_small_patch16_224 --data val --method evit topk",
+        "vitrim compare --model deit_small_patch16_224 --data val --keep 0.9 0.7 0.5",
         "vitrim compare --checkpoint runs/evit --data val --macs 0.7 0.5 --out a.png",
     ),
     {

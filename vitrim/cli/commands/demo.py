@@ -40,9 +40,9 @@ class DemoRunOptions(RunOptions):
 
 DEMO = Command(
     "demo",
-    "compare the papers' methods on handwritten digits, or on images of your own: a table and a page",
-    "Without options a small model that comes with the package reads digits among distracting fragments; no "
-    "network is needed. --model and --data make the same page for a model and images of your own, with the "
+    "compare the papers' methods on digits, or on images of your own",
+    "It prints a table and writes a page. Without options a small model that comes with the package reads handwritten "
+    "digits among distracting fragments; no network is needed. --model and --data make the same page for a model and images of your own, with the "
     "methods that need no training.",
     (
         "vitrim demo",

@@ -31,7 +31,7 @@ def check_card(config: Any) -> None:
 
 EVALUATE = Command(
     "evaluate",
-    "judge one method beside the dense model: accuracy, agreement, cost, speed",
+    "judge one method beside the dense model: accuracy, cost, speed",
     "Both models see the same images in one pass, and are then timed alternately on one batch. Images without "
     "labels are judged by agreement, cosine and speed.",
     (

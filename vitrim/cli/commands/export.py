@@ -17,7 +17,7 @@ class ExportOptions:
 
     out: Path = required("the file to write: .onnx for ONNX Runtime, .xml for OpenVINO, .pt2 for PyTorch")
     format: str | None = option(
-        "aotinductor: a .pt2 of machine code", shown="by the ending", choices=FORMATS, common=True
+        "onnx, openvino, torch, or aotinductor, a .pt2 of machine code", shown="by the ending", choices=FORMATS, common=True
     )
     int8: str | None = option(
         "compute in int8: static (.onnx, .xml), ranges measured on --calibration; dynamic (.onnx), when it runs",
@@ -41,7 +41,7 @@ class ExportOptions:
 
 EXPORT = Command(
     "export",
-    "write a reduced model as a file for ONNX Runtime, OpenVINO or PyTorch",
+    "write a reduced model as an ONNX, OpenVINO or PyTorch file",
     "The file is run, and compared with the model, before it is there. It gives the prediction alone, so the "
     "last block computes no more, where the model allows that (--prediction-only).",
     (

@@ -154,8 +154,8 @@ def _ended(out: Path) -> bool:
 _GROUPS = {"model": ModelOptions, "method": InferenceMethod, "data": InferenceData, "run": InferenceRun}
 PREDICT = Command(
     "predict",
-    "the likeliest classes of every image of a folder, a .tar or a list, in one table",
-    "Images are decoded beside the model. A run that was killed goes on where it was, when the same command is given "
+    "write the likeliest classes of every image into one table",
+    "Images come from folders, a .tar or a list, and are decoded beside the model. A run that was killed goes on where it was, when the same command is given "
     "again; images that cannot be read are listed in OUT.unreadable.jsonl. Under accelerate launch or torchrun each "
     "process takes its share.",
     (
@@ -169,7 +169,7 @@ PREDICT = Command(
 )
 EMBED = Command(
     "embed",
-    "the features of every image of a folder, a .tar or a list, in a folder of files",
+    "write the features of every image into a folder of files",
     "One feature for each image, or with --dense one for every patch. Runs go on after a kill, and share the work, as "
     "those of vitrim predict do; images that cannot be read are listed in _unreadable.jsonl.",
     (

@@ -37,7 +37,7 @@ RECIPES = Command(
 )
 COMPLETION = Command(
     "completion",
-    "print a script that completes vitrim's commands and options in bash, zsh or fish",
+    "print a script that completes commands and options in a shell",
     'For bash and zsh, in ~/.bashrc or ~/.zshrc: eval "$(vitrim completion bash)". For fish, in config.fish: '
     "vitrim completion fish | source.",
     ('eval "$(vitrim completion bash)"', "vitrim completion fish | source"),

@@ -63,7 +63,7 @@ def check_playground(config: Any) -> None:
 
 PLAYGROUND = Command(
     "playground",
-    "open a page where one drops a photograph and moves a budget, and sees what methods do with it",
+    "open a page: drop a photograph, move a budget, see what happens",
     "The page shows the patches at work in every block, and answers, GMACs and milliseconds, dense beside reduced. It "
     "is on this machine alone unless --host says otherwise, and offers the models named here and no others. Ctrl-C "
     "ends it.",

@@ -95,8 +95,8 @@ def _check_budgets(config: Any) -> None:
 
 TUNE = Command(
     "tune",
-    "search which tokens leave in which block, without training and without labels",
-    "Plans of one cost are judged by how far they take the model from its dense self on some hundred photographs of "
+    "search which tokens leave in which block, without any labels",
+    "Nothing is trained. Plans of one cost are judged by how far they take the model from its dense self on some hundred photographs of "
     "yours; others, which the search never sees, say how good the best one is. A search that was killed goes on when "
     "the same command is given again. Every command takes the result by --plan.",
     (

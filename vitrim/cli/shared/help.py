@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 
@@ -12,17 +12,20 @@ from .spec import Command, Option
 
 USAGE = "vitrim COMMAND [OPTIONS]"
 ABOUT = "Makes Vision Transformers faster by spending compute only on the tokens that matter."
+FURTHER = "vitrim help COMMAND shows a command's options, vitrim --version the version."
 
 
-def overview(commands: Mapping[str, Command], columns: int = 80) -> str:
-    """The help of `vitrim` itself: its commands, a line or two each."""
-    width, columns = max(map(len, commands)), max(40, min(columns, 100))
-    lines = [f"usage: {USAGE}", "", *textwrap.wrap(ABOUT, columns), ""]
-    for name, command in commands.items():
-        lines += textwrap.wrap(
-            command.summary, columns, initial_indent=f"  {name:<{width}}  ", subsequent_indent=" " * (width + 4)
-        )
-    return "\n".join([*lines, "", "vitrim help COMMAND shows a command's options."])
+def overview(groups: Mapping[str, Sequence[Command]], columns: int = 80) -> str:
+    """The help of `vitrim` itself: its commands by what they are for, a line each where there is room."""
+    columns = max(40, min(columns, 100))
+    width = max(len(command.name) for commands in groups.values() for command in commands)
+    lines = [f"usage: {USAGE}", "", *textwrap.wrap(ABOUT, columns)]
+    for heading, commands in groups.items():
+        lines += ["", f"{heading}:"]
+        for command in commands:
+            first, others = f"  {command.name:<{width}}  ", " " * (width + 4)
+            lines += textwrap.wrap(command.summary, columns, initial_indent=first, subsequent_indent=others)
+    return "\n".join([*lines, "", *textwrap.wrap(FURTHER, columns)])
 
 
 def help_of(command: Command, named: Named, columns: int = 80, whole: bool = False) -> str:
@@ -51,10 +54,11 @@ def _rows(options: Iterable[Option], columns: int) -> list[str]:
         text = option.help + _choices(option)
         text += f" (default: {option.shown})" if option.shown else ""
         text = f"{text} (required)" if option.required else text
-        first = f"{typed:<{indent - 1}} " if len(typed) < indent - 1 else f"{typed}  "
+        fits = len(typed) < indent - 1
+        rows += [] if fits else [typed]
         rows += textwrap.wrap(
-            text, columns, initial_indent=first, subsequent_indent=" " * indent, break_long_words=False,
-            break_on_hyphens=False,
+            text, columns, initial_indent=f"{typed if fits else '':<{indent}}", subsequent_indent=" " * indent,
+            break_long_words=False, break_on_hyphens=False,
         )  # fmt: skip
     return rows
 
@@ -82,5 +86,5 @@ def _more(command: Command, named: Named, whole: bool, wrap: textwrap.TextWrappe
     elif named.names and not whole:
         lines.append(f"Options of the command: vitrim {command.name} --help.")
     if not whole:
-        lines.append(f"All options: vitrim {command.name} --help-all. Options from a file: --config FILE.toml.")
+        lines += [f"All options: vitrim {command.name} --help-all.", "Options from a file: --config FILE.toml."]
     return [line for text in lines for line in wrap.wrap(text)]

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from .signatures import MethodOption, Signature
 from .table import Printer
 
 
-def print_method(printer: Printer, method: Signature, runs: Mapping[str, str], cost: str) -> None:
+def print_method(printer: Printer, method: Signature, runs: Mapping[tuple[str, str], str], cost: str) -> None:
     """Print all about a method.
 
-    runs: kind of model -> "yes", or what it needs, or why not
+    runs: library and kind of model -> "yes", or what it needs, or why not
     cost: what it costs with its defaults, in a sentence
     """
     printer.line(f"{method.name}: {method.title}")
@@ -21,12 +21,8 @@ def print_method(printer: Printer, method: Signature, runs: Mapping[str, str], c
     printer.line("options:")
     for option in method.options:
         _print_option(printer, option)
-    printer.line()
-    printer.line("runs on:")
-    for answer in dict.fromkeys(runs.values()):
-        kinds = ", ".join(kind for kind, said in runs.items() if said == answer)
-        words = kinds if answer == "yes" else f"{kinds}: {answer}"
-        printer.line(f"  {words}", indent="    ")
+    for answer in sorted(set(runs.values()), key=_order):
+        _print_models(printer, answer, [kind for kind, said in runs.items() if said == answer])
     printer.line()
     printer.line(f"cost: {cost}")
     printer.line()
@@ -38,10 +34,27 @@ def print_method(printer: Printer, method: Signature, runs: Mapping[str, str], c
         printer.line(f"paper: {method.source}")
 
 
+def _order(answer: str) -> int:
+    """First what simply runs, last what does not."""
+    return 0 if answer == "yes" else 1 if answer.startswith("with ") else 2
+
+
+def _print_models(printer: Printer, answer: str, kinds: Sequence[tuple[str, str]]) -> None:
+    """The models of one answer, a line for each library."""
+    heading = "runs on:" if answer == "yes" else f"runs {answer} on:" if _order(answer) == 1 else "does not run on:"
+    printer.line()
+    printer.line(heading)
+    for library in dict.fromkeys(library for library, _ in kinds):
+        names = ", ".join(name for other, name in kinds if other == library)
+        printer.line(f"  {library}: {names}", indent="    ")
+    if _order(answer) == 2:
+        printer.line(f"  why: {answer}", indent="    ")
+
+
 def _print_option(printer: Printer, option: MethodOption) -> None:
     name = option.name.replace("_", "-")
     switch = f"--[no-]{name}" if isinstance(option.default, bool) else f"--{name}"
     switch_of = {True: "on", False: "off"}
     default = switch_of[option.default] if isinstance(option.default, bool) else option.default
     text = (option.help or option.name) + ("" if default is None else f" (default: {default})")
-    printer.line(f"  {switch:<16}  {text}", indent=" " * 20)
+    printer.line(f"  {switch:<20}  {text}", indent=" " * 24)
