@@ -42,8 +42,8 @@ DEMO = Command(
     "demo",
     "compare the papers' methods on digits, or on images of your own",
     "It prints a table and writes a page. Without options a small model that comes with the package reads handwritten "
-    "digits among distracting fragments; no network is needed. --model and --data make the same page for a model and images of your own, with the "
-    "methods that need no training.",
+    "digits among distracting fragments; no network is needed. --model and --data make the same page for a model and "
+    "images of your own, with the methods that need no training.",
     (
         "vitrim demo",
         "vitrim demo --model deit_small_patch16_224 --data val --out page.html",

@@ -66,10 +66,9 @@ def check_diagnose(config: Any) -> None:
 DIAGNOSE = Command(
     "diagnose",
     "measure on your images what the papers measure of their methods",
-    "Re-selection, similarity, diversity, attention, agreement. The dense model and each reduced one see the same images "
-    "in one pass: tables here, and with --out plots and the "
-    "photographs on which they differ. No labels are needed. What has no meaning for a method is left out, with the "
-    "reason.",
+    "Re-selection, similarity, diversity, attention, agreement. The dense model and each reduced one see the same "
+    "images in one pass: tables here, and with --out plots and the photographs on which they differ. No labels are "
+    "needed. What has no meaning for a method is left out, with the reason.",
     (
         "vitrim diagnose val --model deit_small_patch16_224 --method evit bat idlevit",
         "vitrim diagnose photos --checkpoint runs/tofe --limit 500 --out report.html",

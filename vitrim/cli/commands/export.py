@@ -17,7 +17,10 @@ class ExportOptions:
 
     out: Path = required("the file to write: .onnx for ONNX Runtime, .xml for OpenVINO, .pt2 for PyTorch")
     format: str | None = option(
-        "onnx, openvino, torch, or aotinductor, a .pt2 of machine code", shown="by the ending", choices=FORMATS, common=True
+        "onnx, openvino, torch, or aotinductor, a .pt2 of machine code",
+        shown="by the ending",
+        choices=FORMATS,
+        common=True,
     )
     int8: str | None = option(
         "compute in int8: static (.onnx, .xml), ranges measured on --calibration; dynamic (.onnx), when it runs",

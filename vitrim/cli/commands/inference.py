@@ -155,9 +155,9 @@ _GROUPS = {"model": ModelOptions, "method": InferenceMethod, "data": InferenceDa
 PREDICT = Command(
     "predict",
     "write the likeliest classes of every image into one table",
-    "Images come from folders, a .tar or a list, and are decoded beside the model. A run that was killed goes on where it was, when the same command is given "
-    "again; images that cannot be read are listed in OUT.unreadable.jsonl. Under accelerate launch or torchrun each "
-    "process takes its share.",
+    "Images come from folders, a .tar or a list, and are decoded beside the model. A run that was killed goes on "
+    "where it was, when the same command is given again; images that cannot be read are listed in "
+    "OUT.unreadable.jsonl. Under accelerate launch or torchrun each process takes its share.",
     (
         "vitrim predict photos --model deit_small_patch16_224 --out classes.csv",
         "vitrim predict 'photos/**/*.jpg' --checkpoint runs/evit --out classes.parquet",

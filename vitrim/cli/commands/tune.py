@@ -96,9 +96,9 @@ def _check_budgets(config: Any) -> None:
 TUNE = Command(
     "tune",
     "search which tokens leave in which block, without any labels",
-    "Nothing is trained. Plans of one cost are judged by how far they take the model from its dense self on some hundred photographs of "
-    "yours; others, which the search never sees, say how good the best one is. A search that was killed goes on when "
-    "the same command is given again. Every command takes the result by --plan.",
+    "Nothing is trained. Plans of one cost are judged by how far they take the model from its dense self on some "
+    "hundred photographs of yours; others, which the search never sees, say how good the best one is. A search that "
+    "was killed goes on when the same command is given again. Every command takes the result by --plan.",
     (
         "vitrim tune photos --model deit_small_patch16_224 --out plan.json",
         "vitrim tune photos --model deit_small_patch16_224 --macs 0.7 0.5 --out f.json",

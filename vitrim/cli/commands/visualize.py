@@ -43,8 +43,9 @@ def check_look(config: Any) -> None:
 VISUALIZE = Command(
     "visualize",
     "draw what becomes of the patches of photographs",
-    "One method, or several side by side. For each photograph: the patches at work in each block, how many blocks each took part in, and what the "
-    "dense and the reduced model say. A page (.html) steps through the blocks, by the arrow keys too.",
+    "One method, or several side by side. For each photograph: the patches at work in each block, how many blocks "
+    "each took part in, and what the dense and the reduced model say. A page (.html) steps through the blocks, by the "
+    "arrow keys too.",
     (
         "vitrim visualize cat.jpg --model deit_small_patch16_224 --method evit tome",
         "vitrim visualize photos --checkpoint runs/tofe --out page.html",
