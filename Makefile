@@ -42,7 +42,7 @@ check: $(VENV)/.installed
 
 docs: $(VENV)/.installed-docs
 	@NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict --quiet
-	@echo "the site is in build/site: open build/site/index.html"
+	@echo "the site is in build/site: open build/site/index.html; its search needs a server: python3 -m http.server -d build/site"
 
 # make_venv FOLDER, CANDIDATES, LAST: an environment with the first candidate from Python 3.11 to 3.LAST
 define make_venv

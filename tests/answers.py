@@ -23,6 +23,35 @@ MISTAKE = 2  # the exit code of a command that was mistyped
 _ENTRY = re.compile(r"^(\$ .*|>>> .*)\n(?:((?!\$ |>>> |```|\n).*)\n)*", re.MULTILINE)
 
 
+OWN = '''import torch
+import vitrim
+
+
+class Largest(vitrim.Method):
+    """Keep the patch tokens of the largest norm."""
+
+    name, title = "largest", "keep the largest"
+
+    def __init__(self, keep=0.5, at=None):
+        super().__init__(keep, at)
+
+    def forward(self, tokens, evidence, place):
+        return vitrim.Keep(tokens.patches.norm(dim=-1).topk(self.count(place, tokens.n) + 999, dim=1).indices)
+
+    def count(self, place, n):
+        return max(1, int(place.keep * n))
+
+
+class Uncounted(Largest):
+    """Keep as many tokens as nobody knows."""
+
+    name, title = "uncounted", "keep some"
+
+    def count(self, place, n):
+        return {}["n"]
+'''
+
+
 def entries(text: str) -> list[tuple[str, str]]:
     """(what was typed, its answer as the file has it), in order."""
     found = [match[0].rstrip("\n").partition("\n") for match in _ENTRY.finditer(text)]
@@ -38,10 +67,24 @@ def _command(line: str) -> str:
     from vitrim import cli
 
     out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), _forgotten():
         code = cli.main(shlex.split(line)[1:])
     ended = "" if code == MISTAKE else f" [exit code {code}]"
     return f"{out.getvalue()}{err.getvalue().rstrip()}{ended}"
+
+
+@contextlib.contextmanager
+def _forgotten() -> Iterator[None]:
+    """Methods that a command registers are not known to the next one."""
+    from vitrim.methods import METHODS
+
+    before = dict(METHODS)
+    try:
+        yield
+    finally:
+        METHODS.clear()
+        METHODS.update(before)
+        sys.modules.pop("own", None)
 
 
 def _call(typed: str, names: dict[str, Any]) -> str:
@@ -86,6 +129,10 @@ def _prepare() -> dict[str, Any]:
     save_file(model.state_dict(), "ten.safetensors")
     Path("notes.pth").write_text("no weights")
     Path("run.toml").write_text("keeep = 0.7\n")
+    Path("cut.toml").write_text("keep = ")
+    Path("cut.json").write_text('{"keep": ')
+    Path("map.csv").write_text("cat,0\ndog;1\n")
+    Path("own.py").write_text(OWN)
     picture = Image.new("RGB", (64, 64))
     for file in ("three/cat/1.png", "three/dog/1.png", "three/owl/1.png", "flat/1.png", "splits/val/cat/1.png"):
         Path(file).parent.mkdir(parents=True, exist_ok=True)

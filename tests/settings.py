@@ -11,7 +11,7 @@ import math
 import random
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -478,10 +478,35 @@ UNLIKE = (
 )
 
 
-def unlike() -> list:
-    """Few combinations, as unlike each other as can be, two blocks deep: `families`, pooling by attention, and the
-    methods that take a batch apart in ways of their own."""
-    return [*families(), *pairs("star", lambda b, m: m.id in UNLIKE or b.name == "siglip", shallow=True)]
+def together(*ids: str) -> list:
+    """Those methods and all families in one model for each family, for the slowest tools: on a family with [CLS] a
+    stack of its share of the methods, one in each block; on the others what fits, also pooling by attention."""
+    first = {b.family: b for b in reversed(BACKBONES)}.values()
+    takes_all = [b for b in first if b.cls and not b.grid]
+    # What puts tokens aside looks at blocks before it, and what brings them back at the end comes last.
+    rows = sorted((m for m in METHODS if m.id in ids), key=lambda m: (m.reuses, m.keeps_grid))
+    stacks = [_stacked(b, rows[k :: len(takes_all)]) for k, b in enumerate(takes_all)]
+    return [
+        *(pytest.param(b, m, id=f"{b.name}-{m.id}") for b, m in stacks),
+        *(p for p in families() if p.values[0].family not in {b.family for b in takes_all}),
+        *pairs("star", lambda b, m: b.name == "siglip", shallow=True),
+    ]
+
+
+def _stacked(backbone: BackboneRow, rows: Sequence[MethodRow]) -> tuple[BackboneRow, MethodRow]:
+    """A model of as many blocks as there are rows, and their methods in one row, the k-th in block k alone."""
+    stack = [(m.name, {**m.options, **_in_block(m, k)}) for k, m in enumerate(rows)]
+    (name, options), *more = stack
+    deep = replace(backbone, build=partial(backbone.build, depth=len(rows)))
+    return deep, MethodRow("-".join(m.id for m in rows), name, options, more=tuple(more))
+
+
+def _in_block(method: MethodRow, block: int) -> dict[str, Any]:
+    """The options with which it acts in that block alone, at the first of its rates."""
+    names = vitrim.METHODS[method.name].option_names()
+    options: dict[str, Any] = {key: (block,) for key in ("at", "blocks") if key in names}
+    keep = method.options.get("keep")
+    return options if keep is None else {**options, "keep": keep[:1] if isinstance(keep, tuple) else (keep,)}
 
 
 # -- models and images

@@ -165,7 +165,8 @@ def test_an_onnx_file_is_compared_and_without_the_extra_it_is_skipped(model, mon
         raise ValueError("the exported file disagrees with the model")
 
     monkeypatch.setattr(model_laws, "export", disagrees)
-    assert broken(check_model(model, ["evit"])) == {"onnx": "ValueError: the exported file disagrees with the model"}
+    reason = broken(check_model(model, ["evit"]))["onnx"]
+    assert reason.startswith("ValueError: the exported file disagrees with the model (tests/test_check_model.py:")
     monkeypatch.setitem(sys.modules, "onnx", None)
     report = check_model(model, ["evit"])
     assert (report.findings[-1].law, report.findings[-1].state) == ("onnx", "not asked") and not report.broken
@@ -262,6 +263,25 @@ def test_options_of_methods(folder, capsys):
     assert cli.main(line) == 0
     out = capsys.readouterr().out
     assert "evit keep=0.5, fuse=False" in out and "evit keep=0.9, fuse=False" in out and "12 checks passed" in out
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ([*SMALL, "--method", "evit"], "each method runs at no more than 70 % of the dense cost: --macs sets another"),
+        ([*SMALL, "--method", "evit", "--macs", "0.9"], "each method runs at no more than 90 % of the dense cost"),
+        ([*SMALL, "--method", "evit", "--keep", "0.5"], "each method runs with the options that were given"),
+        (["saved"], "the method runs as it was saved: --macs sets a share of the dense cost instead"),
+        (["saved", "--macs", "0.8"], "each method runs at no more than 80 % of the dense cost"),
+    ],
+)
+def test_it_says_at_which_cost_and_what_its_columns_are(folder, capsys, line, words):
+    assert cli.main(["check", *line, "--export", "none"]) == 0
+    head, table, columns, _ = capsys.readouterr().out.split("\n\n")
+    assert head.splitlines()[1].startswith(words)
+    titles = ["of dense", *LAWS]
+    assert [told[:10].rstrip() for told in columns.splitlines()] == titles
+    assert table.splitlines()[0].split() == ["method", *" ".join(titles).split()]
 
 
 @pytest.mark.parametrize(

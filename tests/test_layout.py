@@ -38,7 +38,7 @@ ASIDE = {"data", "common"}
 # Who imports which modules of timm outside of the backbones' room: timm's data pipeline, and its tools for training.
 # All else is asked of `vitrim.backbones.library.Library`.
 TIMM_IN_USE = {
-    "data/classes.py": {"timm.data"},
+    "data/imagenet_names.py": {"timm.data"},
     "data/config.py": {"timm.data"},
     "data/folders.py": {"timm.utils.misc"},  # natural_key: the order of class folders
     "data/labels.py": {"timm.data"},

@@ -17,7 +17,10 @@ import runpy
 import sys
 from pathlib import Path
 
+from .common.absent import absent
 from .runtime import by_name
+
+SCRIPTS = "timm's validate.py or train.py"
 
 
 def main(argv: list[str]) -> None:
@@ -26,7 +29,7 @@ def main(argv: list[str]) -> None:
         sys.exit("usage: python -m vitrim.timm SCRIPT.py [ARGUMENTS of the script]")
     script = Path(argv[0])
     if not script.is_file():
-        sys.exit(f"vitrim.timm: error: there is no script {script}: give the path of timm's validate.py or train.py")
+        sys.exit(f"vitrim.timm: error: {absent('script', script, f'give the path of {SCRIPTS}')}")
     sys.argv = argv
     sys.path.insert(0, str(script.resolve().parent))
     runpy.run_path(str(script), run_name="__main__")

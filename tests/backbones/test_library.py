@@ -10,6 +10,7 @@ from torch import nn
 
 import vitrim
 from vitrim.backbones import LIBRARIES, TIMM, Library, library_of, library_with
+from vitrim.common.on_meta import Undrawn
 from vitrim.common.unwrapping import innermost, unwrap
 from vitrim.data.config import _is_patch_embed, data_config
 
@@ -21,7 +22,7 @@ def small(name: str = "test_vit", **arguments) -> nn.Module:
 
 
 def on_meta(name: str, **arguments) -> nn.Module:
-    with torch.device("meta"):
+    with torch.device("meta"), Undrawn():
         return timm.create_model(name, **arguments)
 
 

@@ -14,6 +14,7 @@ from torch import nn
 
 import vitrim
 from vitrim.backbones import LVViT, TokenLogits
+from vitrim.common.on_meta import on_meta
 
 SMALL = dict(img_size=48, patch_size=8, embed_dim=24, depth=4, num_heads=3, mlp_ratio=3.0, skip_lam=2.0, num_classes=5)
 
@@ -87,7 +88,7 @@ def published_names(depth: int) -> set[str]:
     ],
 )
 def test_registered_sizes(name, depth, channels, heads, stem, skip_lam, millions, crop):
-    with torch.device("meta"):
+    with on_meta():
         model = timm.create_model(name)
     assert type(model) is LVViT and set(model.state_dict()) == published_names(depth)
     assert model.pos_embed.shape == (1, 197, channels) and model.blocks[0].attn.num_heads == heads
@@ -284,7 +285,7 @@ def test_macs_are_torchs(method, options):
 )
 def test_published_gmacs_of_evit(name, size, keep, printed):
     """EViT Tables 3 and 5b, BAT Table 2, IdleViT Table S1."""
-    with torch.device("meta"):
+    with on_meta():
         fast = vitrim.reduce(timm.create_model(name, img_size=size), "evit", keep=keep)
     assert vitrim.profile(fast).gmacs == pytest.approx(printed, abs=0.05, rel=0.011)
 
@@ -304,7 +305,7 @@ def test_published_gmacs_of_evit(name, size, keep, printed):
 )
 def test_idlevit_costs_no_more_than_published(name, keep, most):
     """IdleViT Tables 1 and S1; where the printed figure does not follow from the text, what the text gives."""
-    with torch.device("meta"):
+    with on_meta():
         fast = vitrim.reduce(timm.create_model(name), "idlevit", keep=keep)
     assert vitrim.profile(fast).gmacs <= most
 

@@ -14,6 +14,7 @@ from timm.models.swin_transformer import SwinTransformer
 
 import vitrim
 from vitrim.backbones import SwinBackbone
+from vitrim.common.on_meta import on_meta
 from vitrim.runtime.build import attach
 
 SMALL = dict(patch_size=2, embed_dim=16, depths=(1, 2, 6, 1), num_heads=(1, 2, 4, 8), num_classes=5)
@@ -255,7 +256,7 @@ def test_the_map_for_the_cut_loss_is_timms_attention(geometry, number):
 
 
 def test_default_places_lie_in_the_third_stage():
-    with torch.device("meta"):
+    with on_meta():
         idle = attach(timm.create_model("swin_tiny_patch4_window7_224"), "idlevit", **{**IDLE, "keep": 0.5})
         tofe = attach(timm.create_model("swin_tiny_patch4_window7_224"), "tofe", keep=0.5)
     assert [(p.block, p.keep) for p in idle.methods[0].places] == [(6, 0.5), (7, 0.25), (8, 0.125), (9, 0.125)]

@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 import vitrim
+from vitrim.common.on_meta import on_meta
 
 PACKAGE = Path(vitrim.__file__).parent
 
@@ -158,7 +159,7 @@ def _must_be_given(parameter: inspect.Parameter) -> bool:
 
 @functools.cache
 def _model(name: str) -> nn.Module:
-    with torch.device("meta"):
+    with on_meta():
         return timm.create_model(name)
 
 
@@ -174,7 +175,7 @@ def test_a_module_has_the_attributes_it_had(part: Module):
 
 
 def test_positions_of_eva_come_with_rotary_rows():
-    with torch.device("meta"):
+    with on_meta():
         given = _model("eva02_tiny_patch14_224").patch_embed(torch.empty(1, 3, 224, 224))
         out = _model("eva02_tiny_patch14_224")._pos_embed(given)
     told = _lost("no longer returns (tokens, rotary rows) from Eva._pos_embed", "rotating what stays")

@@ -20,12 +20,13 @@ from vitrim import cli
 from vitrim.cli import methods
 from vitrim.cli.shared import measure
 from vitrim.common import progress
+from vitrim.common.on_meta import on_meta
 
 MARK = "\f"  # between the outputs of two command lines
 
 
 def print_in_python() -> None:
-    with torch.device("meta"):
+    with on_meta():
         fast = vitrim.reduce(timm.create_model("deit_small_patch16_224"), "evit", keep=0.7)
     print(fast)
     fast.summary()

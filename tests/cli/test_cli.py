@@ -33,6 +33,7 @@ from vitrim.cli.shared.signatures import own_signatures
 from vitrim.common import files as _files
 from vitrim.methods import METHODS
 from vitrim.training import RECIPES, Augmentation, Recipe, Weights
+from vitrim.view.styles import styles_of
 
 ROOT = Path(__file__).resolve().parents[2]
 CLASSES = 3
@@ -521,7 +522,7 @@ BAD = {
     "no model": (["profile"], "give --model NAME"),
     "model": (["profile", "--model", "deit_smal_patch16_224"], "did you mean deit_small_patch16_224"),
     "tag": (["profile", "--model", "vit_tiny_patch16_224.nobody"], "Invalid pretrained tag (nobody)"),
-    "unsupported model": (["profile", "--model", "resnet18"], "ResNet is not supported"),
+    "unsupported model": (["profile", "--model", "resnet18"], "resnet18 (timm.models.resnet.ResNet) is not supported"),
     "unsupported block": (["profile", "--model", "vit_base_patch16_rpn_224"], "ResPostBlock"),
     "image size": ([*PROFILE, "--image-size", "0"], "one side in pixels"),
     "image sizes": ([*PROFILE, "--image-size", "1", "2", "3"], "one side in pixels"),
@@ -567,7 +568,7 @@ BAD_RUNS = {
     "workers": (["--workers", "-1"], "--workers -1: give"),
     "batch size": (["--batch-size", "0"], "--batch-size 0"),
     "threads": (["--threads", "0"], "--threads 0"),
-    "rounds": (["--rounds", "0"], "--rounds 0"),
+    "rounds": (["--rounds", "-1"], "--rounds -1"),
     "device": (["--device", "abacus"], "--device abacus: give cpu"),
     "float16 on a CPU": (["--precision", "float16"], "--precision float16 is for GPUs"),
     "missing checkpoint": (["--checkpoint", "nowhere.pth"], "there is no checkpoint nowhere.pth"),
@@ -701,8 +702,16 @@ def test_tokens_left_in_words():
 
 
 def test_every_line_of_the_picture_looks_different():
-    styles = [tuple(_picture.style_of(number).values()) for number in range(len(METHODS) + 4)]
-    assert len(set(styles)) == len(styles)
+    names = [*METHODS, *(f"own-{number}" for number in range(4))]
+    styles = {tuple(style.values()) for style in styles_of(names, list(METHODS)).values()}
+    assert len(styles) == len(names)
+    for few in (
+        ["tome", "evit"],
+        ["dpcknn", "evit", "bat"],
+        ["own-0", "tome", "topk", "evit"],
+    ):  # six colours, all apart
+        assert len({style["color"] for style in styles_of(few, list(METHODS)).values()}) == len(few)
+    assert styles_of(["tome"], list(METHODS))["tome"] == styles_of(["bat", "tome"], list(METHODS))["tome"]
 
 
 def test_warnings_are_lines(capsys):

@@ -63,8 +63,10 @@ def test_the_page_on_digits(digits):
     figures, out, page, file = digits
     assert [row["method"] for row in figures["rows"]] == ["dense", *demo_plans.SHOWN_METHODS]
     assert all(row["share"] <= 0.5 for row in figures["rows"][1:]) and figures["images"] == 16
-    (sentence,) = figures["conclusion"]
+    sentence, caution = figures["conclusion"]
     assert sentence in out and sentence in page and sentence.startswith("16 pictures leave ± ")
+    assert caution in out and caution in page and "IdleViT loses most" in caution
+    assert "~: timed in one round" in out and "~: timed in one round" in page and "tofe keep=0.599 (trained)" in out
     assert f"the page is {file.resolve()}" in out and "speed-up" in out
     rows = page.split("<article")[1:]
     assert len(rows) == demo_page.SHOWN and "image/svg+xml" in page and "EViT keep=" in page

@@ -128,7 +128,10 @@ REFUSED = {
     "fewer than none": (["flat", "--differing", "-1"], "--differing -1: give a whole number from 0"),
     "labels of nothing": (["flat", "--unlabelled", "--limit-per-class", "2"], "--limit-per-class is about labels"),
     "an unknown method": (["flat", "--method", "evti"], "method 'evti' is not known: did you mean evit?"),
-    "a stranger to the method": (["flat", *MODEL, "--method", "evit", "--r", "3"], "--r is no option of evit"),
+    "a stranger to the method": (
+        ["flat", *MODEL, "--method", "evit", "--r", "3"],
+        "--r 3 is no option of evit: give --keep, or",
+    ),
     "classes of another model": (["two", *MODEL], "has 2 classes"),
 }
 

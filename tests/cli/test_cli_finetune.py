@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -189,7 +190,10 @@ def test_a_run_of_one_step_has_no_warning_of_timms(photographs, tmp_path, capsys
     [
         (["--data", "nowhere", "--recipe", "evit_scratch"], "nowhere"),
         ([], "learns from the dense model, and from scratch there is none"),
-        (["--recipe", "evit_scratch", "--checkpoint", __file__], "--scratch starts from random weights"),
+        (
+            ["--recipe", "evit_scratch", "--checkpoint", str(Path(__file__).parent)],
+            "--scratch starts from random weights",
+        ),
         (["--recipe", "tofe", "--method", "evit"], "which only tofe can compute"),
         (["--recipe", "evit_scratch", "--macs", "0.01"], "out of reach"),
         (["--recipe", "evit_scratch", "--resume"], "nothing to resume"),

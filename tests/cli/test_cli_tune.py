@@ -198,7 +198,7 @@ def test_finetune_starts_from_a_plan_and_ends_with_before_and_after(capsys, star
         (["profile", *MODEL, "--plan", "plan.json", "--method", "evit"], "leave out --method"),
         (["profile", *MODEL, "--method", "auto"], "give --macs"),
         (["profile", *MODEL, "--method", "auto", "--macs", "0.1"], "out of reach, its plans cost"),
-        (["profile", *MODEL, "--method", "auto", "--macs", "0.8", "--keep", "0.5"], "--keep is no option of auto"),
+        (["profile", *MODEL, "--method", "auto", "--macs", "0.8", "--keep", "0.5"], "--keep 0.5 is no option of auto"),
     ],
 )
 def test_mistakes_are_one_line_and_nothing_is_written(command, said, capsys):

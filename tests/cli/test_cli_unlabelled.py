@@ -79,13 +79,13 @@ def test_a_label_file_gives_labels(made, capsys, tmp_path):
     assert "top1" in figures and "no labels" not in said
 
 
-def test_compare_without_labels_concludes_by_agreement_and_draws_it(made, capsys):
+def test_compare_without_labels_is_judged_by_agreement_and_draws_it(made, capsys):
     rows = ["--method", "evit", "topk", "--keep", "0.9", "0.5", "--best-under", "0.9", "--target-change", "1"]
     said, figures = run(capsys, "compare", *options(made), "--data", made / "flat", *QUICK, *rows, "--out", "a.svg")
     (title,) = (line for line in said.splitlines() if line.startswith("model"))
     assert "agreement" in title and "cosine" in title and "top-1" not in title and "change" not in title
     assert "no labels" in said.splitlines()[0]
-    assert "best at no more than 90 %" in said and ", agreement " in said
+    assert "9 images leave ± " in said and "take 400 or more" in said
     with open("a.svg") as file:
         assert "agreement with dense in %" in file.read()
     assert all("top1" not in row and "agreement" in row for row in figures["rows"][1:])

@@ -211,7 +211,7 @@ REFUSED = {
     "no threads": (["photos", "--threads", "0"], "--threads 0: give a whole number from 1"),
     "an unknown method": (["photos", "--method", "evti"], "method 'evti' is not known: did you mean evit?"),
     "a file after methods": (["--method", "evit", "photos/a.png"], "'photos/a.png' stands behind --method: give it"),
-    "a stranger to the method": (["photos", *MODEL, *EVIT, "--r", "3"], "--r is no option of evit"),
+    "a stranger to the method": (["photos", *MODEL, *EVIT, "--r", "3"], "--r 3 is no option of evit: give --keep, or"),
 }
 
 

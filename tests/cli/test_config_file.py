@@ -94,4 +94,5 @@ def test_an_option_of_several_values_is_given_once(capsys):
 
 
 def test_a_file_without_a_class_is_no_method(capsys):
-    assert "give mine.py:Class" in refused(capsys, "profile", *MODEL, "--method", "mine.py")
+    refusal = refused(capsys, "profile", *MODEL, "--method", "mine.py")
+    assert "there is no file mine.py: give my_file.py:Class" in refusal

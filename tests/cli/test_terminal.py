@@ -163,6 +163,21 @@ def _head(screen: str) -> set[str]:
     return set(above.rpartition("\n\n")[2].split())
 
 
+@pytest.mark.parametrize("width", WIDTHS)
+def test_check_explains_the_columns_that_it_shows_and_folds_no_title(screens, width):
+    _, table, *others = screens["check", width].split("\n\n")
+    told = next(part for part in others if part.startswith(("of dense", "identity")))
+    titles = [line[:10].rstrip() for line in told.split("\n") if line[:1] != " "]
+    assert table.split("\n")[0].split() == ["method", *" ".join(titles).split()]
+    assert width < 80 or "of dense" in titles
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_list_of_methods_says_where_their_options_are(screens, width):
+    said = " ".join(screens["methods", width].split())
+    assert "vitrim methods NAME shows one method's options, models and cost." in said
+
+
 @pytest.mark.parametrize("name", TITLES)
 def test_wide_shows_every_column(screens, name):
     assert "not shown here" not in screens[name, 0]

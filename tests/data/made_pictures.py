@@ -1,12 +1,15 @@
-"""Pictures of noise in folders, and a model to judge them; for the tests of this folder."""
+"""Pictures of noise in folders, and a model to judge them, or its classes alone; for the tests of this folder."""
 
 from __future__ import annotations
 
 import io
 
 import numpy as np
+import pytest
 import timm
 from PIL import Image
+
+from vitrim.data.matching import match_classes
 
 
 def small_vit(num_classes=3, img_size=32, **options):
@@ -34,3 +37,15 @@ def flat(root, names):
     for i, name in enumerate(names):
         (root / name).write_bytes(picture(i))
     return root
+
+
+def matched(names, num_classes=1000, label_names=None, **options):
+    return match_classes(names, num_classes, label_names, "pictures", **options)
+
+
+def refused(names, num_classes=1000, label_names=None, kind=ValueError, **options):
+    with pytest.raises(kind) as caught:
+        matched(names, num_classes, label_names, **options)
+    said = str(caught.value)
+    assert "\n" not in said and len(said) <= 300
+    return said

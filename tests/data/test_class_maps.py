@@ -11,7 +11,8 @@ import vitrim
 from vitrim.backbones import TIMM
 from vitrim.data import open_dataset
 from vitrim.data.class_map import read_class_map
-from vitrim.data.classes import Classes, check_same_classes, in_words, indices_of, match_classes, names_to_carry
+from vitrim.data.classes import Classes, check_same_classes, in_words, indices_of, names_to_carry
+from vitrim.data.matching import match_classes
 
 NUMBERED = [f"c{i}" for i in range(1, 11)]
 TORCHVISION = {name: index for index, name in enumerate(sorted(NUMBERED))}

@@ -221,8 +221,10 @@ def test_the_loader_refuses_nonsense(tmp_path, options, message):
 
 
 def test_classes_that_do_not_match_are_refused(tmp_path):
-    root = fill(tmp_path / "words", ["tench", "church"])
-    with pytest.raises(ValueError, match=r"has 2 classes \(church, tench\) and the model 1000: name the classes by"):
+    root = fill(tmp_path / "words", ["cat", "dog"])
+    with pytest.raises(
+        ValueError, match=r"has 2 classes \(cat, dog\) and the model 1000: name the classes as ImageNet"
+    ):
         open_dataset(root, small_vit(1000))
     wnids = fill(tmp_path / "wnids", ["n01440764", "n99999999"])
     with pytest.raises(ValueError, match="not among the 1000 classes of imagenet-1k: n99999999"):
@@ -322,7 +324,8 @@ BAD_LABEL_FILES = {
     "a.png 0\nb.png 1000\nc.png 5\nd.png 5\n": "from 0 to 1000; class indices of the model go from 0 to 999",
     "": "is empty",
     "1000\n1\n3\n4\n": "ILSVRC2012 ids, whose order is not the models'",
-    "a.png tench\nb.png church\nc.png tench\nd.png church\n": "has 2 classes .* and the model 1000",
+    "a.png cat\nb.png dog\nc.png cat\nd.png dog\n": "has 2 classes .* and the model 1000",
+    "a.png tench\nb.png chruch\nc.png tench\nd.png tench\n": "'chruch' is no class of ImageNet: did you mean church",
 }
 
 

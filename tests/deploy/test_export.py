@@ -32,7 +32,7 @@ EVIT = MethodRow("evit", "evit", {"keep": 0.7})
 def model() -> vitrim.ReducedViT:
     torch.manual_seed(0)
     return vitrim.reduce(
-        timm.create_model("test_vit", depth=2, img_size=32, num_classes=3).eval(), "evit", keep=0.5, at=0
+        timm.create_model("test_vit", depth=1, img_size=32, num_classes=3).eval(), "evit", keep=0.5, at=0
     )
 
 

@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from vitrim.backbones.timm.checkpoints import load_checkpoint
 from vitrim.common import progress as _progress
+from vitrim.common.on_meta import on_meta
 from vitrim.data import Batch, Unreadable, open_dataset, open_loader
 from vitrim.evaluate import (
     environment,
@@ -330,10 +331,10 @@ def test_which_models_give_features():
         "vit_base_patch16_siglip_224.webli": True,
         "vit_small_patch14_reg4_dinov2": True,
     }
-    with torch.device("meta"):
+    with on_meta():
         found = {name: without_classifier(timm.create_model(name)) for name in names}
     assert found == names
-    with torch.device("meta"):
+    with on_meta():
         assert not without_classifier(timm.create_model("vit_base_patch16_clip_224.openai", num_classes=37))
 
 

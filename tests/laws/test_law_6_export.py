@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnxruntime
 import pytest
 import torch
-from settings import families, images, reduced, unlike
+from settings import UNLIKE, families, images, reduced, together
 from torch.fx.experimental import _config as shapes
 
 BATCH = ({0: torch.export.Dim("batch")},)
@@ -32,15 +32,11 @@ def _export_one(model: torch.nn.Module, x: torch.Tensor) -> torch.export.Exporte
         return torch.export.export(model, (x[:EXAMPLE],), dynamic_shapes=BATCH)
 
 
-# Every operation that a method or family brings; test_law_9_graphs traces every row, quicker. What has most operations
-# reduces in one block of the two: time goes by their number.
-ONE_BLOCK = {"bat": {"at": 0}, "dpcknn": {"at": 0}}
-
-
+# Every operation that a method or family brings; test_law_9_graphs traces every row, quicker.
 @torch.no_grad()
-@pytest.mark.parametrize(("backbone", "method"), unlike())
+@pytest.mark.parametrize(("backbone", "method"), together("evit", *UNLIKE))
 def test_an_export_of_the_smallest_example_serves_three(backbone, method, tmp_path):
-    x, model = images(backbone, batch=3), reduced(backbone, method, **ONE_BLOCK.get(method.id, {}))
+    x, model = images(backbone, batch=3), reduced(backbone, method)
     program = _export_one(model, x)
     torch.testing.assert_close(program.module()(x), model(x), rtol=1e-5, atol=1e-5)
     # Without the optimiser, which takes as long as everything else; the test below has it.

@@ -93,7 +93,7 @@ def _rank(rank: int, folder: str) -> None:
         wrapped(half).square().sum().backward()
         gradients[row.id] = {name: p.grad for name, p in wrapped.module.named_parameters()}
         assert vitrim.profile(wrapped) == vitrim.profile(wrapped.module)
-        assert vitrim.reduce(torch.nn.parallel.DistributedDataParallel(wrapped.module.backbone), "random", keep=0.5)
+    assert vitrim.reduce(torch.nn.parallel.DistributedDataParallel(wrapped.module.backbone), "random", keep=0.5)
     if rank == 0:
         torch.save(gradients, Path(folder) / "gradients.pt")
     dist.destroy_process_group()

@@ -10,6 +10,7 @@ from timm.models.vision_transformer import ParallelScalingBlock, ResPostBlock, V
 from torch import nn
 
 import vitrim
+from vitrim.common.on_meta import on_meta
 
 TINY = dict(img_size=16, patch_size=8, embed_dim=16, depth=2, num_heads=2, num_classes=3)
 
@@ -27,7 +28,7 @@ def _refused(model: nn.Module, *words: str) -> str:
 
 @pytest.mark.parametrize("name", REFUSED_NAMES)
 def test_timm_names_with_other_blocks(name):
-    with torch.device("meta"):
+    with on_meta():
         model = timm.create_model(name, depth=2)
     _refused(model, "block 0", type(model.blocks[0]).__name__ if "dlittle" not in name and "_dwee" not in name else "")
 
@@ -75,7 +76,7 @@ def test_subclasses_may_compute_something_else():
     ],
 )
 def test_other_families(name):
-    with torch.device("meta"):
+    with on_meta():
         model = timm.create_model(name)
     _refused(model, f"{type(model).__name__} is not supported", "vitrim runs timm's")
 

@@ -9,6 +9,7 @@ from counting import counted_macs
 from settings import BackboneRow, MethodRow, backbones, dense, families, images, pairs, reduced
 
 import vitrim
+from vitrim.common.on_meta import on_meta
 
 
 def _planned(profile: vitrim.Profile, method: MethodRow) -> int:
@@ -67,7 +68,7 @@ REAL = (  # at full size: names, methods that fit them, image sizes
 
 @pytest.mark.parametrize(("name", "method", "options", "size"), REAL, ids=[row[0] for row in REAL])
 def test_plan_of_real_models_on_the_meta_device(name, method, options, size):
-    with torch.device("meta"):
+    with on_meta():
         model = timm.create_model(name).eval()
         fast = vitrim.reduce(model, method, **options).eval()
         x = torch.empty(1, 3, size, size)

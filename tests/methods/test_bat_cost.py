@@ -12,6 +12,7 @@ from counting import counted_macs
 from settings import BACKBONES, dense, images
 
 import vitrim
+from vitrim.common.on_meta import Undrawn
 from vitrim.runtime.build import attach
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -45,7 +46,7 @@ def test_macs_equal_torchs_counter(choice):
 
 
 def on_meta(name):
-    with torch.device("meta"):
+    with torch.device("meta"), Undrawn():
         return timm.create_model(f"{name}_patch16_224" if name.startswith("deit") else name)
 
 

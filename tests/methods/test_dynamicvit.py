@@ -12,6 +12,7 @@ import torch
 from settings import BACKBONES, dense, images, randomise
 
 import vitrim
+from vitrim.common.on_meta import on_meta
 
 ROWS = {row.name: row for row in BACKBONES}
 
@@ -80,7 +81,7 @@ def test_one_share_for_each_place(keep):
 
 def test_the_published_costs():
     """The figures of spec/methods.md, predictors included (printed: 4.0, 3.4, 3.0, 2.5, 2.2, 1.9, 1.7)."""
-    with torch.device("meta"):
+    with on_meta():
         model = timm.create_model("deit_small_patch16_224")
     for keep, gmacs in [(0.9, 4.04), (0.8, 3.46), (0.7, 2.98), (0.6, 2.57), (0.5, 2.23), (0.4, 1.94), (0.3, 1.71)]:
         with pytest.warns(vitrim.UntrainedWarning):

@@ -11,6 +11,7 @@ import torch
 from settings import BACKBONES, dense, images
 
 import vitrim
+from vitrim.common.on_meta import on_meta
 
 ROWS = {row.name: row for row in BACKBONES}
 
@@ -94,7 +95,7 @@ def test_the_others_get_one_and_the_same_update():
 
 def test_the_published_costs(shared):
     """IdleViT's Table 2 and supplement: rates that fall in three stages from the fifth block."""
-    with torch.device("meta"):
+    with on_meta():
         model = timm.create_model("deit_small_patch16_224")
     lines = shared("spec", "published.csv").read_text().splitlines()
     rows = [row for row in csv.DictReader(lines) if row["method"] == "evo-vit"]
@@ -107,7 +108,7 @@ def test_the_published_costs(shared):
 def test_the_papers_own_setting_costs_what_it_prints():
     """Half of the tokens from the fifth block on: DeiT-S 3.0, DeiT-B 11.6 GMACs (as BAT's Table 1 lists them)."""
     for name, gmacs in [("deit_small_patch16_224", 3.0), ("deit_base_patch16_224", 11.6)]:
-        with torch.device("meta"):
+        with on_meta():
             model = timm.create_model(name)
         assert abs(vitrim.profile(vitrim.reduce(model, "evovit")).gmacs / gmacs - 1) < 0.02
 

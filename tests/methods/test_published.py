@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import pytest
 import timm
-import torch
 from references.published import APART, METHODS, TEXT, as_the_papers_count, key_of, model_of, published_rows
 from shared_folder import SHARED
 
 import vitrim
+from vitrim.common.on_meta import on_meta
 
 ROWS = published_rows(SHARED)
 IDS = ["-".join(row[name] for name in ("paper", "table", "method", "backbone", "image_size", "keep")) for row in ROWS]
@@ -69,7 +69,7 @@ def test_the_rows_are_walked():
 
 def test_guided_from_outside_in_the_first_block():
     """Table 14 prints 2.2: tokens chosen before the first block. Here they leave between its attention and its MLP."""
-    with torch.device("meta"):
+    with on_meta():
         model = vitrim.reduce(timm.create_model("deit_small_patch16_224"), "evit", keep=0.5, at=0)
     assert vitrim.profile(model).gmacs == pytest.approx(2.35, abs=0.0051)
     block = vitrim.profile(model).blocks[1].macs

@@ -8,11 +8,13 @@ import sys
 import pytest
 import timm
 import torch
+from PIL import Image
 from settings import BACKBONES, dense, randomise
 
 import vitrim
 from vitrim.cli import main
 from vitrim.methods import METHODS, import_method
+from vitrim.testing import check_method
 
 DEIT = next(row for row in BACKBONES if row.name == "deit")
 X = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -60,9 +62,9 @@ class Learned(Largest):
 TINY = ["--model", "deit_tiny_patch16_224", "--image-size", "32"]
 
 
-def tiny() -> torch.nn.Module:
+def tiny(depth: int = 3) -> torch.nn.Module:
     """A small model that can be saved."""
-    return randomise(timm.create_model("deit_tiny_patch16_224", img_size=32, depth=3, num_classes=3)).eval()
+    return randomise(timm.create_model("deit_tiny_patch16_224", img_size=32, depth=depth, num_classes=3)).eval()
 
 
 @pytest.fixture
@@ -161,6 +163,47 @@ def test_in_profile_its_options_are_options(file, capsys, joined):
     assert main(["profile", *TINY, *method, "--keep", "0.5", "--power", "1", "--json", "-"]) == 0
     figures = json.loads(capsys.readouterr().out)
     assert figures["method"] == "largest" and figures["options"]["power"] == 1
+
+
+@pytest.mark.parametrize(
+    "words", [["{}:Largest"], ["largest", "--method", "{}:Largest"], ["--method={}:Largest", "largest"]]
+)
+def test_its_page_is_that_of_a_method(file, capsys, monkeypatch, words):
+    monkeypatch.chdir(file.parent)
+    assert main(["methods", *(word.format(file.name) for word in words)]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("largest: keep the tokens of the largest norm\n") and "--power " in out
+    assert "  vitrim profile --model deit_small_patch16_224 --method house_methods.py:Largest\n" in out
+    python = out.partition("house_methods.py:Largest\n")[2].partition("\n\n")[0]
+    names = {"model": tiny(depth=12), "vitrim": vitrim}
+    exec("\n".join(line.strip() for line in python.splitlines()), names)
+    assert names["fast"].methods[0].name == "largest"
+
+
+def test_where_it_fails_is_told(file, capsys, monkeypatch):
+    monkeypatch.chdir(file.parent)
+    file.write_text(FILE.replace("self.count(place, tokens.n), dim=1", "999, dim=1"))
+    line = (
+        file.read_text().splitlines().index("        return Keep(torch.topk(norms, 999, dim=1).indices, scores=norms)")
+    )
+    where = f"(house_methods.py:{line + 1})"
+    report = check_method(import_method("house_methods.py:Largest"), raises=False)
+    assert {finding.reason for finding in report.broken} == {f"RuntimeError: selected index k out of range {where}"}
+    forgotten("largest")
+    vitrim.reduce(tiny(depth=4), "evit").save("saved")
+    (file.parent / "photos").mkdir()
+    Image.new("RGB", (40, 40)).save("photos/1.png")
+    for command in (["visualize", "photos", "--out", "a.png"], ["evaluate", "--data", "photos"]):
+        assert main([*command, "--checkpoint", "saved", "--method", "house_methods.py:Largest"]) == 2
+        err = capsys.readouterr().err
+        assert err == f"vitrim: error: RuntimeError: selected index k out of range {where}\n"
+        forgotten("largest")
+
+
+def test_a_mistake_of_vitrims_own_shows_its_traceback_beside_a_method_of_ones_own(file, monkeypatch):
+    monkeypatch.setattr("vitrim.cli.profile.run", len)
+    with pytest.raises(TypeError, match="has no len"):
+        main(["profile", *TINY, "--method", f"{file}:Largest"])
 
 
 def test_in_the_list_of_methods(file, capsys):

@@ -13,6 +13,7 @@ from references.tofe_setup import OPTIONS, ROWS, kept_of, put_on
 from settings import dense, images
 
 import vitrim
+from vitrim.common.on_meta import on_meta
 from vitrim.methods.parts.tofe_modules import Mlp
 from vitrim.runtime.build import attach
 
@@ -72,7 +73,7 @@ TABLES = [
 
 @pytest.fixture(scope="module")
 def deit_small():
-    with torch.device("meta"):
+    with on_meta():
         return timm.create_model("deit_small_patch16_224")
 
 

@@ -15,6 +15,7 @@ import torch
 from copies import copier
 
 import vitrim
+from vitrim.common.on_meta import on_meta
 from vitrim.runtime.build import attach
 
 BACKBONES = {
@@ -100,13 +101,13 @@ def published_rows(shared: Path) -> list[dict[str, str]]:
 
 @functools.cache
 def _dense(name: str, image_size: int) -> Callable[[], torch.nn.Module]:
-    with torch.device("meta"):
+    with on_meta():
         return copier(timm.create_model(name, img_size=image_size))
 
 
 def model_of(row: dict[str, str]) -> torch.nn.Module:
     """The row's model, on the meta device."""
-    with torch.device("meta"):
+    with on_meta():
         model = _dense(BACKBONES[row["backbone"]], int(row["image_size"]))()
         if METHODS[row["method"]] is None:
             return model

@@ -9,13 +9,14 @@ from settings import backbones, dense
 
 import vitrim
 from vitrim.common.errors import UnfitModel
+from vitrim.common.on_meta import on_meta
 from vitrim.runtime.budget import solve_dial
 
 FIRST = next(b.values[0] for b in backbones(lambda b: b.cls))
 
 
 def meta(name: str = "deit_small_patch16_224", **options) -> torch.nn.Module:
-    with torch.device("meta"):
+    with on_meta():
         return timm.create_model(name, **options)
 
 

@@ -114,9 +114,9 @@ def test_a_broken_save_can_be_saved_over(tmp_path):
 def test_what_cannot_be_a_folder(tmp_path):
     (tmp_path / "file").write_text("")
     for folder, said in (
-        ("", "name is empty"),
-        (tmp_path / "file", "File exists"),
-        (tmp_path / "file" / "in", "Not a"),
+        ("", "folder is '': give the name of a folder"),
+        (tmp_path / "file", "file is a file; give a folder"),
+        (tmp_path / "file" / "in", "cannot be made: .*file is a file"),
     ):
         with pytest.raises(ValueError, match=said):
             numbered(1).save(folder)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import timm
-import torch
 from torch import nn
 
 import vitrim
+from vitrim.common.on_meta import on_meta
 from vitrim.runtime.build import attach
 
 
 def meta(name: str = "deit_small_patch16_224") -> nn.Module:
-    with torch.device("meta"):
+    with on_meta():
         return timm.create_model(name)
 
 

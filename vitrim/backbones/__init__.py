@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
+from ..common.absent import near_path
 from .admission import refuse
 from .base import Backbone
 from .layers import kind
@@ -54,6 +55,7 @@ def library_with(name: str) -> Library:
             library.check_installed()
             return library
     near = [near_name for library in LIBRARIES for near_name in library.near_names(name)]
+    near = [place, *near] if (place := near_path(name)) else near
     hint = f"did you mean {', '.join(near)}?" if near else "; ".join(library.listing for library in LIBRARIES)
     listed = " and ".join(library.name for library in LIBRARIES if library.has_list)
     raise ValueError(f"{listed} has no model {name!r}: {hint}")

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from os import PathLike
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from ..common.kinds_given import told
+from ..common.text import shortened
 
 
 def trouble_with(images: Any, model: nn.Module) -> str:
@@ -41,14 +45,43 @@ _PREPARE = "give floats, (images / 255 - mean) / std, with the mean and std of v
 
 
 def _no_tensor(images: Any, channels: int) -> str:
+    wanted = f"a tensor [batch, {channels}, height, width]"
+    if images is None or isinstance(images, (str, bytes, PathLike)):
+        return f"images are {told(images)}: {f'give {wanted}' if images is None else _opened(images)}"
     cls = type(images)
     name = cls.__name__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__name__}"
     found = f"images are of type {name}"
-    if isinstance(images, Sequence) and images and all(isinstance(image, Tensor) for image in images):
-        return f"{found}, several tensors: give torch.stack(images)"
+    if isinstance(images, Mapping):
+        tensors = [key for key, value in images.items() if isinstance(value, Tensor) and value.dim() == 4]
+        return f"{found}: give {f'images[{tensors[0]!r}]' if tensors else wanted}"
     if hasattr(images, "convert"):  # PIL's
-        return f"{found}: give timm.data.create_transform(**vitrim.data.data_config(model))(image).unsqueeze(0)"
-    return f"{found}: give a tensor [batch, {channels}, height, width], such as torch.as_tensor(images)"
+        return f"{found}: give {_TRANSFORM}(image).unsqueeze(0)"
+    if isinstance(images, Sequence) and images:
+        return _of_several(found, images, wanted)
+    return f"{found}: give {wanted}, such as torch.as_tensor(images)"
+
+
+_TRANSFORM = "timm.data.create_transform(**vitrim.data.data_config(model))"
+
+
+def _opened(images: Any) -> str:
+    """What to do with a file's name, or with what a file holds."""
+    file = "io.BytesIO(images)" if isinstance(images, bytes) else shortened(repr(str(images)), 60)
+    return f'open it, image = PIL.Image.open({file}).convert("RGB"), and give {_TRANSFORM}(image).unsqueeze(0)'
+
+
+def _of_several(found: str, images: Sequence[Any], wanted: str) -> str:
+    """What to do with a list or tuple, by what it begins with."""
+    first = images[0]
+    if isinstance(first, Tensor) and first.dim() == 4:
+        return f"{found}, what a loader gives: give {'its .images' if hasattr(images, 'images') else 'images[0]'}"
+    if all(isinstance(image, Tensor) for image in images):
+        return f"{found}, several tensors: give torch.stack(images)"
+    if hasattr(first, "convert"):
+        return f"{found}: give torch.stack([transform(image) for image in images]), with transform = {_TRANSFORM}"
+    if isinstance(first, (str, PathLike)):
+        return f"{found}, names of files: give batches of vitrim.data.open_loader(vitrim.data.open_dataset(...))"
+    return f"{found}: give {wanted}, such as torch.as_tensor(images)"
 
 
 def _other_kind(images: Tensor, weight: Tensor) -> str:

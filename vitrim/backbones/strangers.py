@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -32,6 +33,8 @@ def no_model(model: object, libraries: Sequence[Library]) -> str:
 def unsupported(model: object, libraries: Sequence[Library], families: Iterable[type[Backbone]]) -> str:
     """Why no family runs this, and what to give instead."""
     factory = libraries[0].factory
+    if isinstance(model, (str, Path)) and Path(model).is_dir():
+        return f"a model is wanted, and {str(model)[:60]!r} is a folder: give what vitrim.load makes of it"
     if isinstance(model, str):
         return f'a model is wanted, and {model[:60]!r} is its name: give {factory}("{model[:60]}", pretrained=True)'
     if not isinstance(model, nn.Module):

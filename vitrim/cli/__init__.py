@@ -8,23 +8,29 @@ mistake, and its traceback is shown.
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import shutil
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 
+from ..common.errors import OptionError
 from ..common.files import STDOUT
 from ..common.terminal import speak_as_told
-from ..common.text import did_you_mean, visible
+from ..common.text import did_you_mean, shortened, visible
 from .commands import COMMANDS, GROUPS
 from .shared.early import check_early
 from .shared.flags import in_flags
 from .shared.help import overview
+from .shared.pages import page_near, pages_of
 from .shared.parse import HelpAsked, parse
 
 BAD_INPUT, INTERRUPTED, READER_GONE = 2, 130, 141
+EXPORTS = "torch._subclasses.fake_tensor"
+LONGEST = 280  # characters of an error of somebody else's code
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -73,7 +79,7 @@ def _answer(argv: list[str]) -> None:
 def _dispatch(argv: list[str]) -> None:
     first = argv[0] if argv else "help"
     if first == "help" and len(argv) > 1:
-        first, argv = argv[1], [argv[1], "--help"]
+        first, argv = argv[1], [argv[1], "--help", *argv[2:]]
     if first in ("-h", "--help", "help"):
         print(overview(GROUPS, shutil.get_terminal_size().columns))
     elif first in ("-V", "--version"):
@@ -98,7 +104,27 @@ def _run(name: str, arguments: list[str]) -> None:
         with progress("starting PyTorch"):
             command = import_module(f".{name}", __name__)
             _import_methods(config.imports)
-        command.run(config)
+        with _own_errors(config.imports):
+            command.run(config)
+
+
+@contextmanager
+def _own_errors(specs: Sequence[str]) -> Generator[None]:
+    """What a method of the user's own raises is theirs: one line, with its place, where ours would be a traceback."""
+    if specs:
+        logging.getLogger(EXPORTS).setLevel(logging.CRITICAL)  # it logs a traceback of what it raises
+    try:
+        yield
+    except Exception as error:
+        if not specs:
+            raise
+        from ..common.own_files import raised_at, told_with_place
+
+        where = raised_at(error)
+        if isinstance(error, OptionError) or not where:
+            raise
+        said = f"{error} ({where})" if isinstance(error, ValueError) else told_with_place(error)
+        raise ValueError(shortened(_one_line(said), LONGEST)) from error
 
 
 def _import_methods(specs: Sequence[str]) -> None:
@@ -120,7 +146,12 @@ def _one_line(message: object) -> str:
 
 
 def _unknown(given: str) -> str:
+    pages = pages_of(given)
+    if pages:
+        return f"{shortened(given)!r} is no command: {' and '.join(pages)}"
     hint = did_you_mean(given, [*COMMANDS, "--help", "--version"])
     kind = "option" if given.startswith("-") else "command"
+    if not hint and (page := page_near(given)):
+        hint = f"did you mean {page}? "
     known = f"{hint}vitrim --help shows all" if hint else f"commands are {', '.join(COMMANDS)} (vitrim --help)"
-    return f"{kind} {given!r} is not known: {known}"
+    return f"{kind} {shortened(given)!r} is not known: {known}"

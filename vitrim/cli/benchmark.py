@@ -26,11 +26,12 @@ from .commands.benchmark import read_run
 from .shared.config_file import asked
 from .shared.early_extras import each_extra
 from .shared.exported import FilePlan, any_method, check_fits, check_same_model, file_plans
-from .shared.measure import DENSE, Setting, open_images
+from .shared.measure import Setting, open_images
 from .shared.model import Subject, open_model, open_untrained
 from .shared.options import ModelOptions
 from .shared.plans import Plan, many_plans
 from .shared.report import images_in_words
+from .shared.rows import DENSE
 from .shared.speed_picture import draw_speeds
 from .shared.speed_report import (
     figures_of,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -32,12 +31,24 @@ from .shared.table import Column, Printer
 
 DEVIATES = 1  # the exit code
 IMAGES = 8  # of --data
+AT_MACS = "each method runs at no more than {macs:g} % of the dense cost: --macs sets another share"
+AS_TYPED = "each method runs with the options that were given"
+SAVED = "the method runs as it was saved: --macs sets a share of the dense cost instead"
+COLUMNS = {
+    "of dense": "the multiply-adds with the method, as a share of the dense model's",
+    "identity": "with nothing to reduce every output is the dense model's, bit for bit",
+    "outputs": "every output has its shape, and no NaN or infinity",
+    "macs": "vitrim.profile counts the multiply-adds that torch counts",
+    "batch": "an image alone gets what it gets in a batch",
+    "weights": "they are the dense model's own, every bit as it was",
+    "saved": "saved and loaded, the model gives the same, bit for bit",
+    "onnx": "exported to ONNX, it gives what it gives here (--export: of which methods)",
+}
 CELLS = {HOLDS: "ok", BROKEN: "FAILS", NOT_ASKED: "-"}
 
 
 def run(config: Any) -> None:
     """Check what the arguments name. Raises SystemExit(1) where a check fails."""
-    _take_word(config)
     with progress("preparing the model"):
         subject = open_model(config.model)
         images = _images(subject, config.check)
@@ -50,21 +61,12 @@ def run(config: Any) -> None:
         macs=config.method.macs,
         export=None if config.check.export == "none" else config.check.export,
     )
-    _print(Printer(config.output.json, config.output.wide), subject, images, device, report)
+    printer = Printer(config.output.json, config.output.wide)
+    _head(printer, subject, images, device, _setting(subject, config).format(macs=100 * config.method.macs))
+    _print(printer, subject, report)
     write_json(config.output.json, {**asked(config), **_figures(subject, images, report)})
     if report.broken:
         raise SystemExit(DEVIATES)
-
-
-def _take_word(config: Any) -> None:
-    """The word without an option is the model: a name, or a folder that save() wrote."""
-    if config.word is None:
-        return
-    name = "checkpoint" if Path(config.word).expanduser().is_dir() else "model"
-    if name in config.given:
-        raise ValueError(f"{config.word!r} and --{name} {config.given[name]}: give one of the two")
-    setattr(config.model, name, Path(config.word) if name == "checkpoint" else config.word)
-    config.given[name] = config.word  # so that the JSON of this run repeats it
 
 
 def _images(subject: Subject, check: Any) -> Tensor:
@@ -81,33 +83,54 @@ def _images(subject: Subject, check: Any) -> Tensor:
 def _stacks(subject: Subject, config: Any) -> Sequence[str | list[Method]] | None:
     """What to check: names, which run at --macs; methods with the options that were typed; None: all."""
     choice, typed = config.method, config.method.options
-    own = [] if subject.saved is None else [method.name for method in subject.saved.methods]
-    names = list(choice.method) or own
+    names = _names(subject, config)
     if typed and not names:
         options = " and ".join(f"--{name.replace('_', '-')}" for name in typed)
         raise ValueError(f"{options}: say with --method whose option that is")
-    as_saved = bool(own) and names == own
-    if not typed and not as_saved:
+    if not typed and not _as_saved(subject, names):
         return names or None
-    turned = any(METHODS[name].dial in typed for name in names)
-    budget = () if turned or (as_saved and "macs" not in config.given) else (choice.macs,)
-    plans = MethodChoice(method=choice.method, macs=budget)
+    plans = MethodChoice(method=choice.method, macs=(choice.macs,) if _setting(subject, config) == AT_MACS else ())
     plans.options = typed
     return [list(plan.model.methods) for plan in many_plans(subject, plans, 0)]
 
 
-def _print(printer: Printer, subject: Subject, images: Tensor, device: torch.device, report: ModelReport) -> None:
+def _names(subject: Subject, config: Any) -> list[str]:
+    """The methods that are named, else the saved folder's; none: all."""
+    own = [] if subject.saved is None else [method.name for method in subject.saved.methods]
+    return list(config.method.method) or own
+
+
+def _as_saved(subject: Subject, names: Sequence[str]) -> bool:
+    return subject.saved is not None and list(names) == [method.name for method in subject.saved.methods]
+
+
+def _setting(subject: Subject, config: Any) -> str:
+    """At which setting the methods run: the budget, what was typed, or the folder's. A line with a place for --macs."""
+    names = _names(subject, config)
+    if any(METHODS[name].dial in config.method.options for name in names):
+        return AS_TYPED
+    return SAVED if _as_saved(subject, names) and "macs" not in config.given else AT_MACS
+
+
+def _head(printer: Printer, subject: Subject, images: Tensor, device: torch.device, setting: str) -> None:
     height, width = images.shape[-2:]
     printer.line(f"{subject.name} on {device}, {counted(len(images), 'image')} of {height} x {width}")
+    printer.line(setting)
     printer.line()
+
+
+def _print(printer: Printer, subject: Subject, report: ModelReport) -> None:
     laws = [law.__name__ for law in LAWS]
-    drops = {"weights": 2, "outputs": 1}  # what fails is said below the table too
+    drops = {"weights": 3, "outputs": 2}  # what fails is said below the table too
     columns = [
         Column("method", text=True),
-        Column("of dense", drop=3),
+        Column("of dense", drop=1, whole=True),
         *(Column(law, drop=drops.get(law, 0)) for law in laws),
     ]
-    printer.table(columns, [_cells(method, laws) for method in report.methods])
+    shown = printer.table(columns, [_cells(method, laws) for method in report.methods])
+    printer.line()
+    for title in shown[1:]:
+        printer.line(f"{title:<8}  {COLUMNS[title]}", indent=" " * 10)
     printer.line()
     for line in (*_said(report, BROKEN), *_said(report, NOT_ASKED), *_remarks(report)):
         printer.line(line)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from ..common.extras import require
@@ -13,18 +14,22 @@ from .shared.conclusions import conclusions
 from .shared.config_file import asked
 from .shared.early_extras import each_extra
 from .shared.exported import FilePlan, any_method, check_fits, file_plans, on_cpu
-from .shared.measure import check_run, common_figures, data_figures, disturbed, measure, open_images
+from .shared.measure import check_run, common_figures, data_figures, measure, open_images
 from .shared.model import Subject, open_model
 from .shared.picture import draw
 from .shared.plans import Plan, many_plans, remarks
 from .shared.report import about, comparison, judged
+from .shared.rows import Row, disturbed
+from .shared.shown import about_run, open_run, remarks_on
 from .shared.table import Printer
 from .shared.zero_shot import names_figures, on_names, open_names
 
 
 def run(config: Any) -> None:
     """Compare what the arguments name."""
-    picture = config.more.out
+    if config.more.show is not None:
+        _show(config)
+        return
     each_extra(require, config)
     for path in config.more.file:
         on_cpu(config.run, path)
@@ -46,12 +51,7 @@ def run(config: Any) -> None:
     judged(printer, rows, loader, config.data)
     if names is not None:
         printer.line(names.words)
-    if remark := disturbed(rows):
-        printer.line(remark)
-    for sentence in conclusions(rows, config):
-        printer.line(sentence)
-    if picture is not None:
-        printer.line(f"the picture is {draw(picture, subject.name, rows)}")
+    _conclude(printer, rows, config, subject.name)
     common = {
         **asked(config),
         **data_figures(config.model, config.data, loader),
@@ -61,6 +61,26 @@ def run(config: Any) -> None:
         **names_figures(names),
     }
     write_json(config.output.json, {**common, "rows": [row.figures(rows[0]) for row in rows]})
+
+
+def _show(config: Any) -> None:
+    """An earlier run once more."""
+    each_extra(require, config)
+    run, rows = open_run(config.more.show)
+    printer = Printer(None, config.output.wide)
+    for line in (about_run(run, config.more.show), *remarks_on(rows), ""):
+        printer.line(line)
+    comparison(printer, rows)
+    printer.line()
+    _conclude(printer, rows, config, run["model"])
+
+
+def _conclude(printer: Printer, rows: Sequence[Row], config: Any, name: str) -> None:
+    """What the figures are worth, what they say to use, and their picture."""
+    for sentence in filter(None, [disturbed(rows), *conclusions(rows, config)]):
+        printer.line(sentence)
+    if config.more.out is not None:
+        printer.line(f"the picture is {draw(config.more.out, name, rows)}")
 
 
 def _plans(subject: Subject, config: Any, seed: int) -> list[Plan | FilePlan]:

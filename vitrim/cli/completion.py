@@ -93,7 +93,7 @@ def run(config: Any) -> None:
 
 def _switches(command: Command) -> Iterator[Switch]:
     """All that the command takes, whatever its method."""
-    for option in (*command.options(), *Named((), (), dict(own_signatures())).options(command)):
+    for option in (*command.options(), *Named((), {}, dict(own_signatures())).options(command)):
         yield _switch(option)
         if option.kind.type is bool and option.target[0] == "options":  # most of these are on by default
             yield Switch(f"no-{option.name}", f"switch off --{option.name}")

@@ -17,24 +17,15 @@ from ..demo.digits import DigitCanvases
 from ..demo.model import NAME, load_model
 from ..demo.page import write_page
 from .shared.config_file import asked
-from .shared.demo_page import SHOWN_COST, conclusion_of, examples, page_row, words_of
-from .shared.demo_plans import DIGIT_NOTES, digit_plans, own_plans
+from .shared.demo_page import SHOWN_COST, conclusion_of, examples, names_of, page_row, words_of
+from .shared.demo_plans import DIGIT_CAUTION, DIGIT_NOTES, digit_plans, own_plans
 from .shared.early_extras import each_extra
-from .shared.measure import (
-    Row,
-    Setting,
-    accuracy_of,
-    check_run,
-    common_figures,
-    data_figures,
-    disturbed,
-    measure,
-    open_images,
-)
+from .shared.measure import Setting, check_run, common_figures, data_figures, measure, open_images
 from .shared.model import Subject, open_model
 from .shared.picture import svg
 from .shared.plans import Plan
 from .shared.report import about, comparison, judged, machine, not_finite
+from .shared.rows import Row, accuracy_of, disturbed
 from .shared.table import Printer
 
 DEFAULT_PAGE = Path("demo.html")
@@ -59,6 +50,7 @@ class Scene:
     title: str
     lead: str
     notes: Sequence[str]
+    caution: Sequence[str] = ()
 
 
 def run(config: Any) -> None:
@@ -78,11 +70,11 @@ def run(config: Any) -> None:
     judged(printer, rows, scene.loader, config.data) if own else not_finite(printer, rows)
     if remark := disturbed(rows):
         printer.line(remark)
-    for sentence in conclusion_of(rows):
+    for sentence in _said(scene, rows):
         printer.line(sentence)
     printer.line(f"the page is {_write_page(out, scene, rows, setting).resolve()}")
     found = data_figures(config.model, config.data, scene.loader) if own else {}
-    figures = {**found, **common_figures(scene.subject.name, rows, setting), "conclusion": conclusion_of(rows)}
+    figures = {**found, **common_figures(scene.subject.name, rows, setting), "conclusion": _said(scene, rows)}
     write_json(config.output.json, {**asked(config), **figures, "rows": [r.figures(rows[0]) for r in rows]})
 
 
@@ -112,7 +104,9 @@ def _digits(config: Any, setting: Setting, printer: Printer) -> Scene:
     subject = Subject(NAME, load_model())
     printer.line(f"{NAME}, {len(dataset)} pictures of digits among fragments; {machine(setting)}")
     plans, loader = digit_plans(subject.dense, setting.seed), DataLoader(dataset, setting.batch_size)
-    return Scene(subject, plans, loader, "vitrim demo: what a model can leave out", DIGITS_LEAD, DIGIT_NOTES)
+    return Scene(
+        subject, plans, loader, "vitrim demo: what a model can leave out", DIGITS_LEAD, DIGIT_NOTES, (DIGIT_CAUTION,)
+    )
 
 
 def _own(config: Any, setting: Setting, printer: Printer) -> Scene:
@@ -126,6 +120,11 @@ def _own(config: Any, setting: Setting, printer: Printer) -> Scene:
     return Scene(subject, plans, loader, title, OWN_LEAD, left_out)
 
 
+def _said(scene: Scene, rows: Sequence[Row]) -> list[str]:
+    """What to conclude, and what not to."""
+    return [*conclusion_of(rows), *scene.caution]
+
+
 def _write_page(path: Path, scene: Scene, rows: Sequence[Row], setting: Setting) -> Path:
     dense = rows[0]
     drawable = all(accuracy_of(row.result) is not None for row in rows)
@@ -133,12 +132,12 @@ def _write_page(path: Path, scene: Scene, rows: Sequence[Row], setting: Setting)
     return write_page(
         path,
         table_rows=[page_row(row, dense) for row in rows],
-        picture=svg(scene.subject.name, rows) if drawable else None,
+        picture=svg(scene.subject.name, rows, names_of(rows)) if drawable else None,
         examples=examples(scene.subject, scene.plans, scene.loader.dataset, setting.device),
         title=scene.title,
         lead=scene.lead,
-        conclusion=conclusion_of(rows),
-        notes=scene.notes,
+        conclusion=_said(scene, rows),
+        notes=[*filter(None, [disturbed(rows)]), *scene.notes],
         examples_lead=f"All methods at {100 * SHOWN_COST:g} % of the dense cost.",
         footer=f"{images}. {machine(setting)}. Blocks count from 0.",
         words=words_of(dense),

@@ -18,20 +18,11 @@ from .shared.baseline import beside_figures, judge_beside, open_baseline, tell_b
 from .shared.config_file import asked
 from .shared.exported import file_plans, named_file, on_cpu, open_dense_of
 from .shared.file_alone import evaluate_file
-from .shared.measure import (
-    Row,
-    accuracy_of,
-    change_of,
-    check_run,
-    common_figures,
-    data_figures,
-    disturbed,
-    measure,
-    open_images,
-)
+from .shared.measure import check_run, common_figures, data_figures, measure, open_images
 from .shared.model import Subject, open_model
 from .shared.plans import one_plan
-from .shared.report import about, judged
+from .shared.report import about, judged, speed_up
+from .shared.rows import Row, accuracy_of, change_of, disturbed
 from .shared.table import Column, Printer, interval, percent, signed, tokens_left
 from .shared.zero_shot import names_figures, on_names, open_names
 
@@ -139,10 +130,15 @@ def _likeness(dense: Row, b: EvaluationResult) -> list[list[str]]:
 def _costs(dense: Row, reduced: Row) -> list[list[str]]:
     a, b = dense.cost, reduced.cost
     left = [tokens_left(cost.patches, cost.tokens) for cost in (a, b)]
-    speeds = [f"{row.speed.images_per_s:.1f}" for row in (dense, reduced)]
-    return [
+    lines = [
         ["GMACs", f"{a.gmacs:.3f}", f"{b.gmacs:.3f}", f"{100 * (b.share - 1):+.1f} %"],
         ["patch tokens left", *left, ""],
-        ["images/s", *speeds, f"x {reduced.speed.speed_up:.2f}"],
+    ]
+    if not reduced.timed:
+        return lines
+    speeds = [f"{row.speed.images_per_s:.1f}" for row in (dense, reduced)]
+    return [
+        *lines,
+        ["images/s", *speeds, speed_up(reduced)],
         ["promise kept", "", f"{reduced.promise_kept:.2f}", ""],
     ]

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ..common.extras import require
+from ..common.files import check_no_file
 from ..common.progress import progress
 from ..data.loading import open_dataset, open_loader
 from ..data.unlabelled import is_flat
@@ -77,6 +78,7 @@ def _check_device(machine: MachineOptions) -> None:
 
 def _check_folder(training: TrainingOptions, settings: Settings) -> None:
     """Raise ValueError where the run could not be written, or would write over another one or over a saved model."""
+    check_no_file(training.out)
     try:
         training.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

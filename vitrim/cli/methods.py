@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from .._version import __version__
 from ..backbones import LIBRARIES, TIMM, Library, library_of
 from ..common.files import write_json
+from ..common.on_meta import on_meta
 from ..common.progress import counted_off
 from ..methods import METHODS, is_own
 from ..runtime.build import attach, make_method
@@ -20,10 +19,8 @@ from ..runtime.model import ReducedViT
 from ..runtime.profile import Profile, profile
 from .shared.flags import in_flags
 from .shared.method_page import print_method
-from .shared.signatures import own_signatures
 from .shared.table import Column, Printer
 
-FILLS = {"normal_", "uniform_", "clamp_", "fill_", "zero_", "mul_", "add_", "erfinv_"}  # with which layers initialise
 EXAMPLE = "deit_small_patch16_224"  # what a method's page gives its cost on
 
 
@@ -56,20 +53,27 @@ def run(config: Any) -> None:
 
 def _one(config: Any) -> None:
     """All about the method that the word names."""
-    method, answers = (
-        own_signatures()[config.word],
-        {kind: _answers(kind, (config.word,)) for kind in counted_off(_kinds(), "trying it")},
-    )
-    runs = {kind: _said(by_name[config.word]) for kind, by_name in answers.items()}
-    with torch.device("meta"):
-        cost = profile(attach(TIMM.create(EXAMPLE), config.word))
+    spec, name = _named(config)
+    method = config.named.known[name]
+    answers = {kind: _answers(kind, (name,)) for kind in counted_off(_kinds(), "trying it")}
+    runs = {kind: _said(by_name[name]) for kind, by_name in answers.items()}
+    with on_meta():
+        cost = profile(attach(TIMM.create(EXAMPLE), name))
     models = {(kind.library.name, kind.name): said for kind, said in runs.items()}
-    print_method(Printer(config.output.json, config.output.wide), method, models, _told(cost))
+    print_method(Printer(config.output.json, config.output.wide), method, models, _told(cost), spec)
     options = {option.name: option.default for option in method.options}
     about = {"method": method.name, "title": method.title, "dial": method.dial, "options": options}
     about["runs"] = {kind.title: said for kind, said in runs.items()}
     figures = {**about, "vitrim": __version__, "model": EXAMPLE, "gmacs": cost.gmacs, "share": cost.share}
     write_json(config.output.json, figures)
+
+
+def _named(config: Any) -> tuple[str, str]:
+    """How the method is named on a command line, and its name: a user's own by its file, if it was not by its name."""
+    specs = config.named.specs
+    by_name = {name: spec for spec, name in specs.items()}
+    name = specs.get(config.word, config.word)
+    return by_name.get(name, name), name
 
 
 def _told(cost: Profile) -> str:
@@ -101,16 +105,8 @@ class _Kind:
 
     def on_meta(self) -> torch.nn.Module:
         """The example without weights: its sizes are all that is asked."""
-        with torch.device("meta"), _NoValues():
+        with on_meta():
             return self.library.example(self.example)
-
-
-class _NoValues(TorchFunctionMode):
-    """Nothing is filled in where there is no memory: initialising takes ten times as long as building."""
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        filled = args[0] if args and getattr(func, "__name__", "") in FILLS else None
-        return filled if isinstance(filled, Tensor) and filled.is_meta else func(*args, **(kwargs or {}))
 
 
 def _kinds() -> list[_Kind]:
@@ -177,6 +173,8 @@ def _print_methods(printer: Printer) -> None:
         Column("options and defaults", text=True, drop=1),
     ]
     printer.table(columns, rows)
+    printer.line()
+    printer.line("vitrim methods NAME shows one method's options, models and cost.")
 
 
 def _typed(option: str, default: Any) -> str:

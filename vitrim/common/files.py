@@ -13,6 +13,7 @@ from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
+from .absent import absent
 from .text import portable
 from .whole import Beside
 
@@ -39,13 +40,29 @@ def check_place(path: Path) -> None:
     """Raise ValueError now if nothing can be written beside `path`, be it a file or a folder."""
     folder = path.parent
     if not folder.is_dir():
-        raise ValueError(f"{path} cannot be written: there is no folder {folder}")
+        raise ValueError(f"{path} cannot be written: {absent('folder', folder, 'make it, or give another path')}")
     if not os.access(folder, os.W_OK):
         raise ValueError(f"{path} cannot be written: no permission in {folder}")
     try:
         tempfile.NamedTemporaryFile(dir=folder, prefix=".vitrim").close()
     except OSError as error:  # permissions alone do not tell, to root least of all
         raise ValueError(f"{path} cannot be written: {error.strerror or error} in {folder}") from error
+
+
+def check_no_file(folder: str | Path) -> None:
+    """Raise ValueError where a folder is to be made and there is a file: of that name, or in the place of one above it.
+
+    Example:
+        >>> Path("notes.txt").touch()
+        >>> check_no_file("notes.txt/fast")
+        Traceback (most recent call last):
+        ValueError: notes.txt/fast cannot be made: notes.txt is a file; give a folder, which is made where there is none
+    """
+    folder = Path(folder).expanduser()
+    for part in (folder, *folder.parents):
+        if part.is_file():
+            what = f"{folder} is a file" if part == folder else f"{folder} cannot be made: {part} is a file"
+            raise ValueError(f"{what}; give a folder, which is made where there is none")
 
 
 def check_new(path: str | Path, overwrite: bool, endings: tuple[str, ...] = (), flag: str = "--out") -> None:

@@ -57,8 +57,9 @@ def told(given: Any) -> str:
 
     Example:
         >>> told(b"x"), told(3), told(object())
-        ("b'x'", '3', 'a object')
+        ("b'x'", '3', 'an object')
     """
     if given is None or isinstance(given, (str, bytes, int, float)):
         return cut(repr(given), 60)
-    return f"a {type(given).__name__}"
+    kind = type(given).__name__
+    return f"{'an' if kind[0] in 'AEIOUaeiou' else 'a'} {kind}"

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from glob import has_magic
 from pathlib import Path
 
+from .absent import absent
 from .text import shortened
 from .walking import ENDINGS, any_below, any_matching
 
@@ -52,9 +53,7 @@ def check_pictures(places: Iterable[str | Path]) -> None:
                     f"no file matches {shortened(place)}: give a pattern in quotes, such as 'photos/**/*.jpg'"
                 )
         elif not local.exists():
-            raise ValueError(
-                f"there is no file {shortened(place)}: give photographs, folders of them, or patterns in quotes"
-            )
+            raise ValueError(absent("file", place, "give photographs, folders of them, or patterns in quotes"))
         elif local.is_dir() and not any_below(local):
             raise ValueError(f"{shortened(place)} holds no image ({', '.join(ENDINGS)})")
 
@@ -78,7 +77,7 @@ def check_there(path: str | Path, may_be: str = LABELLED) -> None:
     except OSError as error:  # a folder above it is closed
         raise ValueError(f"{shortened(path)} cannot be opened: {error.strerror}; make it readable for you") from error
     if not there:
-        raise ValueError(f"there is no file or folder {shortened(local)}: give {may_be}")
+        raise ValueError(absent("file or folder", local, f"give {may_be}"))
     if not readable:
         raise ValueError(f"{shortened(local)} is a device or a pipe, neither file nor folder: give {may_be}")
 

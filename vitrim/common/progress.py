@@ -18,8 +18,17 @@ from threading import Timer
 from time import monotonic
 from typing import Any, TypeVar
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TaskID, TextColumn, TimeRemainingColumn
+from rich.console import Console, RenderableType
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Column
 from rich.text import Text
 
@@ -151,6 +160,15 @@ class _Counts(MofNCompleteColumn):
         return Text("") if task.total is None else super().render(task)
 
 
+class _Bar(ProgressColumn):
+    """A bar; nothing where nothing is counted, whose moving block means little, and less without colours."""
+
+    bar = BarColumn(bar_width=16)
+
+    def render(self, task: Task) -> RenderableType:
+        return Text("") if task.total is None else self.bar.render(task)
+
+
 class _Time(TimeRemainingColumn):
     """`0:01:20 left`; where nothing is counted the time that has passed."""
 
@@ -163,7 +181,7 @@ class _Time(TimeRemainingColumn):
 def _display() -> Progress:
     return Progress(
         TextColumn("{task.description}"),
-        BarColumn(bar_width=16),
+        _Bar(),
         _Counts(),
         _Time(),
         TextColumn("{task.fields[note]}", markup=False, table_column=Column(no_wrap=True)),

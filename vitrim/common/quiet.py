@@ -9,16 +9,18 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def quiet() -> Generator[None]:
+def quiet(log: int = logging.WARNING) -> Generator[None]:
     """No warnings, and no log below an error, of libraries that remark on steps which change nothing for the user. What
     the caller had switched off stays off.
+
+    log: up to which level nothing is logged; with logging.ERROR no errors either, where what is raised says it all
 
     Example:
         >>> with quiet():
         ...     logging.getLogger("somebody").warning("a remark")
     """
     before = logging.root.manager.disable
-    logging.disable(max(before, logging.WARNING))
+    logging.disable(max(before, log))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -20,13 +20,15 @@ READABLE, NARROW = 40, 12  # to fold text so far is better than to drop a column
 class Column:
     """What a column is called, and what becomes of it where there is no room.
 
-    drop: columns with the largest number go first; 0 stays
-    text: to the left, and folded between words if need be; numbers are to the right and whole
+    drop:  columns with the largest number go first; 0 stays
+    text:  to the left, and folded between words if need be; numbers are to the right and whole
+    whole: its title is not folded either
     """
 
     title: str
     drop: int = 0
     text: bool = False
+    whole: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,10 @@ class Table:
             lines += ["", *folded(said, width)]
         return "\n".join(lines)
 
+    def titles(self, width: int | None) -> list[str]:
+        """The titles of the columns that fit."""
+        return [self.columns[i].title for i in self._shown(width)]
+
     def _shown(self, width: int | None) -> list[int]:
         """The columns that fit, in order."""
         shown = list(range(len(self.columns)))
@@ -90,7 +96,9 @@ class Table:
         return max(map(len, [visible(self.columns[column].title), *self._cells(column)]))
 
     def _least(self, column: int) -> int:
-        """Of a column whose cells are whole and whose title is folded."""
+        """Of a column whose cells are whole and whose title is folded, if it may be."""
+        if self.columns[column].whole:
+            return self._width(column)
         return max(_longest_word(self.columns[column].title), *map(len, self._cells(column)), 0)
 
     def _floor(self, column: int) -> int:

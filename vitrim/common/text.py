@@ -107,12 +107,15 @@ def first_sentence(error: BaseException) -> str:
 
 
 def reason(error: BaseException) -> str:
-    """Why something failed: in the system's plain words where it was the system that refused, else `first_line`.
+    """Why something failed: in the system's plain words where it was the system that refused, in ours of what is no
+    text, else `first_line`.
 
     Example:
         >>> reason(FileNotFoundError(2, "No such file or directory", "labels.txt"))
         'No such file or directory'
     """
+    if isinstance(error, UnicodeDecodeError):
+        return "it is no text in UTF-8"
     return getattr(error, "strerror", None) or first_line(error)
 
 

@@ -1,8 +1,8 @@
-"""Which photographs a limit takes: the same ones for the same seed, and some of every class."""
+"""Which photographs limits take: the same ones for the same seed, and some of every class."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -41,3 +41,34 @@ def drawn(size: int, limit: int | None, seed: int, labels: Sequence[int] | None 
         rounds[labels[place]] = turn + 1
         turns.append((turn, position, place))
     return sorted(place for _, _, place in sorted(turns)[:limit])
+
+
+def check_positive(**limits: int | None) -> None:
+    """Raise ValueError for a limit below 1."""
+    for name, value in limits.items():
+        if value is not None and value < 1:
+            raise OptionError({name: value}, ": give a whole number from 1")
+
+
+def choose(
+    size: int, labels_of: Callable[[], list[int] | None] | None, per_class: int | None, limit: int | None, seed: int
+) -> tuple[list[int] | None, str]:
+    """The places that the limits leave (None: all), and how they were chosen, in words."""
+    if per_class is None and limit is None:
+        return None, ""
+    labels, words, chosen = labels_of() if labels_of else None, [], None
+    if per_class is not None:
+        if labels is None:
+            raise OptionError(
+                "the data set does not list its labels: for ", {"limit_per_class": per_class}, " give ", {"limit": ...}
+            )
+        chosen = first_of_each(labels, per_class)
+        words.append(f"the first {per_class} of each class")
+        labels = [labels[place] for place in chosen]
+    places = drawn(size if chosen is None else len(chosen), limit, seed, labels)
+    if places is None:
+        return chosen, ", ".join(words)
+    # Fewer than there are classes leave out some of these: nothing is alike then.
+    alike = labels is not None and len(places) >= len(set(labels))
+    words.append("drawn at random, alike from every class" if alike else "drawn at random")
+    return [place if chosen is None else chosen[place] for place in places], f"{', '.join(words)}, seed {seed}"

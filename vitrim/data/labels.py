@@ -10,8 +10,10 @@ from pathlib import Path
 from timm.data import infer_imagenet_subset
 
 from ..common.text import counted, few, first_line, reason
-from .classes import WNID, Classes, LabelNames, match_classes
+from .classes import Classes, LabelNames
 from .folders import in_order
+from .imagenet_names import WNID
+from .matching import match_classes
 
 _IMAGENET_VALIDATION = re.compile(r"ILSVRC2012_val_(\d{8})")
 

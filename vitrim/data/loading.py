@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,14 @@ from ..common.places import UNLABELLED as UNLABELLED_PLACES
 from ..common.places import check_there, is_named
 from ..common.text import counted, few
 from ..common.unwrapping import innermost
-from .choose import drawn, first_of_each
+from .choose import check_positive, choose
 from .class_map import read_class_map
-from .classes import Classes, LabelNames, empty_are_classes, match_classes
+from .classes import Classes, LabelNames
 from .config import carried_config, config_of, data_config
 from .folders import flat_files
 from .labels import classes_of_labels, read_labels
 from .listed import FileList, is_listed, listed_files, several
+from .matching import empty_are_classes, match_classes, tell_english
 from .photographs import Batch, Photographs, StreamedPhotographs, Unreadable, collate
 from .sources import Files, ReaderImages, Stream, TorchImages, find_source
 from .unlabelled import UNLABELLED, all_below, is_flat
@@ -81,11 +82,12 @@ def open_dataset(
     limit, seed: keep at most so many of these, drawn at random, evenly from the classes; of a stream the first
     class_map: the model's class index of each name, as a dict or a file (`read_class_map` says of which forms)
 
-    Labels become the model's class indices by `class_map`, by the model's own label names, by ImageNet wnid, or by
-    natural order where the counts agree (`dataset.classes.rule` says which). A folder without a photograph is no class.
+    Labels become the model's class indices by `class_map`, by the model's own label names, by ImageNet wnid, by
+    ImageNet's English names (a line on standard error says as which classes they are read), or by natural order where
+    the counts agree (`dataset.classes.rule` says which). A folder without a photograph is no class.
     Raises ValueError for what is no data set, holds no photograph, or has classes that do not match the model.
     """
-    _positive(limit_per_class=limit_per_class, limit=limit)
+    check_positive(limit_per_class=limit_per_class, limit=limit)
     if not isinstance(path, (str, Path)):
         if len(path) != 1:
             return _of_several(
@@ -100,10 +102,11 @@ def open_dataset(
         source, classes = _labelled(path, split, label_file, known)
     else:
         source, classes = _classes_of(find_source(path, root, split, limit), known, str(path))
+    tell_english(classes, known.num_classes, str(label_file or path))
     if isinstance(source, Stream):
         return _stream(source, classes, config, limit_per_class, limit)
     known_labels = None if classes.unlabelled else source.labels
-    return Photographs(source, classes, config, *_choose(len(source), known_labels, limit_per_class, limit, seed))
+    return Photographs(source, classes, config, *choose(len(source), known_labels, limit_per_class, limit, seed))
 
 
 def _of_several(
@@ -116,7 +119,7 @@ def _of_several(
         if value is not None:
             raise OptionError({name: value}, " goes with one place: give one, or leave it out")
     source = several(places)
-    return Photographs(source, UNLABELLED, config, *_choose(len(source), None, None, limit, seed))
+    return Photographs(source, UNLABELLED, config, *choose(len(source), None, None, limit, seed))
 
 
 def _need_labels(path: str | Path, **given: Any) -> None:
@@ -188,36 +191,6 @@ def _stream(
             f"{source.where} is read from start to end: for ", {"limit_per_class": per_class}, " give ", {"limit": ...}
         )
     return StreamedPhotographs(source, classes, config, limit)
-
-
-def _positive(**limits: int | None) -> None:
-    for name, value in limits.items():
-        if value is not None and value < 1:
-            raise OptionError({name: value}, ": give a whole number from 1")
-
-
-def _choose(
-    size: int, labels_of: Callable[[], list[int] | None] | None, per_class: int | None, limit: int | None, seed: int
-) -> tuple[list[int] | None, str]:
-    """The places that the limits leave (None: all), and how they were chosen, in words."""
-    if per_class is None and limit is None:
-        return None, ""
-    labels, words, chosen = labels_of() if labels_of else None, [], None
-    if per_class is not None:
-        if labels is None:
-            raise OptionError(
-                "the data set does not list its labels: for ", {"limit_per_class": per_class}, " give ", {"limit": ...}
-            )
-        chosen = first_of_each(labels, per_class)
-        words.append(f"the first {per_class} of each class")
-        labels = [labels[place] for place in chosen]
-    places = drawn(size if chosen is None else len(chosen), limit, seed, labels)
-    if places is None:
-        return chosen, ", ".join(words)
-    # Fewer than there are classes leave out some of these: nothing is alike then.
-    alike = labels is not None and len(places) >= len(set(labels))
-    words.append("drawn at random, alike from every class" if alike else "drawn at random")
-    return [place if chosen is None else chosen[place] for place in places], f"{', '.join(words)}, seed {seed}"
 
 
 def open_loader(

@@ -128,7 +128,9 @@ class TorchImages:
     empty: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, dataset: Any):
-        self.dataset, self.names = dataset, list(getattr(dataset, "classes", ())) or None
+        # torchvision's ImageNet has wnids, too, and as `classes` a tuple of English names for each.
+        names = getattr(dataset, "wnids", None) or getattr(dataset, "classes", ())
+        self.dataset, self.names = dataset, list(names) or None
 
     def __len__(self) -> int:
         return len(self.dataset)

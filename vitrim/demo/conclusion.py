@@ -21,6 +21,7 @@ class Outcome:
     accuracy, interval: in percent; the interval is the 95 % interval
     budget:   the share of the dense cost that it was made for; None: it was made for none
     floor:    it does not look at the picture, so a method that is no better has not shown that looking helps
+    trained:  it has learned parts, so it is compared with others that have not been trained
     """
 
     method: str
@@ -29,6 +30,7 @@ class Outcome:
     interval: tuple[float, float]
     budget: float | None = None
     floor: bool = False
+    trained: bool = False
 
     @property
     def margin(self) -> float:
@@ -56,7 +58,7 @@ def conclude(outcomes: Sequence[Outcome], dense: Outcome) -> list[str]:
     if made_for:
         lowest = min(o.budget or 0.0 for o in made_for)
         group = [o for o in made_for if o.budget == lowest]
-        sentences = [_best(group, dense), *_above_the_floor(group)]
+        sentences = [_best(group, dense), *_untrained(group), *_above_the_floor(group)]
     return [*sentences, _like_dense(outcomes, dense)]
 
 
@@ -102,6 +104,17 @@ def _best(group: Sequence[Outcome], dense: Outcome) -> str:
     return (
         f"{start}, but its 95 % interval overlaps with {theirs} of {_and(near)}: these pictures do not tell them apart."
     )
+
+
+def _untrained(group: Sequence[Outcome]) -> list[str]:
+    """The best of those that were not trained, where one that was is the best of all."""
+    untrained = [o for o in group if not o.trained]
+    if not untrained or not max(group, key=lambda o: o.accuracy).trained:
+        return []
+    best = max(untrained, key=lambda o: o.accuracy)
+    near = [o.method for o in untrained if o is not best and overlap(o, best)]
+    rest = f"; its interval overlaps with {'that' if len(near) == 1 else 'those'} of {_and(near)}" if near else ""
+    return [f"Of the methods that were not trained, {best.method} keeps most ({best.accuracy:.1f} %{rest})."]
 
 
 def _cost(outcome: Outcome) -> float:

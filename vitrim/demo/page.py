@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 
 import numpy as np
@@ -51,9 +50,9 @@ class TableRow:
     """One line of the comparison. Percentages are 0 to 100; None prints as a dash (the dense row has no change).
 
     `tokens`: patch tokens left after the last place, or after each ("138 97 68"). `accuracy_margin`: half the width of
-    the 95 % interval, in points. `likeness`: agreement in percent, or cosine. `speedup`: a factor over dense. `gmacs`:
-    billions of multiply-adds for one image. `plotted`: the method's name in the picture, and here. `note`: what the
-    figures do not say; rows may share one.
+    the 95 % interval, in points. `likeness`: agreement in percent, or cosine. `speedup`: a factor over dense;
+    `doubtful_speed` marks it by ~. `gmacs`: billions of multiply-adds for one image.
+    `note`: what the figures do not say; rows may share one.
     """
 
     name: str
@@ -61,12 +60,12 @@ class TableRow:
     share: float
     tokens: int | str
     accuracy: float | None
-    images_per_s: float
+    images_per_s: float | None
     accuracy_margin: float | None = None
     change: float | None = None
     likeness: float | None = None
     speedup: float | None = None
-    plotted: tuple[str, str] | None = None
+    doubtful_speed: bool = False
     note: str = ""
 
 
@@ -139,21 +138,12 @@ def write_page(
         notes=[*notes, *dict.fromkeys(row.note for row in table_rows if row.note)],
         columns=[(name.format(**words), meaning.format(**words)) for name, meaning in COLUMNS],
         rows=table_rows,
-        picture=None if picture is None else plot_uri(_named_as_in_the_table(picture, table_rows)),
+        picture=None if picture is None else plot_uri(picture),
         examples=[_view(example) for example in examples],
         examples_lead=examples_lead,
         likeness_form="{:.4f}" if words is KNN else "{:.1f}",
     )
     return write_whole(path, lambda beside: Path(beside).write_text(html, encoding="utf-8"))
-
-
-def _named_as_in_the_table(picture: bytes | str, rows: Sequence[TableRow]) -> bytes | str:
-    """The picture with the table's names of methods, where its words are text: in an SVG."""
-    if isinstance(picture, bytes):
-        return picture
-    for there, here in {row.plotted for row in rows if row.plotted is not None}:
-        picture = picture.replace(f">{escape(there)}</text>", f">{escape(here)}</text>")
-    return picture
 
 
 def _view(example: Example) -> dict:

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from ..backbones import find_family, library_of
 from ..backbones.images import trouble_with
 from ..common.files import check_new
+from ..common.kinds_given import check_path
+from ..common.order import check_order
 from ..methods import Method
 from ..runtime.model import ReducedViT, for_images, unwrap
 from .formats import ENDINGS, format_of
@@ -60,6 +62,8 @@ def export(
         >>> made.input, made.difference < 1e-3, made.agreement
         (('batch', 3, 128, 128), True, 1.0)
     """
+    check_order("vitrim.export", model, path, "path")
+    check_path("path", path, "give the name of a file that ends in .onnx, .xml or .pt2")
     path = Path(path)
     check_file(path, overwrite)
     kind = format_of(path, format)

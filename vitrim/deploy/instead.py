@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from ..backbones import library_of
+from ..common.on_meta import on_meta
 from ..runtime.model import for_images
 from ..runtime.profile import profile
 from .optimize import sharing
@@ -189,7 +189,7 @@ class Alternatives:
         own = library.data_config(self.dense)
         found = []
         for name in library.family_of(library.architecture(self.dense) or ""):
-            with torch.device("meta"):
+            with on_meta():
                 model = self.smaller(name, image)
             config = library.data_config(model)
             if all(config[key] == own[key] for key in ("input_size", "mean", "std")):

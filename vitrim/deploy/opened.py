@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..common.absent import absent
 from ..common.extras import require
 from ..common.quiet import quiet
 from . import aotinductor, openvino
@@ -104,7 +105,7 @@ def open_exported(path: str | Path) -> OpenedFile:
     if ending not in OPENERS:
         raise ValueError(f"{path} is no exported file: it must end in {' or '.join(ENDINGS)}")
     if not path.is_file():
-        raise ValueError(f"there is no file {path}")
+        raise ValueError(absent("file", path, "give one that vitrim.export has written"))
     whole = holds(path)
     if whole is False:
         raise ValueError(f"{path} is damaged, or was changed after it was exported: copy it again, or export again")

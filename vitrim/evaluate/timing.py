@@ -55,11 +55,8 @@ def as_device(device: str | torch.device) -> torch.device:
     if not available.get(found.type, True) or (
         found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count()
     ):
-        raise OptionError(
-            {"device": str(device)},
-            f": there is none here ({torch.cuda.device_count()} CUDA devices): use ",
-            {"device": "cpu"},
-        )
+        count = f" ({torch.cuda.device_count()} CUDA devices)" if found.type == "cuda" else ""
+        raise OptionError({"device": str(device)}, f": there is none here{count}: use ", {"device": "cpu"})
     return found
 
 

@@ -9,8 +9,10 @@ import re
 import sys
 import traceback
 from pathlib import Path
+from types import ModuleType
 from typing import TypeVar
 
+from ..common.absent import absent, absent_class
 from .base import Method
 
 AUTO = "auto"  # in the place of a name: `vitrim.reduce` picks a method
@@ -85,16 +87,23 @@ def import_method(spec: str) -> type[Method]:
     Example:
         >>> import_method("mine.py:Mine")
         Traceback (most recent call last):
-        ValueError: method mine.py:Mine: there is no file mine.py
+        ValueError: method mine.py:Mine: there is no file mine.py: give my_file.py:Class
     """
-    path, _, name = spec.rpartition(":")
+    path, _, name = spec.rpartition(":") if ".py:" in spec else (spec, "", "")
     file = Path(path).expanduser().resolve()
     if not file.is_file():
-        raise ValueError(f"method {spec}: there is no file {path}")
-    cls = getattr(_imported(file), name, None)
+        raise ValueError(f"method {spec}: {absent('file', path, 'give my_file.py:Class')}")
+    module = _imported(file)
+    cls = getattr(module, name, None)
     if not isinstance(cls, type) or not issubclass(cls, Method):
-        raise ValueError(f"method {spec}: {path} has no class {name} that is a vitrim.Method")
+        raise ValueError(absent_class(path, name, _classes(module)))
     return register_method(cls)
+
+
+def _classes(module: ModuleType) -> list[str]:
+    """The names of a module's own classes of methods."""
+    own = {name: cls for name, cls in vars(module).items() if isinstance(cls, type) and issubclass(cls, Method)}
+    return [name for name, cls in own.items() if cls.__module__ == module.__name__]
 
 
 def is_own(cls: type[Method]) -> bool:

@@ -14,6 +14,7 @@ from ..backbones.admission import unwrapped, warn_of_unseen
 from ..backbones.layers import own_copy
 from ..backbones.transformers.wrapper import timm_inside
 from ..common.errors import OptionError
+from ..common.order import check_order
 from ..common.progress import remark
 from ..common.text import did_you_mean
 from ..methods import METHODS, Method
@@ -123,6 +124,7 @@ def attach(
     **options: Any,
 ) -> ReducedViT:
     """`reduce` without its warning, for those who load trained weights next."""
+    _check_order(model, method)
     model = unwrap(model)
     if isinstance(model, ReducedViT):
         way = "give the dense one" if is_of_transformers(model) else "give its `.backbone`"
@@ -150,6 +152,15 @@ def attach(
     if macs is not None:
         methods = solve(body, methods, macs, dial, prediction_only)
     return ReducedViT(model, methods, prediction_only)
+
+
+def _check_order(model: Any, method: Any) -> None:
+    """Raise ValueError for a method in the model's place."""
+    check_order("vitrim.reduce", model, method, "method")
+    if isinstance(model, str) and model in METHODS:
+        raise ValueError(f'{model!r} is a method, and the model comes first: give vitrim.reduce(model, "{model}")')
+    if isinstance(model, Method):
+        raise ValueError(f"{model.name} is a method, and the model comes first: give vitrim.reduce(model, method)")
 
 
 def _chosen(
@@ -214,11 +225,16 @@ def make_method(name: str, **options: Any) -> Method:
         ValueError: method 'evitt' is not known: did you mean evit? methods are evit, bat, idlevit, tofe, tome, ...
     """
     if name not in METHODS:
-        raise ValueError(f"method {name!r} is not known: {did_you_mean(name, METHODS)}methods are {', '.join(METHODS)}")
-    allowed = METHODS[name].option_names()
+        raise ValueError(
+            f"method {name!r} is not known: {did_you_mean(name, METHODS)}methods are {', '.join(METHODS)}, or your own "
+            "once you have imported its file"
+        )
+    allowed, dial = METHODS[name].option_names(), METHODS[name].dial
     wrong = [key for key in options if key not in allowed]
     if wrong:
         near = did_you_mean(wrong[0], allowed)
+        if wrong[0] in {cls.dial for cls in METHODS.values()}:  # another method's
+            near = f"give {dial}, or for every method macs=0.6; "
         raise ValueError(
             f"{name} has no option {', '.join(wrong)}: {near}its options are {', '.join(allowed) or 'none'}"
         )

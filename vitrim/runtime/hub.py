@@ -20,8 +20,9 @@ from huggingface_hub.errors import (
 )
 
 from .._version import __version__
+from ..common.absent import absent
 from ..common.kinds_given import check_path, told
-from ..common.text import first_sentence, shortened
+from ..common.text import first_sentence
 
 # All that is ever fetched: no code, and no weights but safetensors.
 FILES = (
@@ -58,7 +59,7 @@ def folder_of(place: str | Path, **options: Any) -> Path:
     folder = Path(place).expanduser()
     if folder.exists() or isinstance(place, Path) or place.startswith(".") or not NAME.fullmatch(place):
         if not folder.exists():
-            raise ValueError(f"there is no folder {shortened(place)}: give one, or a repository of the hub, USER/NAME")
+            raise ValueError(absent("folder", place, "give one, or a repository of the hub, USER/NAME"))
         return folder
     return fetch(place, **options)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
+from ..common.absent import absent
 from ..common.kinds_given import check_path
 from ..common.tensor_files import DTYPES as CODES
 from ..common.tensor_files import digest, open_tensors
@@ -27,10 +28,10 @@ KEY = "vitrim"  # of the config in the metadata of the weights
 LARGEST_CONFIG = 1 << 22  # bytes
 
 
-def load(folder: str | Path, methods: Iterable[type[Method] | str] = ()) -> Any:
+def load(folder: str | Path, methods: str | type[Method] | Iterable[type[Method] | str] = ()) -> Any:
     """The model that `save` wrote, in eval mode, on the CPU, in the dtype that it had.
 
-    methods: classes that are not vitrim's own and may run, as classes or as "my_file.py:Mine"; those that are
+    methods: one or several that are not vitrim's own and may run, as classes or as "my_file.py:Mine"; those that are
              registered already may, too
 
     The file of weights has a copy of its config inside. So what is loaded is always one whole save, also while others
@@ -48,7 +49,7 @@ def load(folder: str | Path, methods: Iterable[type[Method] | str] = ()) -> Any:
         ([EViT(keep=0.5)], False)
     """
     check_path("folder", folder, "give a folder that save() wrote")
-    for method in methods:
+    for method in [methods] if isinstance(methods, (str, type)) else methods:
         import_method(method) if isinstance(method, str) else register_method(method)
     folder = Path(folder)
     if is_pretrained(folder):
@@ -86,7 +87,7 @@ def _check_folder(folder: Path) -> None:
         way = f"give {folder.parent}" if saved else f"one with {CONFIG} and {WEIGHTS} in it"
         raise ValueError(f"{folder} is a file, and load() takes the folder that save() wrote: {way}")
     if not folder.is_dir():
-        raise ValueError(f"there is no folder {folder}: give a folder written by save()")
+        raise ValueError(absent("folder", folder, "give a folder written by save()"))
     raise ValueError(f"{folder} has no {' and no '.join(missing)}: give a folder written by save()")
 
 

@@ -296,6 +296,8 @@ def for_images(model: nn.Module) -> nn.Module:
         True
     """
     inner: Any = innermost(model)
+    if not isinstance(inner, nn.Module):
+        library_of(inner)  # says what to give
     if inner is model and REDUCED in vars(inner):
         return vars(inner)[REDUCED]
     inside = timm_inside(inner)

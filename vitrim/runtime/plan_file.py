@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from ..backbones import Backbone, library_of
+from ..common.absent import absent
 from ..common.errors import OptionError
 from ..common.files import write_whole
 from ..common.text import reason, shortened
@@ -98,6 +99,8 @@ def read_plans(path: str | Path) -> tuple[Plan, ...]:
     name = shortened(path)
     try:
         content = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ValueError(absent("plan", path, "give a file that vitrim tune has written")) from error
     except OSError as error:
         raise ValueError(f"the plan {name} cannot be read: {reason(error)}") from error
     except ValueError as error:

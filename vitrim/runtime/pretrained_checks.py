@@ -6,9 +6,9 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
+from ..common.on_meta import on_meta
 from ..common.text import few
 
 ADAPTED = "_hf_peft_config_loaded"  # where transformers itself has put an adapter in, of which it saves nothing else
@@ -36,7 +36,7 @@ def check_whole(model: Any, state: Mapping[str, Any]) -> None:
 
 def _made_again(model: Any) -> Mapping[str, Tensor]:
     """Shapes of what transformers makes of the config."""
-    with torch.device("meta"):
+    with on_meta():
         return type(model)._reduces(copy.deepcopy(model.config)).state_dict()
 
 

@@ -17,6 +17,7 @@ from .._version import __version__
 from ..backbones.transformers.library import class_named, whole, without_bars
 from ..backbones.transformers.processors import recorded
 from ..backbones.transformers.wrapper import is_timm_wrapper
+from ..common.files import check_no_file
 from ..common.tensor_files import open_tensors
 from ..common.text import few, reason
 from .build import attach, is_of_transformers
@@ -50,6 +51,7 @@ def save_pretrained(model: ReducedPretrained, folder: str | Path) -> Path:
 
     Raises ValueError for a model that would not come back whole, and where the file system refuses.
     """
+    check_no_file(folder)
     folder = Path(folder)
     check_whole(model, dense_part(model.state_dict()))  # ty: ignore[missing-attribute]
     try:

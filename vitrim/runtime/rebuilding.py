@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from ..backbones import library_of, library_with
+from ..common.on_meta import Undrawn
 from ..methods import LastClassAttention, Method
 from .build import attach, make_method
 from .model import ReducedViT
@@ -36,24 +36,12 @@ def build_shapes(config: SavedConfig, tensors: int | None = None) -> ReducedViT:
     tensors: number of tensors that are there to fill it; no model has more blocks than that
     Raises ValueError for what the library cannot build, and for methods that the model cannot carry.
     """
-    with on("meta"), _Undrawn():
+    with on("meta"), Undrawn():
         backbone = _backbone(config.architecture, tensors)
         methods = [build_method(method, tensors) for method in config.methods]
         model = attach(backbone, methods, prediction_only=config.prediction_only)
     library_of(backbone).record_data(backbone, config.data)
     return model.to(DTYPES[config.dtype or "float32"])
-
-
-class _Undrawn(TorchFunctionMode):
-    """Leaves out what would draw first weights: on the meta device it has no effect, and takes most of the time."""
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        if func in _DRAWING and args and args[0].is_meta:
-            return args[0]
-        return func(*args, **(kwargs or {}))
-
-
-_DRAWING = {getattr(Tensor, name) for name in ("uniform_", "normal_", "erfinv_", "mul_", "add_", "clamp_")}
 
 
 def _backbone(architecture: Architecture, tensors: int | None) -> nn.Module:

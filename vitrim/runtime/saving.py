@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +13,9 @@ from torch import Tensor, nn
 from ..backbones import library_of
 from ..backbones.admission import unwrapped
 from ..backbones.packed import PackedLinear
+from ..common.files import check_no_file
+from ..common.kinds_given import check_path
+from ..common.order import check_order
 from ..common.tensor_files import digest, open_tensors, write_tensors
 from ..common.whole import Beside, held
 from ..methods.parts.stored_shares import StoredShares
@@ -59,8 +61,9 @@ def save(model: nn.Module, folder: str | Path) -> Path:
         >>> sorted(path.name for path in folder.iterdir())
         ['config.json', 'model.safetensors']
     """
-    if not os.fspath(folder):
-        raise ValueError("the folder's name is empty: give one, '.' for the current folder")
+    check_order("vitrim.save", model, folder, "folder")
+    check_path("folder", folder, "give the name of a folder, '.' for the current one")
+    check_no_file(folder)
     for whole in (unwrapped(model), getattr(unwrap(model), "backbone", None)):
         if isinstance(whole, ReducedPretrained):
             return save_pretrained(whole, folder)

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from ..common.files import write_whole
+from ..common.files import check_no_file, write_whole
 from ..common.kinds_given import check_path
 from ..methods import Method
 from . import hub, saving
@@ -51,6 +51,7 @@ def save_pretrained(
         ['README.md', 'config.json', 'model.safetensors']
     """
     check_path("save_directory", save_directory, "give a folder")
+    check_no_file(save_directory)
     return _save(model, Path(save_directory), measured, license=license, base_model=base_model)
 
 

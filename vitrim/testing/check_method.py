@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from ..backbones import find_family, library_of
+from ..common.kinds_given import told
+from ..common.order import is_model
 from ..common.text import shortened
 from ..methods import Method
 from ..runtime.build import attach, make_method
@@ -41,7 +43,11 @@ def check_method(
     Raises ValueError in one line: how many laws are broken, which, and why, as far as 300 characters take it; and as
     `vitrim.reduce` does, for a name that is not known, and for a model and a method that do not fit.
     """
+    if is_model(method) and not is_model(model):
+        raise ValueError(f"the method comes first, and a model stands there: give check_method({_word(model)}, model)")
     model = small_model() if model is None else unwrap(model)
+    if not is_model(model):
+        raise ValueError(f"model is {told(model)}: give a model in eval mode, or leave it out for a small one")
     if model.training:
         raise ValueError("the model is in train mode, and the laws are those of inference: call model.eval()")
     made = _made(method, options)
@@ -79,8 +85,12 @@ def _made(method: str | Method | type[Method], options: dict[str, Any]) -> Metho
     if isinstance(method, str):
         return make_method(method, **options)
     if not isinstance(method, type) or not issubclass(method, Method):
-        raise ValueError(f"{method!r} is no method: give a subclass of vitrim.Method, one that is made, or a name")
+        raise ValueError(f"{told(method)} is no method: give a subclass of vitrim.Method, one that is made, or a name")
     return method(**options)
+
+
+def _word(given: Any) -> str:
+    return f'"{given}"' if isinstance(given, str) else "method"
 
 
 def random_images(model: nn.Module, count: int = 3) -> Tensor:

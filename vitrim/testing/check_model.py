@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from ..backbones import find_family
 from ..common.errors import OptionError, UnfitModel
+from ..common.kinds_given import one_or_several
+from ..common.order import check_order
 from ..common.progress import counted_off
 from ..common.text import counted, cut, first_line
 from ..core.values import as_number
@@ -84,7 +86,7 @@ class ModelReport:
 @torch.no_grad()
 def check_model(
     model: nn.Module,
-    methods: Sequence[Stack] | None = None,
+    methods: str | Method | Sequence[Stack] | None = None,
     *,
     images: Tensor | None = None,
     macs: float = MACS,
@@ -95,8 +97,8 @@ def check_model(
     in a batch, weights are shared and untouched, what is saved comes back, an ONNX file agrees.
 
     model:   in eval mode, with its weights
-    methods: names, which run at `macs`, and methods or stacks as they are; default: all that there are. A model that
-             does not take one is no failure; it stands among the `refused`
+    methods: names, which run at `macs`, and methods or stacks as they are, one or several; default: all that there
+             are. A model that does not take one is no failure; it stands among the `refused`
     images:  [b, channels, height, width], at least two, prepared as for the model; default: random ones
     macs:    a share of the dense cost, in (0, 1]. A method that cannot meet it is checked with its defaults, and its
              `remarks` say so
@@ -114,9 +116,10 @@ def check_model(
         tome r=10: 6 of 6 hold
         12 checks passed, none failed, none skipped; 2 methods
     """
+    check_order("check_model", model, methods, "methods")
     model = _checked(model, images, macs, export)
     images = random_images(model, IMAGES) if images is None else images
-    stacks = list(METHODS if methods is None else methods)
+    stacks = list(METHODS) if methods is None else one_or_several(methods)
     wanted, before = _wanted(model, images), weights_digest(model)
     reports: list[MethodOnModel] = []
     refused: dict[str, ValueError] = {}

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from ..common.own_files import told_with_place
+
 HOLDS, BROKEN, NOT_ASKED = "holds", "broken", "not asked"
 
 
@@ -54,7 +56,7 @@ class MethodReport:
 
 def ask(law: Callable[[Any], None], subject: Any) -> Finding:
     """A law, which returns where it holds, asked of its subject. Any error that it ends in is one more way to break
-    it: what is asked may be somebody else's code."""
+    it: what is asked may be somebody else's code, whose file and line are told."""
     name, says = getattr(law, "__name__", "law").replace("_", " "), (law.__doc__ or "").strip()
     try:
         law(subject)
@@ -63,5 +65,5 @@ def ask(law: Callable[[Any], None], subject: Any) -> Finding:
     except NotAsked as error:
         return Finding(name, says, NOT_ASKED, str(error))
     except Exception as error:
-        return Finding(name, says, BROKEN, f"{type(error).__name__}: {' '.join(str(error).split())}")
+        return Finding(name, says, BROKEN, told_with_place(error))
     return Finding(name, says, HOLDS)

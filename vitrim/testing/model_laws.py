@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import logging
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..common.extras import require
+from ..common.quiet import quiet
 from ..common.tensor_files import digest
 from ..common.text import few
 from ..deploy.export import export, has_fixed_counts
@@ -142,7 +144,7 @@ def onnx(pair: Pair) -> None:
         raise NotAsked(f"not installed: {missing}") from None
     if pair.own_counts:
         raise NotAsked("each image keeps a number of tokens of its own")
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, quiet(logging.ERROR):
         export(pair.fast, Path(folder) / "model.onnx", images=pair.images)  # it compares the two itself
 
 

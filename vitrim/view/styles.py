@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 # Okabe and Ito's colours, told apart by colour-blind readers too. After the sixth method they start again, with other
@@ -27,3 +28,22 @@ def style_of(number: int) -> dict[str, str]:
     """
     line = LINES[number // len(COLOURS) % len(LINES)]
     return {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)], "linestyle": line}
+
+
+def styles_of(names: Sequence[str], known: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Colour, marker and line of every method of a picture. A method looks the same in every picture, as long as no
+    other one of the picture has its colour: then it takes the next that is free.
+
+    known: names in the order that decides on their looks; any others come behind them
+
+    Example:
+        >>> styles_of(["tome"], ["evit", "tome"])["tome"] == styles_of(["evit", "tome"], ["evit", "tome"])["tome"]
+        True
+    """
+    order = [*known, *(name for name in names if name not in known)]
+    found: dict[str, int] = {}
+    for name in sorted(dict.fromkeys(names), key=order.index):
+        number, colours = order.index(name), {taken % len(COLOURS) for taken in found.values()}
+        free = (n for n in range(number, number + len(COLOURS)) if n % len(COLOURS) not in colours)
+        found[name] = next(free, number)
+    return {name: style_of(found[name]) for name in names}

@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from timm.models import clean_state_dict, load_state_dict
 from torch import Tensor, nn
 
+from ...common.absent import absent
 from ...common.errors import OptionError
 from ...common.text import counted, few, first_line, reason
 from ...common.unwrapping import innermost
@@ -98,7 +99,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     if path.is_dir():
         raise ValueError(f"{path} is a folder: give the checkpoint file in it ({', '.join(ENDINGS)})")
     if not path.is_file():
-        raise ValueError(f"there is no checkpoint {path}: give a file ({', '.join(ENDINGS)})")
+        raise ValueError(absent("checkpoint", path, f"give a file ({', '.join(ENDINGS)})"))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch remarks on old pickle protocols before it refuses them

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from ...common.absent import absent
 from ...common.files import check_new
 from ..shared.options import PRECISIONS, DataOptions, MethodChoice, ModelOptions, OutputOptions
 from ..shared.spec import ROWS, Command, option
@@ -61,6 +62,8 @@ def check_speed(config: Any) -> None:
         check_new(run.csv, run.overwrite, (".csv",), flag="--csv")
     if run.vs is not None:
         read_run(run.vs)
+    if run.rounds < 1:
+        raise ValueError(f"--rounds {run.rounds}: give a whole number from 1")
     if config.model.checkpoint is not None and len(models) > 1:
         raise ValueError(
             f"--checkpoint {config.model.checkpoint} belongs to one model, and --model names {len(models)}: give one"
@@ -86,7 +89,7 @@ def _check_data(config: Any) -> None:
             raise ValueError(f"--{name} is about the images of --data: give --data too, or leave it out")
     for file in config.show.smaller_checkpoint:
         if not file.expanduser().is_file():
-            raise ValueError(f"there is no checkpoint {file}: give --smaller-checkpoint files of weights")
+            raise ValueError(absent("checkpoint", file, "give --smaller-checkpoint files of weights"))
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,7 @@ class OtherRun:
 def read_run(path: Path) -> OtherRun:
     """An earlier run. Raises ValueError for a file that holds none."""
     if not path.expanduser().is_file():
-        raise ValueError(f"there is no file {path}: give --vs a JSON that vitrim benchmark wrote")
+        raise ValueError(absent("file", path, "give --vs a JSON that vitrim benchmark wrote"))
     try:
         report = json.loads(path.expanduser().read_bytes())
         rows = [{"model": report.get("model"), **row} for row in report["rows"]]

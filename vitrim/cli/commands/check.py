@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ..shared.options import ModelOptions, OutputOptions
@@ -40,6 +41,18 @@ class CheckOptions:
     device: str = option("cpu, cuda, cuda:1 or mps", "cpu")
 
 
+def take_word(config: Any) -> None:
+    """The word without an option is the model: a name, or a folder that save() wrote. Raises ValueError where both are
+    given."""
+    if config.word is None:
+        return
+    name = "checkpoint" if Path(config.word).expanduser().is_dir() else "model"
+    if name in config.given:
+        raise ValueError(f"{config.word!r} and --{name} {config.given[name]}: give one of the two")
+    setattr(config.model, name, Path(config.word) if name == "checkpoint" else config.word)
+    config.given[name] = config.word  # so that the JSON of this run repeats it
+
+
 CHECK = Command(
     "check",
     "check that a model with your weights keeps every promise",
@@ -55,4 +68,5 @@ CHECK = Command(
     {"model": ModelOptions, "method": CheckMethodOptions, "check": CheckOptions, "output": OutputOptions},
     "several values: one check for each",
     word="MODEL",
+    check=take_word,
 )

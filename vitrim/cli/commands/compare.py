@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from ...common.absent import absent
 from ..shared.options import DataOptions, MethodChoice, ModelOptions, OutputOptions, RunOptions
 from ..shared.spec import ROWS, Command, option
 
@@ -17,6 +19,11 @@ class CompareOptions:
         "exported files, a row for each; then no method but those that --method names", (), common=True
     )
     out: Path | None = option("draw accuracy against cost into this file (.png, .svg)", common=True)
+    show: Path | None = option(
+        "show an earlier run again, from its --json: the table, --out, --best-under; nothing is measured",
+        common=True,
+        metavar="FILE",
+    )
     overwrite: bool = option("replace the file of --out, where it is there", False)
     best_under: tuple[float, ...] | None = option(
         "say which row is best at this share of the dense cost; without X, at each share of --macs",
@@ -26,6 +33,22 @@ class CompareOptions:
     target_change: float | None = option(
         "say which row is cheapest among those at most X points below dense", common=True
     )
+
+
+WITH_SHOW = ("show", "out", "overwrite", "best-under", "target-change", "wide")
+
+
+def check_show(config: Any) -> None:
+    """Raise ValueError for options that measure something beside --show, and for a file that is not there."""
+    if config.more.show is None:
+        return
+    if other := [name for name in config.given if name not in WITH_SHOW]:
+        raise ValueError(
+            f"--show {config.more.show} shows a run that is done, so leave out --{other[0]}; or repeat it by --config "
+            f"{config.more.show}"
+        )
+    if not config.more.show.expanduser().is_file():
+        raise ValueError(absent("file", config.more.show, "give --show what vitrim compare --json wrote"))
 
 
 COMPARE = Command(
@@ -48,4 +71,6 @@ COMPARE = Command(
     },
     ROWS,
     endings=(".png", ".svg"),
+    check=check_show,
+    enough="show",
 )

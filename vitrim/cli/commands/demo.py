@@ -34,7 +34,7 @@ class DemoDataOptions(DataOptions):
 class DemoRunOptions(RunOptions):
     """Run"""
 
-    rounds: int = option("timing rounds; the median counts", 3)  # of so many models
+    rounds: int = option("timing rounds, of which the median counts; 0 times nothing", 3)  # of so many models
     threads: int | None = option("CPU threads", shown="1 for the digits, else torch's choice")
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ..shared.options import MODELS_OWN, MethodChoice, ModelOptions, OutputOptions
+from ..shared.options import CLASSES_OWN, MODELS_OWN, MethodChoice, ModelOptions, OutputOptions
 from ..shared.spec import ROWS, Command, option, required
 from .visualize import PAGES
 
@@ -24,7 +24,9 @@ class DiagnoseData:
     label_file: Path | None = option("labels of a flat folder: lines `file label`, or one label a line")
     split: str | None = option("a folder below DATA, or the split of a named data set")
     root: Path | None = option("where a named data set is stored")
-    class_map: Path | None = option("a file that gives the model's class for each name: `name,index`", shown="by name")
+    class_map: Path | None = option(
+        "a file that gives the model's class for each name: `name,index`", shown=CLASSES_OWN
+    )
     limit_per_class: int | None = option("use the first N images of each class", shown="all")
     limit: int | None = option("use N images, drawn at random, evenly over the classes", shown="all", common=True)
     crop_pct: float | None = option("share of the resized image that the centre crop keeps", shown=MODELS_OWN)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..shared.options import PRECISIONS, MethodChoice, ModelOptions, OutputOptions
+from ..shared.options import CLASSES_OWN, PRECISIONS, MethodChoice, ModelOptions, OutputOptions
 from ..shared.spec import PLACES, Command, option, required
 
 RECIPES = ("distill", "evit_finetune", "evit_scratch", "bat_scratch", "idlevit", "tofe", "dynamicvit")
@@ -32,7 +32,9 @@ class TrainingOptions:
     limit: int | None = option("use N training images, drawn at random", shown="all", common=True)
     val_limit: int | None = option("judge by N validation images, drawn at random", shown="all")
     crop_pct: float | None = option("share that the centre crop of validation images keeps", shown="the model's own")
-    class_map: Path | None = option("a file that gives the model's class for each name: `name,index`", shown="by name")
+    class_map: Path | None = option(
+        "a file that gives the model's class for each name: `name,index`", shown=CLASSES_OWN
+    )
     scratch: bool = option("start from random weights (evit_scratch, bat_scratch)", False)
 
 

@@ -20,8 +20,8 @@ class ListOptions:
 METHODS = Command(
     "methods",
     "list the methods and what each runs on; with a NAME, all about one",
-    "",
-    ("vitrim methods", "vitrim methods evit"),
+    "A NAME may be my_file.py:Class, a method of your own.",
+    ("vitrim methods", "vitrim methods evit", "vitrim methods my_file.py:Class"),
     {"more": ListOptions, "output": OutputOptions},
     word="NAME",
     words=own_signatures,

@@ -11,12 +11,15 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from ...backbones import LIBRARIES, library_of
+from ...common.absent import near_path
+from ...common.text import shortened
 from ...evaluate.accuracy import EvaluationResult, evaluate_many
 from ...runtime.model import for_images
-from .measure import DENSE, SHARED, Setting, accuracy_of, change_of, interval_of
+from .measure import Setting
 from .model import Subject, open_model
 from .options import ModelOptions
 from .plans import Plan
+from .rows import DENSE, SHARED, accuracy_of, change_of, interval_of
 from .table import Printer, interval, percent, signed
 
 NAME = "dense (before fine-tuning)"
@@ -39,8 +42,10 @@ def open_baseline(given: str, subject: Subject) -> nn.Module:
         size = library_of(subject.dense).image_size(subject.dense)
         model = open_model(ModelOptions(model=given, image_size=tuple(size or ()))).dense
     else:
+        near = near_path(given)
         raise ValueError(
-            f"--baseline {given}: there is no such file or folder, and {_LIBRARIES} has no model of that name"
+            f"--baseline {shortened(given)}: there is no such file or folder, and {_LIBRARIES} has no model of that "
+            f"name{f': did you mean {shortened(near)}?' if near else ''}"
         )
     classes, own_classes = (library_of(dense).classes(dense) for dense in (model, subject.dense))
     if classes != own_classes:

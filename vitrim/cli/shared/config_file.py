@@ -8,6 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ...common.absent import absent
+from ...common.text import first_line, reason
+
+_TOML = "text stands in quotes, and each option on a line of its own"
+
 
 def from_file(path: Path, command: str) -> dict[str, Any]:
     """The options that a file gives, by their names on the command line; of a run's JSON, those that were typed then.
@@ -17,10 +22,12 @@ def from_file(path: Path, command: str) -> dict[str, Any]:
     """
     try:
         text = path.expanduser().read_text(encoding="utf-8")
-        found = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise ValueError(f"--config {path} cannot be read: {reason}") from error
+    except FileNotFoundError as error:
+        way = "give --config one in TOML, or the JSON of an earlier run"
+        raise ValueError(absent("file of options", path, way)) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"--config {path} cannot be read: {reason(error)}") from error
+    found = _parsed(text, path)
     if not isinstance(found, dict):
         raise ValueError(f"--config {path} holds no options: give lines such as `keep = 0.7`")
     if "given" in found:
@@ -34,6 +41,15 @@ def from_file(path: Path, command: str) -> dict[str, Any]:
         if isinstance(value, dict):
             raise ValueError(f"--config {path}: {name} is a table: give lines such as `keep = 0.7`")
     return options
+
+
+def _parsed(text: str, path: Path) -> Any:
+    is_json = path.suffix.lower() == ".json"
+    try:
+        return json.loads(text) if is_json else tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        kind, way = ("JSON", "give that of an earlier run, or TOML") if is_json else ("TOML", _TOML)
+        raise ValueError(f"--config {path} is no valid {kind}: {first_line(error)}; {way}") from error
 
 
 def config_path(arguments: Sequence[str]) -> Path | None:

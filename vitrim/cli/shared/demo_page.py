@@ -16,10 +16,10 @@ from ...demo.conclusion import Outcome, conclude, too_few
 from ...demo.page import KNN, TOP1, Example, Shown, TableRow
 from ...view.fates import follow
 from ...view.looking import as_pixels, title_of
-from .demo_plans import FLOOR
-from .measure import Row, accuracy_of, change_of, interval_of
+from .demo_plans import FLOOR, TRAINED_MARK, is_trained
 from .model import Subject
 from .plans import Plan
+from .rows import Row, accuracy_of, change_of, doubtful_speed, interval_of
 from .table import tokens_left
 
 SHOWN_COST, SHOWN = 0.5, 8  # the example pictures: of which rows, how many
@@ -44,10 +44,10 @@ def page_row(row: Row, dense: Row) -> TableRow:
         share=100 * row.cost.share,
         tokens=tokens_left(row.cost.patches, row.cost.tokens),
         accuracy=accuracy_of(result),
-        images_per_s=row.speed.images_per_s,
+        images_per_s=row.speed.images_per_s if row.timed else None,
         accuracy_margin=None if interval is None else (interval[1] - interval[0]) / 2,
-        speedup=row.speed.speed_up,
-        plotted=None if row.plan is None else (row.plan.name, _method(row.plan)),
+        speedup=row.speed.speed_up if row.timed else None,
+        doubtful_speed=doubtful_speed(row),
         note=_note(row.plan, extra.get("change")),
         **extra,
     )
@@ -65,23 +65,23 @@ def _note(plan: Plan | None, change: float | None) -> str:
     )
 
 
+def names_of(rows: Sequence[Row]) -> dict[str, str]:
+    """Methods as the page names them, by their own names."""
+    return {row.plan.name: _method(row.plan) for row in rows if row.plan is not None}
+
+
 def _method(plan: Plan) -> str:
-    return title_of(plan.model.methods) + _trained(plan)
+    return f"{title_of(plan.model.methods)}{TRAINED_MARK if is_trained(plan.model) else ''}"
 
 
 def _name(row: Row) -> str:
     """`EViT keep=0.51`: the label without the budget, which the column of shares has."""
     if row.plan is None:
         return row.label
-    setting = row.label.partition(" (macs=")[0]
+    setting = row.short
     for method in row.plan.model.methods:
         setting = setting.replace(method.name, title_of([method]), 1)
-    return setting + _trained(row.plan)
-
-
-def _trained(plan: Plan) -> str:
-    """A mark for methods with learned parts: beside them the others, untrained, are at a disadvantage."""
-    return " (trained)" if any(method.learns for method in plan.model.methods) else ""
+    return setting
 
 
 def conclusion_of(rows: Sequence[Row]) -> list[str]:
@@ -98,7 +98,8 @@ def _outcome(row: Row) -> Outcome:
     plan = row.plan
     name, budget = (row.label, None) if plan is None else (_method(plan), plan.budget)
     floor = plan is not None and plan.name in FLOOR
-    return Outcome(name, row.cost.share, accuracy_of(row.result) or 0.0, interval, budget, floor)
+    trained = plan is not None and is_trained(plan.model)
+    return Outcome(name, row.cost.share, accuracy_of(row.result) or 0.0, interval, budget, floor, trained)
 
 
 @torch.inference_mode()

@@ -10,22 +10,17 @@ from typing import Any
 from ...common.extras import require_found
 from ...common.files import check_new, check_report
 from ...common.places import LABELLED, UNLABELLED, check_holds_images, check_there
+from .early_devices import check_device
 from .early_extras import each_extra
+from .early_files import FILES, check_file
 from .early_methods import check_methods
+from .model_names import FILES as EXPORTED
 from .model_names import check_model_name
 from .spec import Command
 
-COUNTS = ("threads", "batch_size", "rounds", "actors", "limit", "limit_per_class", "val_limit")  # from 1
+COUNTS = ("threads", "batch_size", "actors", "limit", "limit_per_class", "val_limit")  # from 1
+FROM_ZERO = ("workers", "rounds")
 IMAGES = ("data", "bank", "val", "calibration")
-FILES = {
-    "checkpoint": "checkpoint",
-    "label_file": "label file",
-    "class_map": "class map",
-    "class_names": "file of class names",
-    "plan": "plan",
-    "guide_checkpoint": "checkpoint",
-}
-FOLDERS = "folders"  # the value of --class-names that is no file
 MODELS = ("model", "guide")
 DEVICES = ("cpu", "cuda", "mps", "xpu", "xla", "hpu", "hip", "mtia", "meta")
 
@@ -42,9 +37,9 @@ def check_early(command: Command, config: Any) -> None:
     check_methods(command, config)
     for group in groups:
         _check_numbers(group)
-        for name, kind in FILES.items():
+        for name in FILES:
             for path in _given(group, name):
-                _check_file(name, kind, path)
+                check_file(name, path)
         _check_outputs(command, group)
     _check_apart(groups)
     each_extra(require_found, config)
@@ -54,8 +49,7 @@ def check_early(command: Command, config: Any) -> None:
         check_there(place, UNLABELLED if command.takes else LABELLED)
     for place in places:
         check_holds_images(place)
-    for group in groups:
-        _check_names(group, known=not config.imports, devices=DEVICES_OF.get(command.name, DEVICES_OF[""]))
+    _check_names(command, config, groups)
 
 
 def _given(group: Any, name: str) -> Sequence[Any]:
@@ -65,7 +59,7 @@ def _given(group: Any, name: str) -> Sequence[Any]:
 
 
 def _check_numbers(group: Any) -> None:
-    for name, least in (*((name, 1) for name in COUNTS), ("workers", 0)):
+    for name, least in (*((name, 1) for name in COUNTS), *((name, 0) for name in FROM_ZERO)):
         for value in _given(group, name):
             if value < least:
                 raise ValueError(f"--{name.replace('_', '-')} {value}: give a whole number from {least}")
@@ -74,14 +68,16 @@ def _check_numbers(group: Any) -> None:
             raise ValueError(f"--crop-pct {share:g}: give a share in (0, 1], such as 0.9")
 
 
-def _check_names(group: Any, known: bool, devices: str) -> None:
-    """Names of models and devices. known: all models are timm's, as no file of the user's has named others to it;
-    devices: what to give, in words"""
-    for name in (name for option in MODELS for name in _given(group, option)) if known else ():
+def _check_names(command: Command, config: Any, groups: Sequence[Any]) -> None:
+    """Names of models, unless a file of the user's may name others to timm, and of devices."""
+    names = [name for group in groups for option in MODELS for name in _given(group, option)]
+    for name in names if not config.imports else ():
         check_model_name(name)
-    for device in _given(group, "device"):
+    for device in (device for group in groups for device in _given(group, "device")):
         if not re.fullmatch(rf"({'|'.join(DEVICES)})(:\d+)?", device):
-            raise ValueError(f"--device {device}: give {devices}")
+            raise ValueError(f"--device {device}: give {DEVICES_OF.get(command.name, DEVICES_OF[''])}")
+        if not any(name.lower().endswith(EXPORTED) for name in names):  # which take none
+            check_device(device)
 
 
 def _check_outputs(command: Command, group: Any) -> None:
@@ -98,9 +94,3 @@ def _check_apart(groups: Sequence[Any]) -> None:
     for out in outs:
         if any(out.expanduser().resolve() == report.expanduser().resolve() for report in reports):
             raise ValueError(f"--out and --json both name {out}: give each a file of its own")
-
-
-def _check_file(name: str, kind: str, path: str | Path) -> None:
-    if not Path(path).expanduser().exists() and (name, path) != ("class_names", FOLDERS):
-        what = "a file of weights, or a folder that save() wrote" if name == "checkpoint" else "a file"
-        raise ValueError(f"there is no {kind} {path}: give --{name.replace('_', '-')} {what}")

@@ -9,8 +9,9 @@ from ...common.files import write_json
 from ...common.progress import progress
 from .config_file import asked
 from .exported import as_config, file_plans
-from .measure import Row, accuracy_of, check_run, common_figures, data_figures, images_for, interval_of, measure_alone
+from .measure import check_run, common_figures, data_figures, images_for, measure_alone
 from .report import about, judged
+from .rows import Row, accuracy_of, interval_of
 from .table import Column, Printer, interval, percent, tokens_left
 
 
@@ -48,5 +49,5 @@ def _lines(row: Row) -> list[list[str]]:
         ["GMACs", f"{cost.gmacs:.3f}"],
         ["of dense", f"{100 * cost.share:.1f} %"],
         ["patch tokens left", tokens_left(cost.patches, cost.tokens)],
-        ["images/s", f"{row.speed.images_per_s:.1f}"],
+        *([["images/s", f"{row.speed.images_per_s:.1f}"]] if row.timed else []),
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,17 +14,15 @@ from torch.utils.data import DataLoader
 from ...common.progress import progress
 from ...data.loading import open_dataset, open_loader
 from ...deploy.opened import FileCost, OpenedFile
-from ...evaluate.accuracy import EvaluationResult, Throughput, environment, evaluate_many, throughput_in_turn
+from ...evaluate.accuracy import Throughput, environment, evaluate_many, throughput_in_turn
 from ...evaluate.timing import as_device, as_dtype, best_device
-from ...runtime.measured import learned_figures
 from ...runtime.model import for_images
 from ...runtime.profile import Profile, profile
 from .model import Subject
 from .options import DataOptions, ModelOptions, RunOptions
+from .rows import DENSE, Row
 
-DENSE = "dense"
 CPU_BATCH, OTHER_BATCH = 16, 128
-SHARED = ("images", "skipped", "neighbours", "bank")  # of a result: the same in every row
 
 
 @dataclass(frozen=True)
@@ -35,46 +34,6 @@ class Setting:
     batch_size: int
     rounds: int
     seed: int
-
-
-@dataclass(frozen=True)
-class Row:
-    """One model's figures."""
-
-    label: str
-    plan: Any  # `Plan`, or `FilePlan` of an exported file; None for the dense model
-    cost: Profile | FileCost
-    result: EvaluationResult
-    speed: Throughput
-
-    @property
-    def promise_kept(self) -> float:
-        """Speed-up over dense, divided by what the MACs promise."""
-        return self.speed.speed_up * self.cost.share
-
-    def figures(self, dense: Row) -> dict[str, Any]:
-        """The row for JSON."""
-        plan = self.plan
-        found = {key: value for key, value in self.result.as_dict().items() if key not in SHARED}
-        change = {} if self is dense else {"change": change_of(self.result, dense.result)}
-        return {
-            "method": DENSE if plan is None else plan.name,
-            "options": {} if plan is None else plan.options,
-            **({"budget": plan.budget} if plan is not None and plan.budget is not None else {}),
-            "gmacs": self.cost.gmacs,
-            "dense_gmacs": self.cost.dense_gmacs,
-            "share": self.cost.share,
-            "tokens": self.cost.tokens,
-            "params": self.cost.params,
-            **({} if plan is None else learned_figures(getattr(plan.model, "methods", None))),
-            **found,
-            **change,
-            "images_per_s": self.speed.images_per_s,
-            "speed_up": self.speed.speed_up,
-            "speed_up_p10": self.speed.low,
-            "speed_up_p90": self.speed.high,
-            "promise_kept": self.promise_kept,
-        }
 
 
 def check_run(run: RunOptions) -> Setting:
@@ -133,7 +92,7 @@ def measure(
     batches = _FirstBatch(loader)
     where: dict[str, Any] = {"device": setting.device, "dtype": setting.dtype}
     results = evaluate_many(models, batches, bank=bank, progress=True, **where)
-    speeds = throughput_in_turn(models, batches.filled(setting.batch_size), setting.rounds, progress=True, **where)
+    speeds = _speeds(models, batches, setting, where)
     height, width = batches.images.shape[-2:]
     costs = {DENSE: subject.dense, **{plan.label: plan.model for plan in plans}}
     known = {plan.label: plan for plan in plans}
@@ -149,25 +108,21 @@ def measure_alone(plan: Any, features: bool, loader: DataLoader, setting: Settin
     models, batches = {plan.label: plan.model}, _FirstBatch(loader)
     where: dict[str, Any] = {"device": setting.device, "dtype": setting.dtype}
     result = evaluate_many(models, batches, features=features, progress=True, **where)[plan.label]
-    images = batches.filled(setting.batch_size)
-    speed = throughput_in_turn(models, images, setting.rounds, progress=True, **where)[plan.label]
-    return Row(plan.label, plan, plan.model.cost, result, speed)
+    return Row(plan.label, plan, plan.model.cost, result, _speeds(models, batches, setting, where)[plan.label])
+
+
+def _speeds(
+    models: dict[str, nn.Module], batches: _FirstBatch, setting: Setting, where: dict[str, Any]
+) -> dict[str, Throughput]:
+    """How fast the models are; nothing is timed in no rounds."""
+    if setting.rounds == 0:
+        return dict.fromkeys(models, Throughput(math.nan, math.nan))
+    return throughput_in_turn(models, batches.filled(setting.batch_size), setting.rounds, progress=True, **where)
 
 
 def cost_of(model: nn.Module, size: tuple[int, int]) -> Profile | FileCost:
     """Counted, or as an exported file says it."""
     return model.cost if isinstance(model, OpenedFile) else profile(model, size)
-
-
-def disturbed(rows: Sequence[Row]) -> str:
-    """A remark where the speed-ups of some row differ from round to round; empty otherwise."""
-    worst = max(rows, key=lambda row: (row.speed.high - row.speed.low) / row.speed.speed_up)
-    if not worst.speed.disturbed:
-        return ""
-    return (
-        f"the machine was busy: over the rounds the speed-up of {worst.label} went from {worst.speed.low:.2f} to "
-        f"{worst.speed.high:.2f}. Time again when nothing else runs, or with more --rounds"
-    )
 
 
 def images_in(dataset: Any) -> int | None:
@@ -194,22 +149,6 @@ class _FirstBatch:
     def filled(self, size: int) -> Tensor:
         """A batch of that size; fewer images are repeated, as the work does not depend on what they show."""
         return self.images.repeat(-(-size // len(self.images)), 1, 1, 1)[:size]
-
-
-def change_of(result: EvaluationResult, dense: EvaluationResult) -> float | None:
-    """Percentage points of top-1 (kNN accuracy without a classifier) gained over the dense model."""
-    now, before = accuracy_of(result), accuracy_of(dense)
-    return None if now is None or before is None else now - before
-
-
-def accuracy_of(result: EvaluationResult) -> float | None:
-    """Top-1 in percent; without a classifier the nearest neighbours' accuracy."""
-    return result.top1 if result.top1 is not None else result.knn
-
-
-def interval_of(result: EvaluationResult) -> tuple[float, float] | None:
-    """The 95 % interval of `accuracy_of`."""
-    return result.top1_interval if result.top1 is not None else result.knn_interval
 
 
 def common_figures(name: str, rows: Sequence[Row], setting: Setting) -> dict[str, Any]:

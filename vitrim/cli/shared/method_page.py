@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from .signatures import MethodOption, Signature
 from .table import Printer
 
 
-def print_method(printer: Printer, method: Signature, runs: Mapping[tuple[str, str], str], cost: str) -> None:
+def print_method(
+    printer: Printer, method: Signature, runs: Mapping[tuple[str, str], str], cost: str, spec: str
+) -> None:
     """Print all about a method.
 
     runs: library and kind of model -> "yes", or what it needs, or why not
     cost: what it costs with its defaults, in a sentence
+    spec: what a command line calls it: its name, or `my_file.py:Class`
     """
     printer.line(f"{method.name}: {method.title}")
     printer.line()
     printer.line(method.summary)
     printer.line()
-    printer.line("options:")
+    printer.line("options:" if method.options else "options: none")
     for option in method.options:
         _print_option(printer, option)
     for answer in sorted(set(runs.values()), key=_order):
@@ -27,11 +31,21 @@ def print_method(printer: Printer, method: Signature, runs: Mapping[tuple[str, s
     printer.line(f"cost: {cost}")
     printer.line()
     printer.line("examples:")
-    printer.line(f"  vitrim profile --model deit_small_patch16_224 --method {method.name}")
-    printer.line(f'  fast = vitrim.reduce(model, "{method.name}", macs=0.6)')
+    printer.line(f"  vitrim profile --model deit_small_patch16_224 --method {spec}")
+    for line in _in_python(method, spec):
+        printer.line(f"  {line}")
     if method.source:
         printer.line()
         printer.line(f"paper: {method.source}")
+
+
+def _in_python(method: Signature, spec: str) -> list[str]:
+    """The call that puts it on a model; a class of the user's own is imported first."""
+    file, _, cls = spec.rpartition(":")
+    if not file:
+        return [f'fast = vitrim.reduce(model, "{method.name}", macs=0.6)']
+    module = Path(file).stem
+    return [f"import {module}", f"fast = vitrim.reduce(model, {module}.{cls}(), macs=0.6)"]
 
 
 def _order(answer: str) -> int:

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...common.absent import absent, absent_class
 from ...common.text import did_you_mean
 from .kinds import Kind
-from .signatures import AUTO, SHARED, MethodOption, Signature, own_signatures, signature_in
+from .signatures import AUTO, SHARED, MethodOption, Signature, methods_in, own_signatures, signature_in
 from .spec import Command, Option
 
 FILE = ".py:"
@@ -17,11 +18,11 @@ FILE = ".py:"
 
 @dataclass(frozen=True)
 class Named:
-    """names: of the methods, as they are registered; imports: files to import before (`my_file.py:Class`); known: what
-    may be named."""
+    """names: of the methods, as they are registered; specs: those of the user's own files, `my_file.py:Class`, with
+    their names; known: what may be named."""
 
     names: tuple[str, ...]
-    imports: tuple[str, ...]
+    specs: dict[str, str]
     known: dict[str, Signature]
 
     @property
@@ -45,25 +46,46 @@ def named_methods(command: Command, arguments: Sequence[str], in_file: Sequence[
     Raises ValueError for names and files that are not known.
     """
     known = {**own_signatures(), **({AUTO.name: AUTO} if command.dial else {})}
-    names, imports = [], []
-    for word in (list(_words(arguments)) or in_file) if command.dial or command.name == "methods" else ():
+    names, specs = [], {}
+    for word in _typed(command, arguments) or (in_file if takes_methods(command) else ()):
         if FILE in word:
             signature = _of_file(word)
             known[signature.name] = signature
-            imports.append(word)
+            specs[word] = signature.name
             word = signature.name
         if word not in known:
             if command.takes and Path(word).exists():
                 raise ValueError(f"{word!r} stands behind --method: give it before, or as --{command.takes} {word}")
             if word.endswith(".py"):
-                raise ValueError(f"method {word!r} names no class: give {word}:Class")
+                raise ValueError(_no_class(word))
             apart = word.replace(",", " ") if "," in word else ""
             hint = f"separate methods by spaces, {apart}; " if apart else did_you_mean(word, known)
             raise ValueError(
                 f"method {word!r} is not known: {hint}methods are {', '.join(known)}, or your own as my_file.py:Class"
             )
         names.append(word)
-    return Named(tuple(dict.fromkeys(names)), tuple(imports), known)
+    return Named(tuple(dict.fromkeys(names)), specs, known)
+
+
+def takes_methods(command: Command) -> bool:
+    """Whether methods may be named to a command, a user's own among them."""
+    return bool(command.dial) or command.words is own_signatures
+
+
+def _typed(command: Command, arguments: Sequence[str]) -> list[str]:
+    """The words behind --method; where methods are what a command lists, files that stand without it too."""
+    if not takes_methods(command):
+        return []
+    alone = zip(["=", *arguments], arguments, strict=False) if command.words is own_signatures else ()
+    words = [word for before, word in alone if "=" in before and not word.startswith("-")]
+    files = [word for word in words if FILE in word or word.endswith(".py")]
+    return [*files, *_words(arguments)]
+
+
+def _no_class(word: str) -> str:
+    """What is said of a file without a class behind it."""
+    file = Path(word).expanduser()
+    return absent_class(word, "", methods_in(file)) if file.is_file() else absent("file", word, "give my_file.py:Class")
 
 
 def _words(arguments: Sequence[str]) -> Iterator[str]:

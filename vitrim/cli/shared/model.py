@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,16 @@ import torch
 from torch import nn
 
 from ...backbones import find_family, library_of, library_with
+from ...backbones.strangers import named
 from ...backbones.weights import check_tensors
+from ...common.network import unreachable
+from ...common.on_meta import on_meta
 from ...common.text import cut, first_line, first_sentence, shortened
 from ...deploy.opened import is_exported
 from ...runtime.loading import CONFIG, holds_file, load
 from ...runtime.model import ReducedViT, for_images
 from ...runtime.pretrained_files import holds_pretrained, is_pretrained, open_pretrained
+from .flags import in_flags
 from .options import ModelOptions
 from .table import say
 
@@ -159,9 +163,19 @@ def _normalised(model: nn.Module, options: ModelOptions) -> nn.Module:
 
 def _check_buildable(name: str, arguments: dict[str, Any]) -> nn.Module:
     """The model on the meta device: before anything is downloaded or filled, can it be built, and is it supported?"""
-    with torch.device("meta"):
-        find_family(_created(name, {}))
-        return _created(name, arguments)
+    with on_meta():
+        model = _created(name, {})
+        try:
+            find_family(model)
+        except ValueError as error:
+            raise ValueError(_by_name(in_flags(error), model, name)) from error
+        return _created(name, arguments) if arguments else model
+
+
+def _by_name(message: str, model: nn.Module, name: str) -> str:
+    """A message about a model with the name that was typed, beside its class."""
+    cls, name = named(model), shortened(name)
+    return f"{name} ({cls}){message.removeprefix(cls)}" if message.startswith(cls) else f"{name}: {message}"
 
 
 def _created(name: str, arguments: dict[str, Any]) -> nn.Module:
@@ -190,8 +204,22 @@ def _create(name: str, **arguments: Any) -> nn.Module:
     """The library's model of that name. What is tried over a network is reported once, by the error that it ends in."""
     library = library_with(name)
     remote = library.looks_up(name) or arguments.get("pretrained", False)
-    with _quiet(*(library.loggers if remote else ())):
+    with _quiet(*(library.loggers if remote else ())), _without_retries() if remote else nullcontext():
         return library.create(name, **arguments)
+
+
+@contextmanager
+def _without_retries() -> Generator[None]:
+    """Where there is no network, huggingface_hub tries again for 23 seconds for each file that is not in its cache.
+    Told that it is offline it says so at once; what is in the cache it finds either way."""
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = before or unreachable(constants.ENDPOINT)
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
 
 
 def _unreached(error: BaseException) -> str:

@@ -9,11 +9,14 @@ from collections.abc import Container
 from importlib.util import find_spec
 from pathlib import Path
 
+from ...common.absent import absent, near_path
 from ...common.places import HF_LISTING, TIMM_LISTING
-from ...common.text import nearest
+from ...common.text import nearest, shortened
 
 FILES = (".onnx", ".xml", ".pt2")  # exported models, which some commands take by the same option
 _REGISTERED = re.compile(r"@register_model\s+def (\w+)\(")
+_LOCAL = re.compile(r"hf:(~|\.{0,2}[/\\])")  # a folder of transformers', and no repository
+_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 _OWN = Path(__file__).parents[2] / "backbones" / "lvvit"  # LV-ViT, which vitrim registers with timm
 
 
@@ -28,15 +31,40 @@ def check_model_name(name: str) -> None:
         Traceback (most recent call last):
         ValueError: timm has no model 'deit_tiny_patch16': did you mean deit_tiny_patch16_224, ...?
     """
-    if re.search(r"[:/\\]", name) or name.lower().endswith(FILES) or Path(name).exists():
+    if ":" in name or name.lower().endswith(FILES) or Path(name).exists():
+        return _check_local(name)
+    if re.search(r"[/\\]", name):
+        raise ValueError(_no_path(name))
+    if _occurs(name.partition(".")[0]):
         return
-    if name.partition(".")[0] in _registered():
-        return
-    architecture = re.escape(name.partition(".")[0])
-    if not re.search(rf"(?<!\w){architecture}(?!\w)", _text()):
-        near = nearest(name, _REGISTERED.findall(_text()), n=3)
-        hint = f"did you mean {', '.join(near)}?" if near else f"{TIMM_LISTING}; {HF_LISTING}"
-        raise ValueError(f"timm has no model {name!r}: {hint}")
+    near, place = nearest(name, _REGISTERED.findall(_text()), n=3), near_path(name)
+    near = [f"--checkpoint {shortened(place)}", *near] if place else near
+    hint = f"did you mean {', '.join(near)}?" if near else f"{TIMM_LISTING}; {HF_LISTING}"
+    raise ValueError(f"timm has no model {shortened(name)!r}: {hint}")
+
+
+def _check_local(name: str) -> None:
+    """Raise ValueError for a folder of transformers' that is not there."""
+    place = name.removeprefix("hf:")
+    if _LOCAL.match(name) and not Path(place).expanduser().exists():
+        raise ValueError(
+            absent("folder", place, "give one with config.json and weights, or a repository, hf:USER/NAME")
+        )
+
+
+def _no_path(name: str) -> str:
+    """What is said of a path where nothing is."""
+    way = "give a name of timm's, hf:NAME, or as --checkpoint weights or a folder that save() wrote"
+    if _REPOSITORY.fullmatch(name) and not Path(name).parent.is_dir():
+        way = f"did you mean hf:{name}?"
+    return absent("file or folder", name, way)
+
+
+def _occurs(architecture: str) -> bool:
+    """Whether timm may have a model of that name: its registry has, or its files hold the word."""
+    if architecture in _registered():
+        return True
+    return re.search(rf"(?<!\w){re.escape(architecture)}(?!\w)", _text()) is not None
 
 
 def _registered() -> Container[str]:

@@ -10,6 +10,7 @@ from .spec import option, required
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 MODELS_OWN = "the model's own"
+CLASSES_OWN = "the model's or ImageNet's names, or by order"
 
 
 @dataclass(kw_only=True)
@@ -42,7 +43,11 @@ class DataOptions:
     label_file: Path | None = option("labels of a flat folder: lines `file label`, or one label a line")
     split: str | None = option("a folder below --data, or the split of a named data set")
     root: Path | None = option("where a named data set is stored")
-    class_map: Path | None = option("a file that gives the model's class for each name: `name,index`", shown="by name")
+    class_map: Path | None = option(
+        "a file with the class of each folder: lines `name,index`",
+        shown=CLASSES_OWN,
+        common=True,
+    )
     bank: str | None = option(
         "labelled images among which nearest neighbours are sought, for models without a classifier",
         shown="the judged images, each without itself",
@@ -66,7 +71,7 @@ class RunOptions:
     precision: str = option("numbers to compute in", "float32", choices=PRECISIONS, common=True)
     batch_size: int | None = option("images at a time", shown="16 on a CPU, 128 elsewhere", common=True)
     threads: int | None = option("CPU threads", shown="torch's choice")
-    rounds: int = option("timing rounds; the median counts", 9)
+    rounds: int = option("timing rounds, of which the median counts; 0 times nothing", 9)
     seed: int = option("seed of everything that is drawn at random", 0)
 
 

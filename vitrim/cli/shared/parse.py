@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,8 +12,10 @@ from typing import Any
 from ...common.text import listed, nearest, shortened
 from .config_file import config_path, from_file
 from .help import help_of
-from .methods_named import FILE, Named, named_methods
+from .methods_named import Named, named_methods, takes_methods
+from .numbers_typed import EXAMPLES, such_as
 from .renamed import RENAMED, RENAMED_VALUES
+from .signatures import own_signatures
 from .spec import Command, Option
 
 _NUMBER = re.compile(r"-(\d|\.\d)")
@@ -39,13 +42,25 @@ def parse(command: Command, arguments: Sequence[str], columns: int = 80) -> Simp
     path = config_path(arguments)
     asks = any(argument in (*HELP, HELP_ALL) for argument in arguments)
     config = {} if path is None or asks else from_file(path, command.name)
-    named = named_methods(command, arguments, _in_file(config))
+    named = named_methods(command, _helped(command, arguments) if asks else arguments, _in_file(config))
     if asks:
         raise HelpAsked(help_of(command, named, columns, whole=HELP_ALL in arguments))
     reader = _Reader(command, named)
     reader.read(arguments)
     reader.fill(config, f"{path}: ")
     return reader.result()
+
+
+def _helped(command: Command, arguments: Sequence[str]) -> list[str]:
+    """The arguments of one who asks for help, `--method` before the words behind --help: `vitrim compare --help evit`.
+
+    What a command takes without an option may stand there too, and is no method.
+    """
+    asked = next(i for i, argument in enumerate(arguments) if argument in (*HELP, HELP_ALL)) + 1
+    words = list(takewhile(lambda word: not word.startswith("-"), arguments[asked:]))
+    if not command.dial or not words or (command.takes and not set(words) <= own_signatures().keys()):
+        return list(arguments)
+    return [*arguments[:asked], "--method", *arguments[asked:]]
 
 
 def _in_file(config: dict[str, Any]) -> list[str]:
@@ -108,7 +123,9 @@ class _Reader:
         """All options, with the defaults of those that were not typed."""
         self.values.pop(CONFIG, None)
         missing = [o for o in self.known.values() if o.required and o.name not in self.values]
-        if missing:
+        if self.command.enough in self.values:
+            self.values |= {o.name: None for o in missing}
+        elif missing:
             takes = self.command.takes
             wanted = " and ".join(takes.upper() if o.name == takes else f"--{o.name}" for o in missing)
             raise ValueError(f"vitrim {self.command.name} needs {wanted}: {missing[0].help}")
@@ -121,11 +138,11 @@ class _Reader:
             group, key = self.known[name].target
             (options if group == "options" else groups[group])[key] = value
         made = {group: cls(**groups[group]) for group, cls in self.command.groups.items()}
-        given = {name: _plain(value) for name, value in self.values.items()}
+        given = {name: _plain(value) for name, value in self.values.items() if value is not None}
         if self.command.dial:
             made["method"].options, made["method"].method = options, self.named.names
-        words = {"word": self.word, "given": given, "command": self.command.name, "imports": self.named.imports}
-        return SimpleNamespace(**made, **words)
+        words = {"word": self.word, "given": given, "command": self.command.name, "imports": tuple(self.named.specs)}
+        return SimpleNamespace(**made, **words, named=self.named)
 
     def fill(self, config: dict[str, Any], where: str) -> None:
         """Take from a file of options what was not typed."""
@@ -172,12 +189,12 @@ class _Reader:
         return next((f"did you mean --{name}{typed}? " for name in options if name in self.known), "")
 
     def _known_word(self, word: str) -> str:
-        words = self.command.words()
-        if words and word not in words:
+        words, own = self.command.words(), self.named.specs if takes_methods(self.command) else {}
+        if words and word not in words and word not in {**own, **dict.fromkeys(own.values())}:
             what = self.command.name.removesuffix("s") if self.command.word == "NAME" else self.command.word.lower()
             hint = _maybe(list(words), word, "did you mean {}? ")
-            hint = f"did you mean --method {word}? " if FILE in word else hint
-            raise ValueError(f"{what} {word!r} is not known: {hint}choose one of {', '.join(words)}")
+            more = ", or your own as my_file.py:Class" if takes_methods(self.command) else ""
+            raise ValueError(f"{what} {word!r} is not known: {hint}choose one of {', '.join(words)}{more}")
         return word
 
     def _take(self, name: str, words: list[Any], where: str = "") -> None:
@@ -231,7 +248,7 @@ class _Reader:
         try:
             return option.kind.read(text)
         except ValueError as error:
-            near = _maybe(option.kind.choices, text, "; did you mean {}?") or _as_numbers(option, text)
+            near = _maybe(option.kind.choices, text, "; did you mean {}?") or such_as(option, text)
             raise ValueError(f"{where}--{option.name} {text}: {error}{near}") from None
 
     def _unknown(self, name: str, words: list[Any]) -> str:
@@ -240,14 +257,21 @@ class _Reader:
             return f"--{name} has another name now: give {new}"
         owners = [key for key, s in self.named.known.items() if name in {o.name.replace("_", "-") for o in s.options}]
         if owners and self.command.dial:
-            dials = dict.fromkeys(f"--{s.dial}" for s in self.named.signatures if name == "keep" and s.dial != name)
-            instead = f", which has {' and '.join(dials)}" if dials else ""
             names = " or ".join(self.named.names)
-            return f"--{name} is no option of {names}{instead}: it is one of {', '.join(owners)}"
+            if any(self.named.known[owner].dial == name for owner in owners):
+                return f"{' '.join([f'--{name}', *map(str, words)])} is no option of {names}: {self._dials()}"
+            return f"--{name} is no option of {names}: it is one of {', '.join(owners)}"
         if name in _ELSEWHERE and self.command.name not in _ELSEWHERE[name]:
             return f"--{name} is no option of vitrim {self.command.name}: {listed(_ELSEWHERE[name])} take it"
         near = _maybe(self._names(), name, "did you mean --{}? ")
         return f"--{name} is no option of vitrim {self.command.name}: {near}{self._see()}"
+
+    def _dials(self) -> str:
+        """What to give to the methods named in the place of another's dial."""
+        dials = " and ".join(dict.fromkeys(f"--{signature.dial}" for signature in self.named.signatures))
+        if dials == "--macs":  # auto's
+            return f"give --macs, a share of the dense cost such as {EXAMPLES['macs']}"
+        return f"give {dials}, or for all methods --macs, a share of the dense cost such as {EXAMPLES['macs']}"
 
     def _names(self) -> list[str]:
         return list(self.known)
@@ -267,17 +291,6 @@ def _is_option(word: str) -> bool:
 def _maybe(names: Sequence[str], word: str, text: str) -> str:
     near = nearest(word.lstrip("-"), names)
     return text.format(near[0]) if near else ""
-
-
-def _as_numbers(option: Option, text: str) -> str:
-    """How numbers are typed, where a word looks like some: 0.7,0.5 or 0,7 or 60%."""
-    if re.fullmatch(r"\d+(\.\d+)?%", text):
-        return f", a share such as {float(text[:-1]) / 100:g}"
-    parts = text.split(",")
-    if len(parts) == 2 and all(part.isdigit() for part in parts):
-        return f", such as {'.'.join(parts)}"
-    several = all(re.fullmatch(r"\d*\.?\d+", part) for part in parts) and len(parts) > 1
-    return f"; several are separated by spaces: --{option.name} {' '.join(parts)}" if several else ""
 
 
 def _plain(value: Any) -> Any:

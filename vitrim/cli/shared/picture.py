@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
-from itertools import groupby
+from collections.abc import Mapping, Sequence
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...common.extras import require
 from ...common.files import write_whole
 from ...evaluate import EvaluationResult
-from ...view.styles import PLOT, style_of
-from .measure import Row, accuracy_of, interval_of
+from ...methods import METHODS
+from ...view.styles import PLOT, styles_of
+from .rows import Row, accuracy_of, interval_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+SAME_COST = 0.02  # of the dense cost
+WIDEST = 30.0  # points that all methods of one cost take together
 
 
 def draw(path: str | Path, title: str, rows: Sequence[Row]) -> Path:
@@ -23,17 +28,17 @@ def draw(path: str | Path, title: str, rows: Sequence[Row]) -> Path:
 
     `rows[0]` is the dense model. Raises ValueError where the file cannot be written.
     """
-    return write_whole(path, lambda beside: _save(beside, Path(path).suffix[1:].lower(), title, rows))
+    return write_whole(path, lambda beside: _save(beside, Path(path).suffix[1:].lower(), title, rows, {}))
 
 
-def svg(title: str, rows: Sequence[Row]) -> str:
-    """The same picture as the text of an SVG."""
+def svg(title: str, rows: Sequence[Row], names: Mapping[str, str] | None = None) -> str:
+    """The same picture as the text of an SVG. names: what methods are called in it, by their own names"""
     text = io.StringIO()
-    _save(text, "svg", title, rows)
+    _save(text, "svg", title, rows, names or {})
     return text.getvalue()
 
 
-def _save(target: str | io.StringIO, kind: str, title: str, rows: Sequence[Row]) -> None:
+def _save(target: str | io.StringIO, kind: str, title: str, rows: Sequence[Row], names: Mapping[str, str]) -> None:
     require("plot", "a picture")
     from matplotlib import rc_context
     from matplotlib.figure import Figure
@@ -42,9 +47,12 @@ def _save(target: str | io.StringIO, kind: str, title: str, rows: Sequence[Row])
         figure = Figure(figsize=(7, 4.4), layout="constrained")
         axes = figure.add_subplot()
         _dense(axes, rows[0])
-        for number, (method, group) in enumerate(_by_method(rows[1:])):
-            _line(axes, method, group, style_of(number))
-        _labels(axes, title, rows[0], _kind(rows[0].result, rows[1].result))
+        groups = _by_method(rows[1:])
+        styles, apart = styles_of([method for method, _ in groups], list(METHODS)), _apart(groups)
+        for number, (method, group) in enumerate(groups):
+            style = {**styles[method], "transform": _aside(figure, axes, (number - (len(groups) - 1) / 2) * apart)}
+            _line(axes, names.get(method, method), group, style)
+        _labels(axes, title, rows[0], _kind(rows[0].result, rows[1].result), bool(apart))
         # No date and no version: the same figures make the same file.
         figure.savefig(target, format=kind, dpi=160, metadata={"Date": None} if kind == "svg" else {"Software": None})
 
@@ -53,13 +61,28 @@ def _by_method(rows: Sequence[Any]) -> list[tuple[str, list[Row]]]:
     return [(name, list(group)) for name, group in groupby(rows, key=lambda row: row.plan.name)]
 
 
+def _apart(groups: Sequence[tuple[str, list[Row]]]) -> float:
+    """Points (1/72 inch) by which methods are drawn side by side: none where no two of them cost about the same, so
+    that nobody's whiskers lie on another's."""
+    costs = sorted((row.cost.share, method) for method, group in groups for row in group)
+    close = any(b - a < SAME_COST and x != y for (a, x), (b, y) in pairwise(costs))
+    return min(5.0, WIDEST / len(groups)) if close else 0.0
+
+
+def _aside(figure: Figure, axes: Axes, points: float) -> Any:
+    """Where data lie, so many points to the right."""
+    from matplotlib.transforms import ScaledTranslation
+
+    return axes.transData + ScaledTranslation(points / 72, 0, figure.dpi_scale_trans)
+
+
 def _dense(axes: Axes, row: Row) -> None:
     level, _ = _point(row.result)
     axes.axhline(level, color="0.6", linewidth=1, linestyle=(0, (4, 3)), zorder=0)
     _whiskers(axes, [row], color="black", marker="*", markersize=12, linestyle="none", label="dense")
 
 
-def _line(axes: Axes, method: str, rows: list[Row], style: dict[str, str]) -> None:
+def _line(axes: Axes, method: str, rows: list[Row], style: dict[str, Any]) -> None:
     rows = sorted(rows, key=lambda row: row.cost.gmacs)
     _whiskers(axes, rows, markersize=5, linewidth=1.6, label=method, **style)
 
@@ -68,8 +91,12 @@ def _whiskers(axes: Axes, rows: list[Row], **style) -> None:
     x, points = [row.cost.gmacs for row in rows], [_point(row.result) for row in rows]
     y, bounds = [value for value, _ in points], [found for _, found in points]
     below, above = zip(*((a - low, high - a) for a, (low, high) in zip(y, bounds, strict=True)), strict=True)
-    axes.errorbar(x, y, yerr=(below, above), color=style["color"], fmt="none", capsize=2.5, elinewidth=0.9)
+    where = {key: style[key] for key in ("color", "transform") if key in style}
+    axes.errorbar(x, y, yerr=(below, above), fmt="none", capsize=2.5, elinewidth=0.9, **where)
     axes.plot(x, y, **style)
+    # What is drawn aside does not widen the axes by itself.
+    axes.update_datalim([(place, bound) for place, pair in zip(x, bounds, strict=True) for bound in pair])
+    axes.autoscale_view()
 
 
 def _point(result: EvaluationResult) -> tuple[float, tuple[float, float]]:
@@ -93,8 +120,8 @@ def _kind(dense: EvaluationResult, reduced: EvaluationResult) -> str:
     return "agreement with dense" if reduced.agreement is not None else "cosine with dense"
 
 
-def _labels(axes: Axes, title: str, dense: Row, kind: str) -> None:
-    axes.set_xlabel("GMACs for one image")
+def _labels(axes: Axes, title: str, dense: Row, kind: str, aside: bool) -> None:
+    axes.set_xlabel(f"GMACs for one image{' (methods of about the same cost are drawn side by side)' if aside else ''}")
     axes.set_ylabel(f"{kind} in %, 95 % intervals")
     axes.set_title(f"{title}, {dense.result.images:,} images", fontsize=11, loc="left")
     axes.grid(color="0.9", linewidth=0.8)

@@ -11,6 +11,8 @@ from typing import Any
 
 import docstring_parser
 
+from ...common.absent import absent, absent_class
+from ...common.text import first_line
 from .kinds import Kind, kind_of
 
 METHODS = Path(__file__).parents[2] / "methods"
@@ -81,18 +83,41 @@ def own_signatures() -> dict[str, Signature]:
 def signature_in(file: Path, cls: str) -> Signature | None:
     """The method of that class in a file; None where the file alone does not tell.
 
-    Raises ValueError for a file that is not there, or is no Python.
+    Raises ValueError for a file that is not there, is no Python, or knows no such class.
     """
     if not file.is_file():
-        raise ValueError(f"--method {file}:{cls}: there is no file {file}")
+        raise ValueError(f"--method {file}:{cls}: {absent('file', file, 'give my_file.py:Class')}")
     try:
         classes = _classes(file)
-    except SyntaxError as error:
-        raise ValueError(f"{file}:{error.lineno} is no Python ({error.msg})") from error
+    except (SyntaxError, UnicodeDecodeError) as error:
+        where = f":{error.lineno}" if isinstance(error, SyntaxError) else ""
+        raise ValueError(f"{file}{where} is no Python ({first_line(error).partition(' (')[0]})") from error
     node = classes.get(cls)
+    if node is None and not _may_have(file, cls):
+        raise ValueError(absent_class(file, cls, methods_in(file)))
     if node is None or "name" not in _assigned(node, classes) or _init(node, classes) is None:
         return None
     return _in_words({**own_signatures(), "": _signature(node, classes)})[""]
+
+
+def methods_in(file: Path) -> list[str]:
+    """The classes in a file that look like methods; none where it cannot be read.
+
+    Example:
+        >>> methods_in(METHODS / "tome.py")
+        ['ToMe']
+    """
+    try:
+        classes = _classes(file)
+    except (OSError, SyntaxError, UnicodeDecodeError):
+        return []
+    return [name for name, node in classes.items() if node.bases and "name" in _assigned(node, classes)]
+
+
+def _may_have(file: Path, cls: str) -> bool:
+    """Whether the file may know a class that it does not define: it names it, or takes names from elsewhere."""
+    text = file.read_text(encoding="utf-8")
+    return bool(cls) and re.search(rf"\b{re.escape(cls)}\b|import \*|globals\(|exec\(|setattr\(", text) is not None
 
 
 def _classes(file: Path) -> dict[str, ast.ClassDef]:

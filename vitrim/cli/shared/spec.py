@@ -51,6 +51,7 @@ class Command:
     takes:    the option whose value, or values, may stand without its name; that name in capitals in the help
     endings:  of the file that --out names, where it is one file
     check:    raises ValueError for options that do not go together; it imports nothing slow
+    enough:   the option beside which none is required
     begins:   a line for the terminal before anything slow is imported, of what answers late
     """
 
@@ -67,6 +68,7 @@ class Command:
     endings: tuple[str, ...] = ()
     check: Callable[[Any], None] = lambda config: None
     begins: str = ""
+    enough: str = ""
 
     def options(self) -> Iterator[Option]:
         """Its options, in order; those of methods come besides."""

@@ -11,7 +11,8 @@ from ...common.extras import require
 from ...common.files import write_whole
 from ...deploy.benchmark import Timed
 from ...deploy.instead import KINDS
-from ...view.styles import PLOT, style_of
+from ...methods import METHODS
+from ...view.styles import PLOT, styles_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -57,9 +58,11 @@ def _panel(axes: Axes, title: str, rows: Sequence[Timed]) -> None:
     _roofline(axes, rows)
     _points(axes, [dense], {"color": "black", "marker": "*", "markersize": 12, "linestyle": "none"}, "dense")
     methods = [row for row in others if not row.instead_of]
-    for number, (name, group) in enumerate(groupby(methods, key=lambda row: row.label.split()[0].rstrip(","))):
+    groups = [(name, list(group)) for name, group in groupby(methods, key=lambda row: row.label.split()[0].rstrip(","))]
+    styles = styles_of([name for name, _ in groups], list(METHODS))
+    for name, group in groups:
         points = sorted(group, key=lambda row: row.cost.macs)
-        _points(axes, points, {**style_of(number), "markersize": 5}, _named(name, points[0], dense))
+        _points(axes, points, {**styles[name], "markersize": 5}, _named(name, points[0], dense))
     _instead(axes, [row for row in others if row.instead_of])
     axes.set_xlabel("GMACs for one image")
     axes.set_ylabel("milliseconds for one batch")

@@ -14,8 +14,8 @@ from ...deploy.memory import SEEN
 from ...evaluate import EvaluationResult
 from ..commands.benchmark import OtherRun
 from .exported import FilePlan
-from .measure import DENSE, accuracy_of, change_of
 from .plans import Plan
+from .rows import DENSE, accuracy_of, change_of
 from .table import Column, Printer, percent, signed
 
 BUSY = 0.5  # of the median, between the tenth and the ninety-fifth percentile

@@ -20,7 +20,7 @@ class Printer:
     wide: tables have all their columns, whatever the terminal's width
 
     Example:
-        >>> Printer(None).table([Column("model", text=True), Column("GMACs")], [["dense", "4.599"]])
+        >>> shown = Printer(None).table([Column("model", text=True), Column("GMACs")], [["dense", "4.599"]])
         model  GMACs
         ------------
         dense  4.599
@@ -39,13 +39,15 @@ class Printer:
         for line in folded(visible(text), self._width, indent):
             print(line, file=self._stream)
 
-    def table(self, columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> None:
-        """A table of the columns that fit."""
-        self.show(Table(columns, list(rows)))
+    def table(self, columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> list[str]:
+        """A table of the columns that fit; returns their titles."""
+        return self.show(Table(columns, list(rows)))
 
-    def show(self, table: Table) -> None:
-        """A table that is there already."""
-        print(table.fit(None if self._wide else self._width), file=self._stream)
+    def show(self, table: Table) -> list[str]:
+        """A table that is there already; returns the titles of the columns that it shows."""
+        width = None if self._wide else self._width
+        print(table.fit(width), file=self._stream)
+        return table.titles(width)
 
 
 def say(text: str) -> None:

@@ -13,7 +13,7 @@ from ...common.progress import progress
 from ...common.text import counted, few, reason
 from ...data.classes import Classes, english
 from ...evaluate.zero_shot import PROMPT, ZeroShot, read_texts
-from .early import FOLDERS
+from .early_files import FOLDERS
 from .model import Subject
 from .options import DataOptions
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -18,7 +19,7 @@ class Sealed:
         """The options as the class's own constructor takes them, in order. A class that has only the constructor of the
         base has none: what that one takes is for the constructors of others."""
         maker = next(above for above in cls.__mro__ if "__init__" in vars(above))
-        return {} if Sealed in maker.__bases__ else dict(inspect.signature(cls).parameters)
+        return {} if Sealed in maker.__bases__ else dict(_parameters(cls))
 
     @classmethod
     def option_names(cls) -> list[str]:
@@ -39,13 +40,19 @@ class Sealed:
             cls.__init__ = _sealing(cls.__init__)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if self.__dict__.get("sealed") and name in inspect.signature(type(self)).parameters:
+        if self.__dict__.get("sealed") and name in _parameters(type(self)):
             kind = type(self).__name__
             raise ValueError(
                 f"{name} of {kind} cannot be changed once it is made: put a new method on the dense model, such as "
                 f"vitrim.reduce(fast.backbone, vitrim.{kind}({name}=...))"
             )
         super().__setattr__(name, value)
+
+
+@functools.lru_cache(maxsize=256)
+def _parameters(cls: type) -> Mapping[str, inspect.Parameter]:
+    """What the class's constructor takes. Searches ask thousands of times, and inspect reads it anew each time."""
+    return inspect.signature(cls).parameters
 
 
 def _sealing(init: Any) -> Any:
