@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
+
 import onnxruntime
 import pytest
 import torch
@@ -56,7 +59,8 @@ def test_an_export_of_three_images_serves_one_and_two(backbone, method):
 @torch.no_grad()
 @pytest.mark.parametrize(("backbone", "method"), [p for p in families() if p.id == "plain"])
 def test_the_onnx_exporters_own_defaults(backbone, method, tmp_path):
-    x, model = images(backbone, batch=3), reduced(backbone, method)
+    backbone = replace(backbone, build=partial(backbone.build, depth=1))  # its optimiser goes by the number of nodes
+    x, model = images(backbone, batch=3), reduced(backbone, method, at=0)
     path = tmp_path / "model.onnx"
     torch.onnx.export(model, (x[:EXAMPLE],), path, dynamo=True, dynamic_shapes=({0: "batch"},), verbose=False)
     torch.testing.assert_close(_run_onnx(path, x), model(x), rtol=1e-4, atol=1e-4)

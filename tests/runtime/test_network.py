@@ -8,6 +8,7 @@ import pytest
 from huggingface_hub import constants
 
 from vitrim.cli.shared import model as models
+from vitrim.cli.shared import reaching
 from vitrim.cli.shared.model import open_model
 from vitrim.cli.shared.options import ModelOptions
 from vitrim.common import network
@@ -81,7 +82,7 @@ def test_weights_are_asked_for_offline_where_there_is_no_network(monkeypatch, go
 
     right = type(models.library_with("test_vit")).create
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(models, "unreachable", lambda url: gone)
+    monkeypatch.setattr(reaching, "unreachable", lambda url: gone)
     monkeypatch.setattr(type(models.library_with("test_vit")), "create", create)
     with pytest.raises(ValueError, match="no connection to huggingface"):
         open_model(ModelOptions(model="test_vit"))

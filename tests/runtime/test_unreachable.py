@@ -14,7 +14,7 @@ from huggingface_hub.errors import FileMetadataError, LocalEntryNotFoundError, O
 
 from vitrim import cli
 from vitrim.backbones import TIMM
-from vitrim.cli.shared import model as models
+from vitrim.cli.shared import reaching
 from vitrim.cli.shared.model import open_model
 from vitrim.cli.shared.options import ModelOptions
 from vitrim.common.text import cut, first_line, first_sentence, reason
@@ -58,7 +58,7 @@ def failing(monkeypatch, error: Exception) -> None:
         raise error
 
     monkeypatch.setattr(timm, "create_model", create)
-    monkeypatch.setattr(models, "unreachable", lambda url: False)  # `test_network.py` asks that
+    monkeypatch.setattr(reaching, "unreachable", lambda url: False)  # `test_network.py` asks that
 
 
 @pytest.mark.parametrize("kind", UNREACHED)

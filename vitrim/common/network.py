@@ -7,12 +7,12 @@ import time
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
-TRIES, PAUSE, PATIENCE = 3, 1.0, 5.0  # the last two in seconds
+TRIES, PAUSE, PATIENCE = 3, 0.5, 5.0  # the last two in seconds
 PORTS = {"http": 80, "https": 443}
 
 
 def unreachable(url: str) -> bool:
-    """Whether there is no way to the server: its name is not found, or it is refused, three times in two seconds.
+    """Whether there is no way to the server: its name is not found, or it is refused, three times in a second.
 
     False where it is merely slow, and where a proxy stands between, which alone can tell.
 

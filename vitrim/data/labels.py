@@ -9,6 +9,7 @@ from pathlib import Path
 
 from timm.data import infer_imagenet_subset
 
+from ..common.absent import absent
 from ..common.text import counted, few, first_line, reason
 from .classes import Classes, LabelNames
 from .folders import in_order
@@ -45,7 +46,7 @@ def _rows(path: Path) -> list[list[str]]:
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except FileNotFoundError as error:
-        raise ValueError(f"there is no label file {path}: give one with lines `file label`") from error
+        raise ValueError(absent("label file", path, "give one with lines `file label`")) from error
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"cannot read the label file {path}: {reason(error)}") from error
     if not lines:

@@ -12,13 +12,13 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
+from ..common.class_map import read_class_map
 from ..common.errors import OptionError
 from ..common.places import UNLABELLED as UNLABELLED_PLACES
 from ..common.places import check_there, is_named
 from ..common.text import counted, few
 from ..common.unwrapping import innermost
 from .choose import check_positive, choose
-from .class_map import read_class_map
 from .classes import Classes, LabelNames
 from .config import carried_config, config_of, data_config
 from .folders import flat_files
@@ -88,6 +88,8 @@ def open_dataset(
     Raises ValueError for what is no data set, holds no photograph, or has classes that do not match the model.
     """
     check_positive(limit_per_class=limit_per_class, limit=limit)
+    if isinstance(path, nn.Module):
+        raise ValueError("the photographs come first: give vitrim.data.open_dataset(path, model)")
     if not isinstance(path, (str, Path)):
         if len(path) != 1:
             return _of_several(

@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import nn
 
+from ..common.class_map import names_in_order, read_class_map
 from ..common.kinds_given import check_path, check_several
 from ..common.text import counted, shortened
-from ..data.class_map import names_in_order, read_class_map
 from ..data.classes import WNID, english, imagenet_names
 
 _FORMS = "give names in the model's order, {name: index}, or a file of these"
@@ -23,7 +23,7 @@ def label_names(
     """A name for every class of a model for images, by index, and in words where they come from.
 
     model: with timm's attributes `num_classes` and `pretrained_cfg`, as `vitrim.for_images` gives it
-    given: names in the model's order, {name: index}, or a file (`vitrim.data.class_map` says of which forms)
+    given: names in the model's order, {name: index}, or a file (`vitrim.common.class_map` says of which forms)
 
     ImageNet's wnids become English. A class without a name is called by its index.
     Raises ValueError for a model without classes, and for names that are not those of its classes.

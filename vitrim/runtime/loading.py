@@ -49,7 +49,8 @@ def load(folder: str | Path, methods: str | type[Method] | Iterable[type[Method]
         ([EViT(keep=0.5)], False)
     """
     check_path("folder", folder, "give a folder that save() wrote")
-    for method in [methods] if isinstance(methods, (str, type)) else methods:
+    several: Any = [methods] if isinstance(methods, (str, type)) else methods
+    for method in several:
         import_method(method) if isinstance(method, str) else register_method(method)
     folder = Path(folder)
     if is_pretrained(folder):

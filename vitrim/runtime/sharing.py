@@ -86,7 +86,7 @@ def push_to_hub(
 def from_pretrained(
     pretrained_model_name_or_path: str | Path,
     *,
-    methods: Iterable[type[Method] | str] = (),
+    methods: str | type[Method] | Iterable[type[Method] | str] = (),
     revision: str | None = None,
     token: bool | str | None = None,
     cache_dir: str | Path | None = None,

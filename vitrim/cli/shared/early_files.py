@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from typing import Any
 
 from ...common.absent import absent
+from ...common.class_map import read_class_map
 
 FILES = {
     "checkpoint": "checkpoint",
@@ -27,7 +25,6 @@ WANTED = {
     "plan": "a file that vitrim tune has written",
 }
 WEIGHTS = ("checkpoint", "guide_checkpoint")
-READER = Path(__file__).parents[2] / "data" / "class_map.py"
 _NOT_READ = "is not a checkpoint or is damaged: give a state dict saved by torch.save or safetensors"
 
 
@@ -47,7 +44,7 @@ def check_file(name: str, path: str | Path) -> None:
     if name in WEIGHTS and there.is_file() and _is_text(there):
         raise ValueError(f"{path} {_NOT_READ}")
     if name == "class_map":
-        _reader().read_class_map(path)
+        read_class_map(path)
 
 
 def _is_text(path: Path) -> bool:
@@ -59,14 +56,3 @@ def _is_text(path: Path) -> bool:
     except OSError:  # told where it is read
         return False
     return start.isascii() and b"\0" not in start and not start.startswith(b"PK")
-
-
-def _reader() -> Any:
-    """The reader of class maps without its package, `vitrim.data`, which imports PyTorch."""
-    name = "vitrim.data.class_map"
-    if name in sys.modules:
-        return sys.modules[name]
-    spec: Any = spec_from_file_location(name, READER)
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module

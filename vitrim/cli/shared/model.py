@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Generator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,6 @@ from torch import nn
 from ...backbones import find_family, library_of, library_with
 from ...backbones.strangers import named
 from ...backbones.weights import check_tensors
-from ...common.network import unreachable
 from ...common.on_meta import on_meta
 from ...common.text import cut, first_line, first_sentence, shortened
 from ...deploy.opened import is_exported
@@ -24,18 +21,10 @@ from ...runtime.model import ReducedViT, for_images
 from ...runtime.pretrained_files import holds_pretrained, is_pretrained, open_pretrained
 from .flags import in_flags
 from .options import ModelOptions
+from .reaching import over_network, unreached
 from .table import say
 
 STEPS = "steps.csv"
-# What libraries raise, by package and name, where a server does not answer at all; none of them need be installed.
-_NOT_CACHED = ("huggingface_hub", "LocalEntryNotFoundError")
-_UNREACHED = {
-    *[_NOT_CACHED, ("huggingface_hub", "OfflineModeIsEnabled")],
-    *[("httpx", "TransportError"), ("httpx2", "TransportError"), ("requests", "ConnectionError")],
-    *[("requests", "Timeout"), ("socket", "gaierror"), ("urllib", "URLError")],
-}
-# What stands for an answer of some kind: some of the above are raised in its wake, or are what it derives from.
-_ANSWERED = {("huggingface_hub", "FileMetadataError"), ("huggingface_hub", "HfHubHTTPError"), ("urllib", "HTTPError")}
 
 
 @dataclass(frozen=True)
@@ -190,7 +179,7 @@ def _created(name: str, arguments: dict[str, Any]) -> nn.Module:
 
 def _why_not_built(name: str, arguments: dict[str, Any], error: Exception) -> str:
     library = library_with(name)
-    if server := _unreached(error):
+    if server := unreached(error):
         way = f"give the name of its architecture in {library.name} and a local file: --model NAME --checkpoint FILE"
         way = way if library.has_list else "give a folder with config.json and weights"
         return f"{shortened(name)} cannot be looked up: no connection to {server}; {way}"
@@ -201,46 +190,11 @@ def _why_not_built(name: str, arguments: dict[str, Any], error: Exception) -> st
 
 
 def _create(name: str, **arguments: Any) -> nn.Module:
-    """The library's model of that name. What is tried over a network is reported once, by the error that it ends in."""
+    """The library's model of that name."""
     library = library_with(name)
     remote = library.looks_up(name) or arguments.get("pretrained", False)
-    with _quiet(*(library.loggers if remote else ())), _without_retries() if remote else nullcontext():
+    with over_network(name, *library.loggers) if remote else nullcontext():
         return library.create(name, **arguments)
-
-
-@contextmanager
-def _without_retries() -> Generator[None]:
-    """Where there is no network, huggingface_hub tries again for 23 seconds for each file that is not in its cache.
-    Told that it is offline it says so at once; what is in the cache it finds either way."""
-    from huggingface_hub import constants
-
-    before = constants.HF_HUB_OFFLINE
-    constants.HF_HUB_OFFLINE = before or unreachable(constants.ENDPOINT)
-    try:
-        yield
-    finally:
-        constants.HF_HUB_OFFLINE = before
-
-
-def _unreached(error: BaseException) -> str:
-    """The server that does not answer, where this is why something failed; else empty."""
-    causes: list[BaseException] = []
-    cause: BaseException | None = error
-    while cause is not None and cause not in causes:
-        causes.append(cause)
-        cause = cause.__cause__ or cause.__context__
-    every = [_kinds(cause) for cause in causes]
-    kinds = set().union(*every)
-    # Older versions of huggingface_hub derive what is not in the cache from an answer of the server's.
-    answered = any(kinds & _ANSWERED and _NOT_CACHED not in kinds for kinds in every)
-    if not kinds & _UNREACHED or answered:
-        return ""
-    return "the server that holds them" if ("urllib", "URLError") in kinds else "huggingface.co"
-
-
-def _kinds(error: BaseException) -> set[tuple[str, str]]:
-    """(package, name) of an error's class, and of the classes that it derives from."""
-    return {(kind.__module__.partition(".")[0], kind.__name__) for kind in type(error).__mro__}
 
 
 def _pretrained(name: str, arguments: dict[str, Any]) -> nn.Module:
@@ -258,24 +212,11 @@ def _pretrained(name: str, arguments: dict[str, Any]) -> nn.Module:
     except Exception as error:  # every transport, cache and hub raises its own
         what = f"the pretrained weights of {shortened(name, 60)} cannot be"
         way = "give a local file with --checkpoint FILE"
-        if server := _unreached(error):
+        if server := unreached(error):
             raise ValueError(f"{what} downloaded: no connection to {server}; {way}") from error
         if isinstance(error, ValueError) and not library.has_list:  # its messages name the place, and the way out
             raise
         raise ValueError(f"{what} read or downloaded ({cut(first_sentence(error), 120)}): {way}") from error
-
-
-@contextmanager
-def _quiet(*loggers: str) -> Generator[None]:
-    """Nothing of these loggers is shown meanwhile."""
-    before = {name: logging.getLogger(name).level for name in loggers}
-    for name in loggers:
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        for name, level in before.items():
-            logging.getLogger(name).setLevel(level)
 
 
 def _saved(folder: Path, options: ModelOptions) -> Subject:

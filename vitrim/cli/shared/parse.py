@@ -9,24 +9,19 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from ...common.text import listed, nearest, shortened
+from ...common.text import nearest, shortened
 from .config_file import config_path, from_file
 from .help import help_of
 from .methods_named import Named, named_methods, takes_methods
-from .numbers_typed import EXAMPLES, such_as
-from .renamed import RENAMED, RENAMED_VALUES
+from .numbers_typed import such_as
+from .renamed import RENAMED_VALUES
 from .signatures import own_signatures
 from .spec import Command, Option
+from .unknown_option import unknown_option
 
 _NUMBER = re.compile(r"-(\d|\.\d)")
 WEIGHTS = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 HELP, HELP_ALL, CONFIG = ("-h", "--help"), "--help-all", "config"
-
-
-_ELSEWHERE = {
-    "data": ("evaluate", "compare", "predict", "embed", "finetune", "demo", "export", "benchmark", "check"),
-    "out": ("compare", "predict", "embed", "export", "finetune", "demo", "benchmark", "visualize"),
-}
 
 
 class HelpAsked(Exception):
@@ -204,7 +199,7 @@ class _Reader:
             return
         option = self.known.get(name) or self.known.get(off)
         if option is None or (off != name and option.name == off and option.kind.type is not bool):
-            raise ValueError(where + self._unknown(name, words))
+            raise ValueError(where + unknown_option(self.command, self.named, self.known, name, words))
         if option.kind.type is bool:
             self.values[option.name] = self._flag(option, off == name, words)
         elif option.kind.many and (words or not option.bare):
@@ -250,31 +245,6 @@ class _Reader:
         except ValueError as error:
             near = _maybe(option.kind.choices, text, "; did you mean {}?") or such_as(option, text)
             raise ValueError(f"{where}--{option.name} {text}: {error}{near}") from None
-
-    def _unknown(self, name: str, words: list[Any]) -> str:
-        if name in RENAMED:
-            new = RENAMED[name].format(" ".join(map(str, words)) or "...")
-            return f"--{name} has another name now: give {new}"
-        owners = [key for key, s in self.named.known.items() if name in {o.name.replace("_", "-") for o in s.options}]
-        if owners and self.command.dial:
-            names = " or ".join(self.named.names)
-            if any(self.named.known[owner].dial == name for owner in owners):
-                return f"{' '.join([f'--{name}', *map(str, words)])} is no option of {names}: {self._dials()}"
-            return f"--{name} is no option of {names}: it is one of {', '.join(owners)}"
-        if name in _ELSEWHERE and self.command.name not in _ELSEWHERE[name]:
-            return f"--{name} is no option of vitrim {self.command.name}: {listed(_ELSEWHERE[name])} take it"
-        near = _maybe(self._names(), name, "did you mean --{}? ")
-        return f"--{name} is no option of vitrim {self.command.name}: {near}{self._see()}"
-
-    def _dials(self) -> str:
-        """What to give to the methods named in the place of another's dial."""
-        dials = " and ".join(dict.fromkeys(f"--{signature.dial}" for signature in self.named.signatures))
-        if dials == "--macs":  # auto's
-            return f"give --macs, a share of the dense cost such as {EXAMPLES['macs']}"
-        return f"give {dials}, or for all methods --macs, a share of the dense cost such as {EXAMPLES['macs']}"
-
-    def _names(self) -> list[str]:
-        return list(self.known)
 
     def _see(self) -> str:
         return f"see vitrim {self.command.name} --help"

@@ -122,8 +122,8 @@ def _cells(row: Row, dense: Row, columns: int) -> list[str]:
 
 
 def speed_up(row: Row) -> str:
-    """`x 1.47`; `~ x 1.47` where the rounds tell no one speed-up (`disturbed` says why)."""
-    return f"{'~ ' if doubtful_speed(row) else ''}x {row.speed.speed_up:.2f}"
+    """`x 1.47`; `~ 1.47` where the rounds tell no one speed-up (`disturbed` says why)."""
+    return f"{'~' if doubtful_speed(row) else 'x'} {row.speed.speed_up:.2f}"
 
 
 def judged(printer: Printer, rows: Sequence[Row], loader: DataLoader, data: DataOptions) -> None:

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..common.text import counted, few, first_line, reason, shortened
+from .absent import absent
+from .text import counted, few, first_line, reason, shortened
 
 _WHOLE = re.compile(r"\d+")
 _FORMS = "lines `name,index`, one name a line in the model's order, or JSON: {name: index}, {index: name} or [names]"
@@ -45,6 +46,8 @@ def read_class_map(
     what = what or f"the class map {path}"
     try:
         text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        raise ValueError(absent("class map", file, "give a file of lines `name,index`")) from error
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{what} cannot be read: {reason(error)}") from error
     found = (_from_json if path.suffix.lower() == ".json" else _from_lines)(text, what, num_classes)
