@@ -19,9 +19,7 @@ def pytest_configure(config):
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # for processes that tests start, as `threads` is for this one
-    # Inductor compiles here, not in workers that import torch first, and takes the processor's word for what it can.
-    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
-    os.environ.setdefault("TORCHINDUCTOR_VEC_ISA_OK", "1")
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # no workers, each of which imports torch first
     gc.disable()  # nothing that is there while tests are collected goes away, and to look takes a third of that time
 
 

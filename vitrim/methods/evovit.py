@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..backbones.base import Backbone
@@ -91,6 +92,9 @@ class EvoViT(Method):
         attention = tokens.notes[self.number]
         kept = top(attention, self._informative(place, tokens.n))
         weights = attention.scatter(1, kept, 0.0)
+        # Where all others were idle in every block that was seen, nobody has attended to any: then each counts alike.
+        alike = torch.ones_like(attention).scatter(1, kept, 0.0)
+        weights = torch.where(weights.sum(dim=1, keepdim=True) > 0, weights, alike)
         return Fuse(kept, weights / weights.sum(dim=1, keepdim=True), scores=attention)
 
     def restore_before(self, place: Place) -> int:
