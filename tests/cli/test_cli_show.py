@@ -60,6 +60,7 @@ def test_show_beside_what_measures_is_refused(capsys, tmp_path):
     run = json.loads(ALL.read_text())
     (tmp_path / "e").write_text(json.dumps({**run, "rows": run["rows"][1:]}))  # no dense row
     assert "is no JSON that vitrim compare wrote" in refusal(capsys, "--show", tmp_path / "e")
+    assert "--best-under 60 is no share of the dense cost" in refusal(capsys, "--show", ALL, "--best-under", "60")
 
 
 @pytest.mark.parametrize("command", ["compare", "evaluate"])
@@ -93,12 +94,23 @@ def test_of_equal_accuracies_the_higher_agreement_counts_and_not_a_thousandth_of
     assert "at most 1 points: evit keep=0.75" in said([dense, random, evit], target_change=1.0)[0]
 
 
-def test_nothing_is_concluded_from_few_images():
+def test_of_few_images_only_what_is_plain_is_said():
+    """150 images: what their intervals tell apart is said, and nothing else."""
     dense, evit, random = rows()
-    few = replace(evit, result=replace(evit.result, images=40, top1_interval=(52.0, 79.9)))
-    dense = replace(dense, result=replace(dense.result, images=40))
-    (sentence,) = said([dense, few, random], best_under=(0.7,), target_change=1.0)
-    assert sentence == "40 images leave ± 14 points on a row, too much to say which to use: take 400 or more"
+    dense = replace(dense, result=replace(dense.result, images=150))
+    low = replace(random, label="grid keep=0.7", result=replace(random.result, top1_interval=(10.0, 24.0)))
+    best = replace(evit, result=replace(evit.result, top1_interval=(63.0, 77.0)))
+    assert said([dense, best, low], best_under=(0.7,))[0].startswith(
+        "best at no more than 70 % of the dense cost: evit"
+    )
+    near = replace(random, result=replace(random.result, top1_interval=(58.0, 72.0)))
+    (sentence,) = said([dense, best, near, low], best_under=(0.7,))
+    assert sentence == (
+        "no best at no more than 70 % of the dense cost: 150 images leave ± 7 points on a row, too few (take 400 or "
+        "more) to choose between evit keep=0.75 and random keep=0.755; grid keep=0.7 is clearly below it"
+    )
+    (sentence,) = said([dense, best, near], target_change=1.0)
+    assert sentence.endswith("too few (take 400 or more) to choose by the change in accuracy")
 
 
 def test_a_doubtful_speed_is_no_part_of_a_conclusion():

@@ -85,7 +85,7 @@ def test_compare_without_labels_is_judged_by_agreement_and_draws_it(made, capsys
     (title,) = (line for line in said.splitlines() if line.startswith("model"))
     assert "agreement" in title and "cosine" in title and "top-1" not in title and "change" not in title
     assert "no labels" in said.splitlines()[0]
-    assert "9 images leave ± " in said and "take 400 or more" in said
+    assert "9 images leave ± " in said and "take 400 or more" in said and "to choose between" in said
     with open("a.svg") as file:
         assert "agreement with dense in %" in file.read()
     assert all("top1" not in row and "agreement" in row for row in figures["rows"][1:])

@@ -41,7 +41,10 @@ def _first(embed: nn.Module) -> nn.Conv2d | None:
     return stem if isinstance(stem, nn.Conv2d) else next(found, None)
 
 
-_PREPARE = "give floats, (images / 255 - mean) / std, with the mean and std of vitrim.data.data_config(model)"
+_PREPARE = (
+    "give floats, torchvision.transforms.functional.normalize(images / 255, mean, std), with the mean and std of "
+    "vitrim.data.data_config(model)"
+)
 
 
 def _no_tensor(images: Any, channels: int) -> str:

@@ -21,6 +21,7 @@ _ELSEWHERE = {
     "open_clip": "vit_base_patch16_clip_224",
     "dinov2": "vit_base_patch14_dinov2",
 }
+EXPORTED = (".onnx", ".xml", ".pt2")
 
 
 def no_model(model: object, libraries: Sequence[Library]) -> str:
@@ -35,6 +36,8 @@ def unsupported(model: object, libraries: Sequence[Library], families: Iterable[
     factory = libraries[0].factory
     if isinstance(model, (str, Path)) and Path(model).is_dir():
         return f"a model is wanted, and {str(model)[:60]!r} is a folder: give what vitrim.load makes of it"
+    if isinstance(model, (str, Path)) and Path(model).suffix in EXPORTED:
+        return f"a model is wanted, and {str(model)[:60]!r} is an exported file: give what it was made from"
     if isinstance(model, str):
         return f'a model is wanted, and {model[:60]!r} is its name: give {factory}("{model[:60]}", pretrained=True)'
     if not isinstance(model, nn.Module):

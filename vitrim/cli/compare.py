@@ -24,6 +24,11 @@ from .shared.shown import about_run, open_run, remarks_on
 from .shared.table import Printer
 from .shared.zero_shot import names_figures, on_names, open_names
 
+OTHER_RUNTIME = (
+    "dense runs in PyTorch, and an exported file in the runtime of its format: its speed-up is that of the runtime and "
+    "of the tokens together (vitrim export --method evit --keep 1 writes a file of all tokens, to compare with)"
+)
+
 
 def run(config: Any) -> None:
     """Compare what the arguments name."""
@@ -51,6 +56,8 @@ def run(config: Any) -> None:
     judged(printer, rows, loader, config.data)
     if names is not None:
         printer.line(names.words)
+    if config.more.file:
+        printer.line(OTHER_RUNTIME)
     _conclude(printer, rows, config, subject.name)
     common = {
         **asked(config),

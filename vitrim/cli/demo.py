@@ -122,7 +122,8 @@ def _own(config: Any, setting: Setting, printer: Printer) -> Scene:
 
 def _said(scene: Scene, rows: Sequence[Row]) -> list[str]:
     """What to conclude, and what not to."""
-    return [*conclusion_of(rows), *scene.caution]
+    first, *others = conclusion_of(rows) or [""]
+    return [*filter(None, [first]), *scene.caution, *others]
 
 
 def _write_page(path: Path, scene: Scene, rows: Sequence[Row], setting: Setting) -> Path:

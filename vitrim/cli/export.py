@@ -62,7 +62,10 @@ def _print(printer: Printer, subject: Subject, plan: Plan, made: Exported, photo
     cost = profile(plan.model)
     printer.line(f"{subject.name}, {plan.label}: {cost.gmacs:.3f} GMACs ({100 * cost.share:.1f} % of dense)")
     if plan.model.prediction_only:
-        printer.line("the last block computes class tokens alone: the head reads no others")
+        printer.line(
+            "the last block computes class tokens alone, since the head reads no others; the same model in vitrim "
+            "predict, evaluate and compare: --prediction-only"
+        )
     shape = ", ".join(map(str, made.input))
     printer.line(f"wrote {made.path} ({made.format}, {made.bytes / 1e6:.1f} MB), which takes images [{shape}]")
     printer.line(_in_words(made.int8) if made.int8 is not None else _checked(made, photographs))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
 from .text import few, nearest, shortened
 
+_NUMBER = re.compile(r"\d+")
 LISTED = 10_000  # names of a folder that are looked at: a look, no search
 
 
@@ -79,9 +81,18 @@ def _alike(name: str, names: Sequence[str]) -> str:
     """The name that is most like another, or the same but for its ending; by the ending alone none is. Empty for
     none."""
     path = Path(name)
-    alike = [other for other in nearest(name, names, n=5) if nearest(path.stem, [Path(other).stem])]
+    # Files that are numbered are all alike, and no number is meant for another.
+    alike = [
+        other
+        for other in nearest(name, names, n=5)
+        if nearest(path.stem, [Path(other).stem]) and not _numbered_alike(name, other)
+    ]
     same = [other for other in names if path.suffix and Path(other).suffix and Path(other).stem == path.stem]
     return next(iter([*alike, *same]), "")
+
+
+def _numbered_alike(one: str, other: str) -> bool:
+    return all(map(_NUMBER.search, (one, other))) and _NUMBER.sub("", one) == _NUMBER.sub("", other)
 
 
 def _names(folder: Path, hidden: bool) -> list[str]:

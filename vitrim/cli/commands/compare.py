@@ -24,7 +24,7 @@ class CompareOptions:
         common=True,
         metavar="FILE",
     )
-    overwrite: bool = option("replace the file of --out, where it is there", False)
+    overwrite: bool = option("replace the file of --out, where it is there", False, common=True)
     best_under: tuple[float, ...] | None = option(
         "say which row is best at this share of the dense cost; without X, at each share of --macs",
         common=True,
@@ -39,7 +39,13 @@ WITH_SHOW = ("show", "out", "overwrite", "best-under", "target-change", "wide")
 
 
 def check_show(config: Any) -> None:
-    """Raise ValueError for options that measure something beside --show, and for a file that is not there."""
+    """Raise ValueError for shares that are none, for options that measure something beside --show, and for a file that
+    is not there."""
+    for share in config.more.best_under or ():
+        if not 0 < share <= 1:
+            raise ValueError(
+                f"--best-under {share:g} is no share of the dense cost: give a number in (0, 1], such as 0.6"
+            )
     if config.more.show is None:
         return
     if other := [name for name in config.given if name not in WITH_SHOW]:

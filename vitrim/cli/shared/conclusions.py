@@ -18,11 +18,9 @@ def conclusions(rows: Sequence[Row], config: Any) -> list[str]:
     shares = _shares(config)
     if not shares and config.more.target_change is None:
         return []
-    if doubt := _too_few(rows):
-        return [doubt]
     found = [_best_under(rows, share) for share in shares]
     if config.more.target_change is not None:
-        found.append(_cheapest_within(rows, config.more.target_change))
+        found.append(_no_choice(rows) or _cheapest_within(rows, config.more.target_change))
     return found
 
 
@@ -36,13 +34,18 @@ def _shares(config: Any) -> Sequence[float]:
 
 
 def _too_few(rows: Sequence[Row]) -> str:
-    """Why nothing is concluded, where an accuracy (an agreement) may be more than 5 points off either way."""
+    """Why rows are not told apart, where an accuracy (an agreement) may be more than 5 points off either way."""
     bounds = [found for row in rows[1:] if (found := _bounds(row)) is not None]
     margin = max(((high - low) / 2 for low, high in bounds), default=0.0)
     if margin <= WIDEST:
         return ""
     images = counted(rows[0].result.images, "image leaves", "images leave")
-    return f"{images} \u00b1 {margin:.0f} points on a row, too much to say which to use: take {ENOUGH} or more"
+    return f"{images} ± {margin:.0f} points on a row, too few (take {ENOUGH} or more) to choose"
+
+
+def _no_choice(rows: Sequence[Row]) -> str:
+    few_images = _too_few(rows)
+    return f"{few_images} by the change in accuracy" if few_images else ""
 
 
 def _best_under(rows: Sequence[Row], share: float) -> str:
@@ -50,14 +53,17 @@ def _best_under(rows: Sequence[Row], share: float) -> str:
     if not fitting:
         least = min(row.cost.share for row in rows[1:])
         return f"no row costs at most {100 * share:g} % of dense; the cheapest costs {100 * least:.1f} %"
-    best = max(fitting, key=_rank)
-    words = f"{_in_words(best, rows[0])}{_doubt(fitting, best)}"
-    return f"best at no more than {100 * share:g} % of the dense cost: {words}"
-
-
-def _doubt(fitting: Sequence[Row], best: Row) -> str:
-    """Which rows may be as good as the best, and which of them agrees most with the dense model: that tells more."""
+    best, most = max(fitting, key=_rank), f"at no more than {100 * share:g} % of the dense cost"
     alike = [row for row in fitting if row is not best and _overlap(row, best)]
+    if alike and (few_images := _too_few(rows)):
+        below = [row.short for row in fitting if row is not best and row not in alike]
+        worse = f"; {few(below)} {'is' if len(below) == 1 else 'are'} clearly below it" if below else ""
+        return f"no best {most}: {few_images} between {best.short} and {few([row.short for row in alike])}{worse}"
+    return f"best {most}: {_in_words(best, rows[0])}{_doubt(alike, best)}"
+
+
+def _doubt(alike: Sequence[Row], best: Row) -> str:
+    """Which rows may be as good as the best, and which of them agrees most with the dense model: that tells more."""
     if not alike:
         return ""
     nearest = max(alike, key=lambda row: row.result.agreement or 0.0)

@@ -20,6 +20,7 @@ from .spec import Command
 
 COUNTS = ("threads", "batch_size", "actors", "limit", "limit_per_class", "val_limit")  # from 1
 FROM_ZERO = ("workers", "rounds")
+TAKE_FILES = ("evaluate",)  # their --model may be an exported file
 IMAGES = ("data", "bank", "val", "calibration")
 MODELS = ("model", "guide")
 DEVICES = ("cpu", "cuda", "mps", "xpu", "xla", "hpu", "hip", "mtia", "meta")
@@ -72,7 +73,7 @@ def _check_names(command: Command, config: Any, groups: Sequence[Any]) -> None:
     """Names of models, unless a file of the user's may name others to timm, and of devices."""
     names = [name for group in groups for option in MODELS for name in _given(group, option)]
     for name in names if not config.imports else ():
-        check_model_name(name)
+        check_model_name(name, exported=command.name in TAKE_FILES)
     for device in (device for group in groups for device in _given(group, "device")):
         if not re.fullmatch(rf"({'|'.join(DEVICES)})(:\d+)?", device):
             raise ValueError(f"--device {device}: give {DEVICES_OF.get(command.name, DEVICES_OF[''])}")

@@ -20,9 +20,9 @@ _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 _OWN = Path(__file__).parents[2] / "backbones" / "lvvit"  # LV-ViT, which vitrim registers with timm
 
 
-def check_model_name(name: str) -> None:
+def check_model_name(name: str, exported: bool = False) -> None:
     """Raise ValueError for a name that occurs nowhere in timm's files of models, and is for no other place. What passes
-    may yet be none.
+    may yet be none. exported: an exported file will do
 
     Example:
         >>> check_model_name("deit_tiny_patch16_224"), check_model_name("hf:facebook/deit-tiny-patch16-224")
@@ -31,6 +31,11 @@ def check_model_name(name: str) -> None:
         Traceback (most recent call last):
         ValueError: timm has no model 'deit_tiny_patch16': did you mean deit_tiny_patch16_224, ...?
     """
+    if name.lower().endswith(FILES) and not exported:
+        raise ValueError(
+            f"{shortened(name)} is an exported file, which vitrim evaluate --model and vitrim compare --file take: "
+            "here give a timm name"
+        )
     if ":" in name or name.lower().endswith(FILES) or Path(name).exists():
         return _check_local(name)
     if re.search(r"[/\\]", name):
@@ -38,7 +43,7 @@ def check_model_name(name: str) -> None:
     if _occurs(name.partition(".")[0]):
         return
     near, place = nearest(name, _REGISTERED.findall(_text()), n=3), near_path(name)
-    near = [f"--checkpoint {shortened(place)}", *near] if place else near
+    near = [*near, f"--checkpoint {shortened(place)}"] if place else near
     hint = f"did you mean {', '.join(near)}?" if near else f"{TIMM_LISTING}; {HF_LISTING}"
     raise ValueError(f"timm has no model {shortened(name)!r}: {hint}")
 

@@ -71,7 +71,7 @@ class RunOptions:
     precision: str = option("numbers to compute in", "float32", choices=PRECISIONS, common=True)
     batch_size: int | None = option("images at a time", shown="16 on a CPU, 128 elsewhere", common=True)
     threads: int | None = option("CPU threads", shown="torch's choice")
-    rounds: int = option("timing rounds, of which the median counts; 0 times nothing", 9)
+    rounds: int = option("timing rounds, of which the median counts; 0 times nothing", 9, common=True)
     seed: int = option("seed of everything that is drawn at random", 0)
 
 

@@ -122,7 +122,10 @@ def _cells(row: Row, dense: Row, columns: int) -> list[str]:
 
 
 def speed_up(row: Row) -> str:
-    """`x 1.47`; `~ 1.47` where the rounds tell no one speed-up (`disturbed` says why)."""
+    """`x 1.47`; `~ 1.47` where the rounds tell no one speed-up (`disturbed` says why), and `~` alone where they tell
+    nothing at all."""
+    if row.speed.high - row.speed.low > row.speed.speed_up:
+        return "~"
     return f"{'~' if doubtful_speed(row) else 'x'} {row.speed.speed_up:.2f}"
 
 

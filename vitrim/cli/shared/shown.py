@@ -31,7 +31,8 @@ def about_run(run: Mapping[str, Any], path: Path) -> str:
     height, width = run["image_size"]
     threads = f", {counted(run['threads'], 'thread')}" if run["device"] == "cpu" else ""
     return (
-        f"{run['model']}, {counted(run['images'], 'image')} at {height} x {width} (crop {run['crop_pct']:g}); "
+        f"{run['model']}, {counted(run['images'], 'image')} at {height} x {width} (crop {run['crop_pct']:g}), "
+        f"{'no labels' if run.get('labels') == 'none' else 'labels ' + str(run.get('labels', ''))}; "
         f"{run['processor']}{threads}, {run['dtype']}, batches of {run['batch_size']}; from {path}"
     )
 
