@@ -69,20 +69,28 @@ def all_methods() -> str:
 
 def choose() -> str:
     """Every method at 0.7 and 0.5 of the dense MACs without training, and at 0.5 after a short fine-tuning."""
-    found = results("compare_all")
-    untrained = {(row["method"], row.get("budget")): row for row in found["rows"]}
+    found, newer = results("compare_all"), results("compare_newer")
+    measured = [*found["rows"][1:], *newer["rows"][1:]]
+    untrained = {(row["method"], row.get("budget")): row for row in measured}
     runs = opened(read_results(read_groups()["methods"]), "methods")
     trained = {run["trial"]["name"]: run["figures"] for run in runs}
     titles = ["", "0.7: top-1", "agreement", "speed-up", "0.5: top-1", "agreement", "speed-up"]
     titles += ["0.5, fine-tuned: top-1", "agreement"]
     rows = []
-    for name in dict.fromkeys([row["method"] for row in found["rows"][1:]] + sorted(trained)):
+    for name in dict.fromkeys([row["method"] for row in measured] + sorted(trained)):
         cells = [name]
         for row in (untrained.get((name, 0.7)), untrained.get((name, 0.5))):
-            cells += [f"{row['change']:+.1f}", f"{row['agreement']:.1f}", f"{row['speed_up']:.2f}"] if row else [""] * 3
+            cells += [f"{row['change']:+.1f}", f"{row['agreement']:.1f}", speed_up(row)] if row else [""] * 3
         rows.append([*cells, *(after(trained[name]) if name in trained else ["", ""])])
     images = f"{found['images']:,} photographs, crop {found['crop_pct']:g}; {measured_on(found)}."
-    return markdown(titles, rows) + f"\n\n{images}"
+    others = " and ".join(dict.fromkeys(row["method"] for row in newer["rows"][1:]))
+    return markdown(titles, rows) + f"\n\n{images} In a run of their own, {others}: torch {newer['torch']}."
+
+
+def speed_up(row: dict) -> str:
+    """Marked by `~` as `vitrim compare` marks it: the rounds differ by more than a quarter."""
+    low, high = (row.get(f"speed_up_p{share}", row["speed_up"]) for share in (10, 90))
+    return f"{'~ ' if high - low > row['speed_up'] / 4 else ''}{row['speed_up']:.2f}"
 
 
 def after(figures: dict) -> list[str]:

@@ -29,7 +29,7 @@ def refusal(capsys, *words) -> str:
 
 def test_an_earlier_run_is_shown_and_drawn_again(capsys, tmp_path):
     out = show(capsys, ALL, "--out", tmp_path / "a.svg", "--best-under", "0.7", "--target-change", "2")
-    assert "deit_tiny_patch16_224, 1,000 images at 224 x 224 (crop 1); AMD EPYC" in out and f"from {ALL}" in out
+    assert "deit_tiny_patch16_224, 1,000 images at 224 x 224 (crop 1), labels by wnid" in out and f"from {ALL}" in out
     assert "tome r=10" in out and "67.8 %" in out and "x 1.39" in out and "92.1" in out
     assert "best at no more than 70 % of the dense cost: bat keep=0.75 (70.0 %, +0.3 points" in out
     assert "95 % intervals do not tell it from evit keep=0.75" in out and "dpcknn keep=0.7653 agrees most" in out
