@@ -83,7 +83,7 @@ def choose() -> str:
             cells += [f"{row['change']:+.1f}", f"{row['agreement']:.1f}", speed_up(row)] if row else [""] * 3
         rows.append([*cells, *(after(trained[name]) if name in trained else ["", ""])])
     images = f"{found['images']:,} photographs, crop {found['crop_pct']:g}; {measured_on(found)}."
-    others = " and ".join(dict.fromkeys(row["method"] for row in newer["rows"][1:]))
+    others = ", ".join(dict.fromkeys(row["method"] for row in newer["rows"][1:]))
     return markdown(titles, rows) + f"\n\n{images} In a run of their own, {others}: torch {newer['torch']}."
 
 
