@@ -46,7 +46,8 @@ REQUIRED = {
 }
 VITRIM = re.compile(r"(?:\S+=\S+ )*(?:(?:torchrun|accelerate launch)\b.* -m |(?:\S*python -m )?)vitrim (?P<rest>.+)")
 OTHER = re.compile(
-    r"pip install .+|git clone .+|(\S*python -m )?pytest .+|hf (upload \S+ \S+|auth login)"
+    r"pip install .+|git clone .+|python3 -m venv \.venv && source \.venv/bin/activate"
+    r"|(\S*python -m )?pytest .+|hf (upload \S+ \S+|auth login)"
     r"|(torchrun \S+ -m|python -m) vitrim\.timm \w+\.py .+"  # timm's own scripts
 )
 

@@ -254,6 +254,11 @@ def test_a_busy_machine_is_told():
     assert "timed in one round" in disturbed([row("dense", 1, 1), row("tome", 1.2, 1.2)])
 
 
+def test_a_cluster_may_have_gpus_that_this_machine_has_not(capsys):
+    assert cli.main(["embed", ".", "--model", "nonsense_vit", "--out", "f", "--engine", "ray", "--device", "cuda"]) == 2
+    assert "--device cuda" not in capsys.readouterr().err
+
+
 def test_a_busy_port_is_told_at_once(capsys):
     with socket.create_server(("127.0.0.1", 0)) as busy:
         assert cli.main(["playground", "--port", str(busy.getsockname()[1])]) == 2

@@ -117,6 +117,8 @@ def check_embed(config: Any) -> None:
 def _check_engine(run: Any) -> None:
     if run.actors is not None and run.engine != "ray":
         raise ValueError(f"--actors {run.actors} goes with --engine ray: leave it out, or start many processes")
+    if run.engine == "ray" and run.device not in (None, "cpu", "cuda"):
+        raise ValueError(f"--device {run.device} is of one machine: Ray gives each actor its own, give cpu or cuda")
 
 
 def _check_unfinished(config: Any) -> None:

@@ -77,7 +77,8 @@ def _check_names(command: Command, config: Any, groups: Sequence[Any]) -> None:
     for device in (device for group in groups for device in _given(group, "device")):
         if not re.fullmatch(rf"({'|'.join(DEVICES)})(:\d+)?", device):
             raise ValueError(f"--device {device}: give {DEVICES_OF.get(command.name, DEVICES_OF[''])}")
-        if not any(name.lower().endswith(EXPORTED) for name in names):  # which take none
+        elsewhere = any(getattr(group, "engine", None) == "ray" for group in groups)  # on the cluster's machines
+        if not elsewhere and not any(name.lower().endswith(EXPORTED) for name in names):  # which take none
             check_device(device)
 
 
