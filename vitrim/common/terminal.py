@@ -8,7 +8,16 @@ import os
 from typing import Any
 
 USUAL_WIDTH = 80  # of a terminal that does not say
-SPELT = {"\u03ba": "kappa", "\u00d7": "x", "\u2013": "-", "\u2014": "-", "\u2500": "-", "\u2026": "...", "\u2019": "'"}
+SPELT = {
+    "\u03ba": "kappa",
+    "\u00b1": "+/-",
+    "\u00d7": "x",
+    "\u2013": "-",
+    "\u2014": "-",
+    "\u2500": "-",
+    "\u2026": "...",
+    "\u2019": "'",
+}
 
 
 def terminal_width(stream: Any) -> int | None:
