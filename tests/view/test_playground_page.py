@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -132,6 +133,17 @@ def test_a_photograph_and_a_slider(fresh, playground, root):
     assert all(name.startswith((playground.address, "data:")) for name in fetched), "something was fetched elsewhere"
 
 
+def picked(page, method: str) -> None:
+    """Pick a method and see its figures. A tab that was just behind another may miss a click on a busy machine: then it
+    is picked again, as a visitor would."""
+    for patience in (10.0, 10.0, 30.0):
+        pick(page, "method", method)
+        with contextlib.suppress(TimeoutError):
+            page.wait(f"{FIGURES}.innerText.includes('{method}')", patience)
+            return
+    raise TimeoutError(f"{method} was picked three times and never shown")
+
+
 def test_two_visitors_have_a_picture_each(fresh, playground, root):
     def shows(number: int) -> bool:
         (one,) = look([reduced(root, "tome", 0.65)], bounded(root / f"{number}.png", 10**6))
@@ -148,8 +160,7 @@ def test_two_visitors_have_a_picture_each(fresh, playground, root):
         pick(fresh, "method", "ToMe")
         fresh.wait(f"{FIGURES}.innerText.includes('ToMe')")
         assert shows(number)
-        pick(fresh, "method", "TopK")
-        fresh.wait(f"{FIGURES}.innerText.includes('TopK')")
+        picked(fresh, "TopK")
     assert fresh.errors == []
     fresh.look_at(second)
     fresh.close_tab()
