@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from ..common.places import EXPORTED
 from .base import Backbone
 from .library import Library
 from .transformers.dialects import ENTRIES
@@ -21,7 +22,6 @@ _ELSEWHERE = {
     "open_clip": "vit_base_patch16_clip_224",
     "dinov2": "vit_base_patch14_dinov2",
 }
-EXPORTED = (".onnx", ".xml", ".pt2")
 
 
 def no_model(model: object, libraries: Sequence[Library]) -> str:

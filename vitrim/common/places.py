@@ -13,6 +13,7 @@ from .walking import ENDINGS, any_below, any_matching
 STREAMS = {"hfids", "tfds", "wds"}
 PREFIXES = STREAMS | {"hfds", "torch"}  # of names that timm's `create_dataset` knows
 _LISTED = "a .tar, a pattern in quotes, a text file with a file on each line, or a name of timm's (hfds/...)"
+EXPORTED = (".onnx", ".xml", ".pt2")  # files that vitrim.export writes
 LABELLED = f"a folder with one folder per class, or of images without labels, {_LISTED}"
 UNLABELLED = f"a folder of any depth, a photograph, {_LISTED}"
 # Where models are named, for who has named one that is not there.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...common.places import EXPORTED
 from ..shared.options import MethodChoice, ModelOptions, OutputOptions
 from ..shared.spec import PLACES, Command, option, required
 
@@ -53,5 +54,5 @@ EXPORT = Command(
     ),
     {"model": ModelOptions, "method": MethodChoice, "file": ExportOptions, "output": OutputOptions},
     PLACES,
-    endings=(".onnx", ".xml", ".pt2"),
+    endings=EXPORTED,
 )

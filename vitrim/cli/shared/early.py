@@ -9,12 +9,11 @@ from typing import Any
 
 from ...common.extras import require_found
 from ...common.files import check_new, check_report
-from ...common.places import LABELLED, UNLABELLED, check_holds_images, check_there
+from ...common.places import EXPORTED, LABELLED, UNLABELLED, check_holds_images, check_there
 from .early_devices import check_device
 from .early_extras import each_extra
 from .early_files import FILES, check_file
 from .early_methods import check_methods
-from .model_names import FILES as EXPORTED
 from .model_names import check_model_name
 from .spec import Command
 

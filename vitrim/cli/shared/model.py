@@ -15,11 +15,11 @@ from ...backbones.strangers import named
 from ...backbones.weights import check_tensors
 from ...common.on_meta import on_meta
 from ...common.text import cut, first_line, first_sentence, shortened
-from ...deploy.opened import is_exported
 from ...runtime.loading import CONFIG, holds_file, load
 from ...runtime.model import ReducedViT, for_images
 from ...runtime.pretrained_files import holds_pretrained, is_pretrained, open_pretrained
 from .flags import in_flags
+from .model_names import refuse_exported
 from .options import ModelOptions
 from .reaching import over_network, unreached
 from .table import say
@@ -104,11 +104,7 @@ def _name(options: ModelOptions) -> str:
         raise ValueError(
             "no model: give --model NAME, such as deit_small_patch16_224, or --checkpoint FOLDER from save()"
         )
-    if is_exported(options.model):
-        raise ValueError(
-            f"{shortened(options.model)} is an exported file, which vitrim evaluate --model and vitrim compare --file "
-            "take: here give a timm name"
-        )
+    refuse_exported(options.model)
     library_with(options.model)  # raises for a name that none has
     return options.model
 

@@ -10,10 +10,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from ...common.absent import absent, near_path
-from ...common.places import HF_LISTING, TIMM_LISTING
+from ...common.places import EXPORTED, HF_LISTING, TIMM_LISTING
 from ...common.text import nearest, shortened
 
-FILES = (".onnx", ".xml", ".pt2")  # exported models, which some commands take by the same option
 _REGISTERED = re.compile(r"@register_model\s+def (\w+)\(")
 _LOCAL = re.compile(r"hf:(~|\.{0,2}[/\\])")  # a folder of transformers', and no repository
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
@@ -31,12 +30,9 @@ def check_model_name(name: str, exported: bool = False) -> None:
         Traceback (most recent call last):
         ValueError: timm has no model 'deit_tiny_patch16': did you mean deit_tiny_patch16_224, ...?
     """
-    if name.lower().endswith(FILES) and not exported:
-        raise ValueError(
-            f"{shortened(name)} is an exported file, which vitrim evaluate --model and vitrim compare --file take: "
-            "here give a timm name"
-        )
-    if ":" in name or name.lower().endswith(FILES) or Path(name).exists():
+    if not exported:
+        refuse_exported(name)
+    if ":" in name or name.lower().endswith(EXPORTED) or Path(name).exists():
         return _check_local(name)
     if re.search(r"[/\\]", name):
         raise ValueError(_no_path(name))
@@ -46,6 +42,15 @@ def check_model_name(name: str, exported: bool = False) -> None:
     near = [*near, f"--checkpoint {shortened(place)}"] if place else near
     hint = f"did you mean {', '.join(near)}?" if near else f"{TIMM_LISTING}; {HF_LISTING}"
     raise ValueError(f"timm has no model {shortened(name)!r}: {hint}")
+
+
+def refuse_exported(name: str) -> None:
+    """Raise ValueError for an exported file, which few commands take by the option of a model."""
+    if name.lower().endswith(EXPORTED):
+        raise ValueError(
+            f"{shortened(name)} is an exported file, which vitrim evaluate --model and vitrim compare --file take: "
+            "here give a timm name"
+        )
 
 
 def _check_local(name: str) -> None:
