@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pty
 import sys
+import time
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from safetensors.torch import save_file
 
 from vitrim import cli
 from vitrim.cli.shared import measure
+from vitrim.cli.shared.table import Column, Printer
 from vitrim.common import progress as _progress
 from vitrim.common.progress import counted_off, hidden, progress, tell
 
@@ -134,6 +137,29 @@ def test_displays_within_displays_are_lines_of_one(watched, capsys):
         tell("a line that stays")
         assert len(_progress._shown) == 1 and len(_progress._shown[0].tasks) == 1
     assert _progress._shown == [] and "a line that stays" in capsys.readouterr().err
+
+
+def test_no_bar_stands_where_a_table_is_printed(watched, monkeypatch):
+    """A row of `vitrim benchmark` was printed behind the bar, which then stayed in the terminal."""
+    monkeypatch.setattr(_progress, "PATIENCE", 0.0)
+    shown = []
+
+    class Watching(io.StringIO):
+        def write(self, text: str) -> int:
+            shown.append(_progress._shown[-1].live.is_started)
+            return len(text)
+
+    with progress("outside", 2):
+        until = time.monotonic() + 10
+        while not _progress._shown[-1].live.is_started and time.monotonic() < until:
+            time.sleep(0.01)
+        assert _progress._shown[-1].live.is_started
+        monkeypatch.setattr(sys, "stdout", Watching())
+        printer = Printer(None)
+        printer.line("a line")
+        printer.table([Column("model", text=True)], [["dense"]])
+        assert _progress._shown[-1].live.is_started  # and comes back
+    assert shown and not any(shown)
 
 
 def test_what_breaks_leaves_no_display_behind(watched, monkeypatch):

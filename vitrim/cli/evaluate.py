@@ -47,7 +47,7 @@ def run(config: Any) -> None:
     about(printer, subject.name, loader, setting)
     dense, reduced = rows = measure(subject, [plan], loader, setting, bank, **on_names(names))
     printer.line()
-    columns = [Column("", text=True), Column(dense.label), Column(plan.label), Column("change")]
+    columns = [Column("", text=True), Column(dense.label), Column(reduced.short), Column("change")]
     printer.table(columns, _lines(dense, reduced))
     printer.line()
     judged(printer, rows, loader, config.data)

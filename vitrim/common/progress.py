@@ -98,6 +98,19 @@ def hidden(wanted: bool = True) -> Generator[None]:
         _hidden.pop()
 
 
+@contextmanager
+def cleared() -> Generator[None]:
+    """The bars are gone in here, and come back: what is printed meanwhile does not run into them."""
+    running = [display for display in _shown[-1:] if display.live.is_started]
+    for display in running:
+        display.stop()
+    try:
+        yield
+    finally:
+        for display in running:
+            display.start()
+
+
 def tell(text: str) -> None:
     """A line that stays, above the progress of what goes on; nothing where none would be shown."""
     if _shown and not any(_hidden):

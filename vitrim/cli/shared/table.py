@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterable, Sequence
 
 from ...common.files import STDOUT
+from ...common.progress import cleared
 from ...common.tables import Column, Table, folded
 from ...common.terminal import terminal_width
 from ...common.text import visible
@@ -36,8 +37,7 @@ class Printer:
 
         indent: before what is folded
         """
-        for line in folded(visible(text), self._width, indent):
-            print(line, file=self._stream)
+        self._print("\n".join(folded(visible(text), self._width, indent)))
 
     def table(self, columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> list[str]:
         """A table of the columns that fit; returns their titles."""
@@ -46,8 +46,12 @@ class Printer:
     def show(self, table: Table) -> list[str]:
         """A table that is there already; returns the titles of the columns that it shows."""
         width = None if self._wide else self._width
-        print(table.fit(width), file=self._stream)
+        self._print(table.fit(width))
         return table.titles(width)
+
+    def _print(self, text: str) -> None:
+        with cleared():
+            print(text, file=self._stream, flush=True)
 
 
 def say(text: str) -> None:
